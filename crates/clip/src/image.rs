@@ -1,0 +1,130 @@
+//! The ViT image tower, which takes prompts as data: extra tokens behind the patches, renewed at every layer.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::ops::{Block, Layout, Put, layer_norm, put_rows, with_values};
+
+/// What a method puts into the image tower. `n` prompt tokens, `W` width.
+#[derive(Clone, Debug, Default)]
+pub struct ImagePrompt {
+    /// `[n, W]`, behind the patch tokens, after positions are added and before the first norm.
+    pub tokens: Option<Tensor>,
+    /// `deep[i]` `[n, W]` replaces them before block `i + 1`.
+    pub deep: Vec<Tensor>,
+}
+
+/// The tower. `R` pixels a side, `P` pixels a patch side, `G = R / P`, `W` width, `E` joint width.
+#[derive(Clone, Debug)]
+pub struct VisionTransformer {
+    pub(crate) patch_size: usize,
+    /// `[W, 3 P P]`.
+    pub(crate) patch_embedding: Tensor,
+    pub(crate) class_embedding: Tensor,
+    pub(crate) positional_embedding: Tensor,
+    pub(crate) norm_before: (Tensor, Tensor),
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm_after: (Tensor, Tensor),
+    pub(crate) projection: Tensor,
+}
+
+impl VisionTransformer {
+    /// `W`.
+    pub fn width(&self) -> usize {
+        self.blocks.first().map_or(0, |b| b.shape.width)
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// `P`.
+    pub fn patch_size(&self) -> usize {
+        self.patch_size
+    }
+
+    /// `G`.
+    pub fn grid(&self) -> usize {
+        let tokens = self.positional_embedding.dim(0).unwrap_or(1);
+        ((tokens - 1) as f64).sqrt() as usize
+    }
+
+    /// `R`.
+    pub fn image_size(&self) -> usize {
+        self.grid() * self.patch_size
+    }
+
+    /// Features `[B, E]`, not normalised, of `pixels` `[B, 3, R, R]` (normalised with CLIP's mean and deviation).
+    ///
+    /// # Errors
+    /// Pixels of another size, prompts of another width or count, more deep prompts than blocks.
+    pub fn encode(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
+        let (batch, w, patches) = (pixels.dim(0)?, self.width(), self.grid() * self.grid());
+        if prompt.deep.len() >= self.depth() {
+            bail!("{} deep image prompts for a tower of {} blocks", prompt.deep.len(), self.depth());
+        }
+        let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
+        if let Some(deep) = prompt.deep.iter().find(|d| d.dims() != [count, w]) {
+            bail!("a deep image prompt is {:?}, the first layer's is [{count}, {w}]", deep.dims());
+        }
+        let patch_rows = self.patches(pixels)?.matmul(&self.patch_embedding.t()?)?.reshape((batch, patches, w))?;
+        let class = self.class_embedding.reshape((1, 1, w))?.broadcast_as((batch, 1, w))?;
+        let mut x = Tensor::cat(&[&class.contiguous()?, &patch_rows], 1)?.broadcast_add(&self.positional_embedding)?;
+        if count > 0 {
+            x = Tensor::cat(&[&x, &Tensor::zeros((batch, count, w), x.dtype(), x.device())?], 1)?;
+        }
+        let length = 1 + patches + count;
+        let layout = Arc::new(Layout::full(batch, length));
+        let prompted: Vec<(usize, usize)> =
+            (0..batch).flat_map(|b| (0..count).map(move |i| (b * length + 1 + patches + i, i))).collect();
+        let prompted = Arc::new(prompted);
+        let mut x = x.reshape((batch * length, w))?;
+        if let Some(tokens) = &prompt.tokens {
+            x = put_rows(&x, tokens, &prompted, Put::Instead)?;
+        }
+        x = layer_norm(&x, &self.norm_before.0, &self.norm_before.1)?;
+        let class_rows = vec![0; batch];
+        for (i, block) in self.blocks.iter().enumerate() {
+            if i > 0
+                && let Some(deep) = prompt.deep.get(i - 1)
+            {
+                x = put_rows(&x, deep, &prompted, Put::Instead)?;
+            }
+            let last = i + 1 == self.blocks.len();
+            x = block.forward(&x, &layout, last.then_some(&class_rows[..]))?;
+        }
+        layer_norm(&x, &self.norm_after.0, &self.norm_after.1)?.matmul(&self.projection)
+    }
+
+    /// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.
+    fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (g, p) = (self.grid(), self.patch_size);
+        let (batch, channels, height, width) = pixels.dims4()?;
+        if (channels, height, width) != (3, g * p, g * p) {
+            bail!("this backbone takes pixels [B, 3, {r}, {r}], got {:?}", pixels.dims(), r = g * p);
+        }
+        if !pixels.device().is_cpu() {
+            return pixels
+                .reshape(&[batch, 3, g, p, g, p][..])?
+                .permute([0, 2, 4, 1, 3, 5])?
+                .reshape((batch * g * g, 3 * p * p));
+        }
+        with_values(pixels, |data| {
+            let side = g * p;
+            let mut rows = vec![0f32; data.len()];
+            rows.par_chunks_mut(3 * p * p).enumerate().for_each(|(i, row)| {
+                let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
+                for c in 0..3 {
+                    for y in 0..p {
+                        let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
+                        row[(c * p + y) * p..][..p].copy_from_slice(&data[from..from + p]);
+                    }
+                }
+            });
+            Tensor::from_vec(rows, (batch * g * g, 3 * p * p), pixels.device())
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! CLIP (arXiv 2103.00020) with prompts as data.
+//!
+//! Weights in every format the field uses, the real tokenizer, and towers that take context embeddings, deep prompts
+//! and extra image tokens as arguments and are differentiable in those, with nothing else in the graph. No method ever
+//! needs a tower of its own.
+
+mod error;
+pub mod image;
+pub mod model;
+pub mod ops;
+pub mod text;
+pub mod tokenizer;
+pub mod resnet;
+pub mod weights;
+
+pub use error::Error;
+pub use image::{ImagePrompt, VisionTransformer};
+pub use model::{Clip, ImageTower};
+pub use text::{DeepText, Slot, TextPlan, TextPrompt, TextTower};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,354 @@
+//! A whole pre-norm transformer block as one differentiable operation.
+//!
+//! `y = x + attention(norm_1(x)); out = y + mlp(norm_2(y))`, the block of CLIP's towers (arXiv 2103.00020, and the
+//! released model code). Frozen weights get no gradient and cost no backward product; trainable ones (pre-training)
+//! do. `R` packed rows, `W` width, `H` hidden width of the MLP.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Result, Shape, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+use super::attention::{self, Heads, Plan};
+use super::gemm::{Mat, Threads, product};
+use super::layout::Layout;
+use super::rows;
+use super::{composed, values, with_values};
+
+/// The MLP's non-linearity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's weights, and the checkpoints trained to match them.
+    #[default]
+    QuickGelu,
+    /// `x * Phi(x)`: open_clip's default.
+    Gelu,
+}
+
+/// Sizes of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockShape {
+    /// `W`.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// `H`, usually `4 W`.
+    pub hidden: usize,
+    /// Between the MLP's two products.
+    pub activation: Activation,
+}
+
+/// Names of a block's tensors in the order in which their values lie in its flat weights, with OpenAI's names.
+pub const PARTS: [&str; 12] = [
+    "ln_1.weight",
+    "ln_1.bias",
+    "attn.in_proj_weight",
+    "attn.in_proj_bias",
+    "attn.out_proj.weight",
+    "attn.out_proj.bias",
+    "ln_2.weight",
+    "ln_2.bias",
+    "mlp.c_fc.weight",
+    "mlp.c_fc.bias",
+    "mlp.c_proj.weight",
+    "mlp.c_proj.bias",
+];
+
+impl BlockShape {
+    /// Shapes of [`PARTS`].
+    pub fn parts(&self) -> [Vec<usize>; 12] {
+        let (w, h) = (self.width, self.hidden);
+        [
+            vec![w],
+            vec![w],
+            vec![3 * w, w],
+            vec![3 * w],
+            vec![w, w],
+            vec![w],
+            vec![w],
+            vec![w],
+            vec![h, w],
+            vec![h],
+            vec![w, h],
+            vec![w],
+        ]
+    }
+
+    /// Numbers in the flat weights.
+    pub fn len(&self) -> usize {
+        self.parts().iter().map(|p| p.iter().product::<usize>()).sum()
+    }
+
+    /// A block without weights does not exist.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    fn split<'a>(&self, theta: &'a [f32]) -> [&'a [f32]; 12] {
+        let mut at = 0;
+        self.parts().map(|p| {
+            let n = p.iter().product::<usize>();
+            at += n;
+            &theta[at - n..at]
+        })
+    }
+
+    fn heads(&self) -> Heads {
+        Heads { count: self.heads, size: self.width / self.heads }
+    }
+}
+
+/// One block: sizes and its weights, flat `[BlockShape::len()]`.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Sizes.
+    pub shape: BlockShape,
+    /// All weights in the order of [`PARTS`]. A `Var` here trains them.
+    pub theta: Tensor,
+}
+
+impl Block {
+    /// `[R, W]` to `[R, W]`; or, with `select`, to `[segments, W]`: the row at own position `select[s]` of each segment.
+    ///
+    /// # Errors
+    /// When `x` has not the layout's rows.
+    pub fn forward(&self, x: &Tensor, layout: &Arc<Layout>, select: Option<&[usize]>) -> Result<Tensor> {
+        let (r, w) = x.dims2()?;
+        if r != layout.rows() || w != self.shape.width {
+            bail!("block of width {} and {} rows got [{r}, {w}]", self.shape.width, layout.rows());
+        }
+        if !x.device().is_cpu() {
+            return composed::block(self, x, layout, select);
+        }
+        let selected = select.map(|positions| -> Vec<usize> {
+            layout.spans().zip(positions).map(|(span, &p)| span.start + p).collect()
+        });
+        let plan = match select {
+            None => Plan::all(layout),
+            Some(positions) => Plan::one_a_segment(layout, positions),
+        };
+        let op = Fused {
+            shape: self.shape,
+            plan,
+            selected,
+            keep: x.track_op() || self.theta.track_op(),
+            train: self.theta.track_op(),
+            saved: Mutex::new(None),
+        };
+        x.contiguous()?.apply_op2(&self.theta, op)
+    }
+}
+
+struct Saved {
+    q: Vec<f32>,
+    kv: Vec<f32>,
+    attended: Vec<f32>,
+    logsum: Vec<f32>,
+    middle: Vec<f32>,
+    hidden: Vec<f32>,
+}
+
+struct Fused {
+    shape: BlockShape,
+    plan: Plan,
+    /// Packed rows that go on, when not all do.
+    selected: Option<Vec<usize>>,
+    keep: bool,
+    train: bool,
+    saved: Mutex<Option<Saved>>,
+}
+
+fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows.len() * width);
+    for &r in rows {
+        out.extend_from_slice(&x[r * width..(r + 1) * width]);
+    }
+    out
+}
+
+impl Fused {
+    fn activate(&self, h: &[f32], out: &mut [f32]) {
+        match self.shape.activation {
+            Activation::QuickGelu => rows::quick_gelu(h, out),
+            Activation::Gelu => rows::erf_gelu(h, out),
+        }
+    }
+
+    fn forward(&self, x: &[f32], theta: &[f32]) -> Vec<f32> {
+        let (w, h) = (self.shape.width, self.shape.hidden);
+        let r = x.len() / w;
+        let [g1, b1, w_in, b_in, w_out, b_out, g2, b2, w_fc, b_fc, w_proj, b_proj] = self.shape.split(theta);
+
+        let mut normed = vec![0f32; r * w];
+        rows::norm_forward(x, g1, b1, &mut normed);
+        let mut kv = vec![0f32; r * 2 * w];
+        rows::fill_rows(&mut kv, &b_in[w..], None);
+        let w_kv = Mat::new(&w_in[w * w..], 2 * w, w, w);
+        product(&mut kv, 2 * w, Mat::new(&normed, r, w, w), w_kv.t(), true, Threads::Pool);
+        let chosen = self.selected.as_ref().map(|s| (gather(&normed, s, w), gather(x, s, w)));
+        let (asking, residual) = chosen.as_ref().map_or((&normed[..], x), |(n, x)| (&n[..], &x[..]));
+        let rs = asking.len() / w;
+        let mut q = vec![0f32; rs * w];
+        rows::fill_rows(&mut q, &b_in[..w], None);
+        product(&mut q, w, Mat::new(asking, rs, w, w), Mat::new(w_in, w, w, w).t(), true, Threads::Pool);
+
+        let mut attended = vec![0f32; rs * w];
+        let mut logsum = vec![0f32; rs * self.shape.heads];
+        attention::forward(&self.plan, self.shape.heads(), &q, &kv, &mut attended, &mut logsum);
+
+        let mut middle = vec![0f32; rs * w];
+        rows::fill_rows(&mut middle, b_out, Some(residual));
+        product(&mut middle, w, Mat::new(&attended, rs, w, w), Mat::new(w_out, w, w, w).t(), true, Threads::Pool);
+
+        normed.truncate(rs * w);
+        rows::norm_forward(&middle, g2, b2, &mut normed);
+        let mut hidden = vec![0f32; rs * h];
+        rows::fill_rows(&mut hidden, b_fc, None);
+        product(&mut hidden, h, Mat::new(&normed, rs, w, w), Mat::new(w_fc, h, w, w).t(), true, Threads::Pool);
+        let mut active = vec![0f32; rs * h];
+        self.activate(&hidden, &mut active);
+        let mut out = vec![0f32; rs * w];
+        rows::fill_rows(&mut out, b_proj, Some(&middle));
+        product(&mut out, w, Mat::new(&active, rs, h, h), Mat::new(w_proj, w, h, h).t(), true, Threads::Pool);
+        if self.keep {
+            let saved = Saved { q, kv, attended, logsum, middle, hidden };
+            *self.saved.lock().expect("no thread panics while it holds this") = Some(saved);
+        }
+        out
+    }
+
+    /// Gradients of the rows and, when training, of the flat weights.
+    fn backward(&self, x: &[f32], theta: &[f32], grad: &[f32]) -> (Vec<f32>, Option<Vec<f32>>) {
+        let (w, h) = (self.shape.width, self.shape.hidden);
+        let (r, rs) = (x.len() / w, grad.len() / w);
+        let [g1, b1, w_in, _, w_out, _, g2, b2, w_fc, _, w_proj, _] = self.shape.split(theta);
+        let guard = self.saved.lock().expect("no thread panics while it holds this");
+        let s = guard.as_ref().expect("backward runs after forward, which kept this because the graph is tracked");
+        let mut weights = self.train.then(|| WeightGradients::new(&self.shape));
+
+        let mut d_hidden = vec![0f32; rs * h];
+        product(&mut d_hidden, h, Mat::new(grad, rs, w, w), Mat::new(w_proj, w, h, h), false, Threads::Pool);
+        if let Some(weights) = &mut weights {
+            let mut active = vec![0f32; rs * h];
+            self.activate(&s.hidden, &mut active);
+            weights.linear(10, grad, w, &active, h);
+        }
+        match self.shape.activation {
+            Activation::QuickGelu => rows::quick_gelu_backward(&s.hidden, &mut d_hidden),
+            Activation::Gelu => rows::erf_gelu_backward(&s.hidden, &mut d_hidden),
+        }
+        let mut d_normed = vec![0f32; rs * w];
+        product(&mut d_normed, w, Mat::new(&d_hidden, rs, h, h), Mat::new(w_fc, h, w, w), false, Threads::Pool);
+        if let Some(weights) = &mut weights {
+            let mut normed = vec![0f32; rs * w];
+            rows::norm_forward(&s.middle, g2, b2, &mut normed);
+            weights.linear(8, &d_hidden, h, &normed, w);
+            weights.norm(6, &s.middle, &d_normed);
+        }
+        let mut d_middle = grad.to_vec();
+        rows::norm_backward(&s.middle, g2, &d_normed, &mut d_middle);
+
+        let mut d_attended = d_normed; // same size, written anew
+        product(&mut d_attended, w, Mat::new(&d_middle, rs, w, w), Mat::new(w_out, w, w, w), false, Threads::Pool);
+        let mut dq = vec![0f32; rs * w];
+        let mut dkv = vec![0f32; r * 2 * w];
+        let saved = attention::Saved { q: &s.q, kv: &s.kv, out: &s.attended, logsum: &s.logsum };
+        attention::backward(&self.plan, self.shape.heads(), &saved, &d_attended, &mut dq, &mut dkv);
+
+        let mut d_first = vec![0f32; r * w];
+        product(&mut d_first, w, Mat::new(&dkv, r, 2 * w, 2 * w), Mat::new(&w_in[w * w..], 2 * w, w, w), false, Threads::Pool);
+        let query_weights = Mat::new(w_in, w, w, w);
+        let mut dx = match &self.selected {
+            None => {
+                product(&mut d_first, w, Mat::new(&dq, rs, w, w), query_weights, true, Threads::Pool);
+                d_middle.clone()
+            }
+            Some(selected) => {
+                let mut from_queries = vec![0f32; rs * w];
+                product(&mut from_queries, w, Mat::new(&dq, rs, w, w), query_weights, false, Threads::Pool);
+                let mut dx = vec![0f32; r * w];
+                for (i, &row) in selected.iter().enumerate() {
+                    for j in 0..w {
+                        d_first[row * w + j] += from_queries[i * w + j];
+                        dx[row * w + j] = d_middle[i * w + j];
+                    }
+                }
+                dx
+            }
+        };
+        if let Some(weights) = &mut weights {
+            weights.linear(4, &d_middle, w, &s.attended, w);
+            let mut normed = vec![0f32; r * w];
+            rows::norm_forward(x, g1, b1, &mut normed);
+            let asking = self.selected.as_ref().map_or_else(|| normed.clone(), |s| gather(&normed, s, w));
+            weights.attention_inputs(&dq, &asking, &dkv, &normed);
+            weights.norm(0, x, &d_first);
+        }
+        rows::norm_backward(x, g1, &d_first, &mut dx);
+        (dx, weights.map(|w| w.flat))
+    }
+}
+
+struct WeightGradients {
+    flat: Vec<f32>,
+    starts: Vec<usize>,
+    width: usize,
+}
+
+impl WeightGradients {
+    fn new(shape: &BlockShape) -> Self {
+        let mut starts = vec![0];
+        for part in shape.parts() {
+            starts.push(starts[starts.len() - 1] + part.iter().product::<usize>());
+        }
+        Self { flat: vec![0.0; shape.len()], starts, width: shape.width }
+    }
+
+    /// Part `index` is a weight `[out, inner]`, the part after it its bias.
+    fn linear(&mut self, index: usize, grad: &[f32], out: usize, input: &[f32], inner: usize) {
+        let n = grad.len() / out;
+        let (weight, bias) = self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(out * inner);
+        product(weight, inner, Mat::new(grad, n, out, out).t(), Mat::new(input, n, inner, inner), false, Threads::Pool);
+        rows::column_sums(grad, bias);
+    }
+
+    fn attention_inputs(&mut self, dq: &[f32], asking: &[f32], dkv: &[f32], normed: &[f32]) {
+        let w = self.width;
+        let (weight, bias) = self.flat[self.starts[2]..self.starts[4]].split_at_mut(3 * w * w);
+        let (wq, wkv) = weight.split_at_mut(w * w);
+        let (rs, r) = (dq.len() / w, normed.len() / w);
+        product(wq, w, Mat::new(dq, rs, w, w).t(), Mat::new(asking, rs, w, w), false, Threads::Pool);
+        product(wkv, w, Mat::new(dkv, r, 2 * w, 2 * w).t(), Mat::new(normed, r, w, w), false, Threads::Pool);
+        rows::column_sums(dq, &mut bias[..w]);
+        rows::column_sums(dkv, &mut bias[w..]);
+    }
+
+    fn norm(&mut self, index: usize, x: &[f32], grad: &[f32]) {
+        let (gain, bias) = self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(self.width);
+        rows::norm_weights_backward(x, grad, gain, bias);
+    }
+}
+
+impl CustomOp2 for Fused {
+    fn name(&self) -> &'static str {
+        "transformer-block"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Strides, s2: &CpuStorage, l2: &Strides) -> Result<(CpuStorage, Shape)> {
+        let out = self.forward(values(s1, l1)?, values(s2, l2)?);
+        let shape = Shape::from((out.len() / self.shape.width, self.shape.width));
+        Ok((CpuStorage::F32(out), shape))
+    }
+
+    fn bwd(&self, x: &Tensor, theta: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dtheta) =
+            with_values(x, |x| with_values(theta, |theta| with_values(grad, |grad| Ok(self.backward(x, theta, grad)))))?;
+        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
+        let dtheta = dtheta.map(|d| Tensor::from_vec(d, theta.shape(), theta.device())).transpose()?;
+        Ok((Some(dx), dtheta))
+    }
+}
+
+#[cfg(test)]
+mod tests;

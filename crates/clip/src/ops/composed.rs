@@ -1,0 +1,103 @@
+//! The fused operations written with candle's own: for devices other than the CPU, and to test the fused ones against.
+
+use candle_core::{D, Device, Result, Tensor};
+
+use super::block::{Activation, Block};
+use super::layout::Layout;
+use super::rows::NORM_EPSILON;
+
+/// LayerNorm over the last dimension.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let scaled = centred.broadcast_div(&(variance + f64::from(NORM_EPSILON))?.sqrt()?)?;
+    scaled.broadcast_mul(gain)?.broadcast_add(bias)
+}
+
+/// Softmax over the last dimension; the maximum is detached, for it cancels out.
+///
+/// # Errors
+/// Those of candle.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
+/// `log(softmax(x))` over the last dimension.
+///
+/// # Errors
+/// Those of candle.
+pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
+    x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// Which key rows a query row sees: 0, or `-inf` where it does not.
+fn mask(layout: &Layout, device: &Device) -> Result<Tensor> {
+    let n = layout.rows();
+    let mut allowed = vec![f32::NEG_INFINITY; n * n];
+    let mut open = |query: usize, key: usize| allowed[query * n + key] = 0.0;
+    for span in layout.spans() {
+        for i in 0..span.prefix + span.length {
+            for j in 0..span.prefix + span.length {
+                let sees = !layout.is_causal() || j <= i;
+                // A prefix row never looks into a segment: another segment would see something else there.
+                if sees && !(i < span.prefix && j >= span.prefix) {
+                    open(span.row(i), span.row(j));
+                }
+            }
+        }
+    }
+    Tensor::from_vec(allowed, (n, n), device)
+}
+
+/// [`Block::forward`] with composed operations. Attention is dense over all rows where sequences share a prefix.
+///
+/// # Errors
+/// Those of candle.
+pub fn block(block: &Block, x: &Tensor, layout: &Layout, select: Option<&[usize]>) -> Result<Tensor> {
+    let (r, w) = x.dims2()?;
+    let mut at = 0;
+    let parts = block
+        .shape
+        .parts()
+        .iter()
+        .map(|p| {
+            let n = p.iter().product::<usize>();
+            at += n;
+            block.theta.narrow(0, at - n, n)?.reshape(p.as_slice())
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let [g1, b1, w_in, b_in, w_out, b_out, g2, b2, w_fc, b_fc, w_proj, b_proj] = &parts[..] else {
+        unreachable!("a block has twelve parts")
+    };
+    let linear = |x: &Tensor, weight: &Tensor, bias: &Tensor| x.matmul(&weight.t()?)?.broadcast_add(bias);
+    let (heads, d) = (block.shape.heads, w / block.shape.heads);
+    let qkv = linear(&layer_norm(x, g1, b1)?, w_in, b_in)?;
+    let uniform = layout.groups().len() == 1
+        && layout.groups()[0].prefix == 0
+        && !layout.is_causal()
+        && layout.groups()[0].segments.windows(2).all(|s| s[0] == s[1]);
+    let (count, length) = if uniform { (layout.segments(), r / layout.segments()) } else { (1, r) };
+    let split = |i: usize| -> Result<Tensor> {
+        qkv.narrow(1, i * w, w)?.reshape((count, length, heads, d))?.transpose(1, 2)?.contiguous()
+    };
+    let (q, k, v) = (split(0)?, split(1)?, split(2)?);
+    let scores = (q.matmul(&k.t()?.contiguous()?)? / (d as f64).sqrt())?;
+    let scores = if uniform { scores } else { scores.broadcast_add(&mask(layout, x.device())?)? };
+    let attended = softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((r, w))?;
+    let mut x = (x + linear(&attended, w_out, b_out)?)?;
+    if let Some(positions) = select {
+        let rows: Vec<u32> = layout.spans().zip(positions).map(|(s, &p)| (s.start + p) as u32).collect();
+        x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+    }
+    let h = linear(&layer_norm(&x, g2, b2)?, w_fc, b_fc)?;
+    let h = match block.shape.activation {
+        Activation::QuickGelu => (&h * candle_nn::ops::sigmoid(&(&h * 1.702)?)?)?,
+        Activation::Gelu => h.gelu_erf()?,
+    };
+    x + linear(&h, w_proj, b_proj)?
+}

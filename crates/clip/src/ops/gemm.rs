@@ -1,0 +1,146 @@
+//! Matrix products over borrowed slices: the one place that calls the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A strided view of a matrix: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Rows of `cols` values that lie `row_stride` apart.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose, without moving a value.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn last(&self) -> usize {
+        (self.rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride
+    }
+}
+
+/// How many threads a product may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Only the calling one (inside a loop that is parallel already).
+    One,
+    /// All of the current rayon pool.
+    Pool,
+}
+
+/// `out = keep * out + a b`, where `out` has rows `out_stride` apart and `keep` is 0 or 1.
+///
+/// # Panics
+/// When the shapes do not fit each other or the slices are too short for them.
+pub fn product(out: &mut [f32], out_stride: usize, a: Mat, b: Mat, keep: bool, threads: Threads) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    assert_eq!(k, b.rows, "inner sizes of a product differ");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(out_stride >= n && out.len() >= (m - 1) * out_stride + n, "product writes past its output");
+    // SAFETY: `out` is exclusively borrowed and long enough, as just asserted.
+    unsafe { product_into(out.as_mut_ptr(), out_stride, a, b, keep, threads) }
+}
+
+/// As [`product`], into a raw pointer, for callers that fill disjoint columns of one matrix from several threads.
+///
+/// # Safety
+/// Rows `0..a.rows` of `b.cols` values, `out_stride` apart, must be valid for writes and touched by no one else.
+pub unsafe fn product_into(out: *mut f32, out_stride: usize, a: Mat, b: Mat, keep: bool, threads: Threads) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k > 0 {
+        assert!(a.data.len() > a.last() && b.data.len() > b.last(), "product reads past its inputs");
+    }
+    let parallelism = match threads {
+        Threads::Pool if rayon::current_num_threads() > 1 && m * n * k >= 1 << 18 => {
+            Parallelism::Rayon(rayon::current_num_threads())
+        }
+        _ => Parallelism::None,
+    };
+    // SAFETY: reads are inside the slices (asserted), writes are the caller's promise.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            out_stride as isize,
+            keep,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+        (0..n)
+            .map(|_| {
+                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (s >> 8) as f32 / (1u32 << 24) as f32 - 0.5
+            })
+            .collect()
+    }
+
+    #[test]
+    fn product_of_transposed_views_is_the_plain_sum() {
+        let (m, k, n) = (5, 7, 3);
+        let (a, b) = (noise(m * k, 1), noise(n * k, 2));
+        let mut out = vec![1.0; m * n];
+        product(&mut out, n, Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t(), true, Threads::One);
+        for i in 0..m {
+            for j in 0..n {
+                let want: f32 = 1.0 + (0..k).map(|l| a[i * k + l] * b[j * k + l]).sum::<f32>();
+                assert!((out[i * n + j] - want).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        for (m, k, n) in [(300, 512, 1536), (64, 2048, 512), (788, 768, 768), (37, 128, 512)] {
+            let (a, b) = (noise(m * k, 3), noise(n * k, 4));
+            let mut one = vec![0.0; m * n];
+            let mut two = vec![0.0; m * n];
+            let (lhs, rhs) = (Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t());
+            product(&mut one, n, lhs, rhs, false, Threads::One);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            pool.install(|| product(&mut two, n, lhs, rhs, false, Threads::Pool));
+            assert_eq!(one, two, "{m}x{k}x{n}");
+        }
+    }
+}

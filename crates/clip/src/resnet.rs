@@ -1,0 +1,314 @@
+//! CLIP's ModifiedResNet: an image tower that takes no prompts, for inference only.
+//!
+//! `ModifiedResNet` and `AttentionPool2d` of `clip/model.py`, <https://github.com/openai/CLIP> at a1d0717: a stem of
+//! three convolutions, average pooling in place of strided convolutions, and a last pooling by attention whose query
+//! is the mean of all places. Batch normalisation is in evaluation mode, so it is folded into the convolution before
+//! it: `w' = w * g / sqrt(v + 1e-5)`, `b' = b - m * g / sqrt(v + 1e-5)`.
+//!
+//! `B` images, `R` pixels a side, `D` channels after the last stage, `E` joint width.
+
+use candle_core::{D, DType, Result, Tensor, bail};
+use std::collections::BTreeMap;
+
+/// PyTorch's default in `BatchNorm2d`.
+const EPSILON: f64 = 1e-5;
+/// Width of an attention head.
+const HEAD_WIDTH: usize = 64;
+/// Pixels that one place of the last stage stands for.
+const STRIDE: usize = 32;
+
+/// A convolution with the normalisation after it.
+#[derive(Clone, Debug)]
+struct Convolution {
+    kernel: Tensor,
+    bias: Tensor,
+    stride: usize,
+}
+
+impl Convolution {
+    fn new(tensors: &Named, kernel: &str, norm: &str, stride: usize) -> Result<Self> {
+        let [gain, shift, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
+            .map(|leaf| tensors.get(&format!("{norm}.{leaf}")));
+        let scale = gain?.div(&(variance? + EPSILON)?.sqrt()?)?;
+        let kernel = tensors.get(&format!("{kernel}.weight"))?;
+        let bias = (shift? - (mean? * &scale)?)?;
+        let kernel = kernel.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?;
+        Ok(Self {
+            kernel,
+            bias: bias.reshape((1, (), 1, 1))?,
+            stride,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (out, from, size, _) = self.kernel.dims4()?;
+        let x = if size == 1 {
+            // A matrix product over channels; places lie last.
+            let (b, _, h, w) = x.dims4()?;
+            let flat = x.contiguous()?.reshape((b, from, h * w))?;
+            let kernel = self
+                .kernel
+                .reshape((1, out, from))?
+                .broadcast_as((b, out, from))?;
+            kernel.matmul(&flat)?.reshape((b, out, h, w))?
+        } else {
+            x.conv2d(&self.kernel, size / 2, self.stride, 1, 1)?
+        };
+        x.broadcast_add(&self.bias)
+    }
+}
+
+/// 1x1, 3x3, average pool, 1x1, and the shortcut.
+#[derive(Clone, Debug)]
+struct Bottleneck {
+    convolutions: [Convolution; 3],
+    downsample: Option<Convolution>,
+    stride: usize,
+}
+
+impl Bottleneck {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let pool = |x: &Tensor| {
+            if self.stride > 1 {
+                x.avg_pool2d(self.stride)
+            } else {
+                Ok(x.clone())
+            }
+        };
+        let [reduce, spread, expand] = &self.convolutions;
+        let inner = spread.forward(&reduce.forward(x)?.relu()?)?.relu()?;
+        let out = expand.forward(&pool(&inner)?)?;
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.forward(&pool(x)?)?,
+            None => x.clone(),
+        };
+        (out + shortcut)?.relu()
+    }
+}
+
+/// A dense layer, `y = x W^T + b`, `W` kept transposed.
+#[derive(Clone, Debug)]
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    fn new(tensors: &Named, base: &str) -> Result<Self> {
+        let weight = tensors.get(&format!("{base}.weight"))?.t()?.contiguous()?;
+        Ok(Self {
+            weight,
+            bias: tensors.get(&format!("{base}.bias"))?,
+        })
+    }
+
+    /// Of `[B, n]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.matmul(&self.weight)?.broadcast_add(&self.bias)
+    }
+}
+
+/// Attention of one query, the mean of all places, over the mean and all places.
+#[derive(Clone, Debug)]
+struct AttentionPool {
+    /// `[s * s + 1, D]`
+    positional_embedding: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+}
+
+impl AttentionPool {
+    /// `[B, D, s, s]` to `[B, E]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, d, _, _) = x.dims4()?;
+        let places = x.flatten_from(2)?.transpose(1, 2)?; // [B, s * s, D]
+        let mean = places.mean_keepdim(1)?;
+        let x = Tensor::cat(&[&mean, &places], 1)?
+            .broadcast_add(&self.positional_embedding)?
+            .contiguous()?;
+        let (n, heads) = (x.dim(1)?, (d / HEAD_WIDTH).max(1));
+        let width = d / heads;
+        let rows = x.reshape((b * n, d))?;
+        let split = |x: Tensor, n: usize| {
+            x.reshape((b, n, heads, width))?
+                .transpose(1, 2)?
+                .contiguous()
+        };
+        let query = self.query.forward(&x.narrow(1, 0, 1)?.reshape((b, d))?)?;
+        let query = split((query * (width as f64).powf(-0.5))?, 1)?; // [B, heads, 1, width]
+        let key = split(self.key.forward(&rows)?, n)?;
+        let value = split(self.value.forward(&rows)?, n)?;
+        let scores = query.matmul(&key.transpose(2, 3)?.contiguous()?)?; // [B, heads, 1, n]
+        let scores = scores
+            .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
+            .exp()?;
+        let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
+        let pooled = weights
+            .matmul(&value)?
+            .transpose(1, 2)?
+            .contiguous()?
+            .reshape((b, d))?;
+        self.out.forward(&pooled)
+    }
+}
+
+/// The image tower of RN50, RN101, RN50x4, RN50x16 and RN50x64.
+#[derive(Clone, Debug)]
+pub struct ModifiedResNet {
+    stem: [Convolution; 3],
+    blocks: Vec<Bottleneck>,
+    pool: AttentionPool,
+    image_size: usize,
+}
+
+/// Tensors under OpenAI's names, float32 when they come out.
+struct Named<'a>(&'a BTreeMap<String, Tensor>);
+
+impl Named<'_> {
+    fn get(&self, name: &str) -> Result<Tensor> {
+        match self.0.get(name) {
+            Some(tensor) => tensor.to_dtype(DType::F32),
+            None => bail!("tensor {name} is missing"),
+        }
+    }
+}
+
+impl ModifiedResNet {
+    /// Folds the normalisations of `visual.*` into its convolutions.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has an unfit shape.
+    pub fn new(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let tensors = &Named(tensors);
+        let convolution = |kernel: &str, norm: &str, stride| {
+            Convolution::new(
+                tensors,
+                &format!("visual.{kernel}"),
+                &format!("visual.{norm}"),
+                stride,
+            )
+        };
+        let stem = [
+            convolution("conv1", "bn1", 2)?,
+            convolution("conv2", "bn2", 1)?,
+            convolution("conv3", "bn3", 1)?,
+        ];
+        let mut blocks = Vec::new();
+        for stage in 1..=4 {
+            for i in 0.. {
+                let base = format!("layer{stage}.{i}");
+                if !tensors
+                    .0
+                    .contains_key(&format!("visual.{base}.conv1.weight"))
+                {
+                    break;
+                }
+                let conv =
+                    |n: usize| convolution(&format!("{base}.conv{n}"), &format!("{base}.bn{n}"), 1);
+                let has_shortcut = tensors
+                    .0
+                    .contains_key(&format!("visual.{base}.downsample.0.weight"));
+                let downsample = has_shortcut
+                    .then(|| {
+                        convolution(
+                            &format!("{base}.downsample.0"),
+                            &format!("{base}.downsample.1"),
+                            1,
+                        )
+                    })
+                    .transpose()?;
+                let stride = if stage > 1 && i == 0 { 2 } else { 1 };
+                blocks.push(Bottleneck {
+                    convolutions: [conv(1)?, conv(2)?, conv(3)?],
+                    downsample,
+                    stride,
+                });
+            }
+        }
+        let linear = |name: &str| Linear::new(tensors, &format!("visual.attnpool.{name}"));
+        let positional_embedding = tensors.get("visual.attnpool.positional_embedding")?;
+        let places = positional_embedding.dim(0)?.saturating_sub(1);
+        let pool = AttentionPool {
+            positional_embedding,
+            query: linear("q_proj")?,
+            key: linear("k_proj")?,
+            value: linear("v_proj")?,
+            out: linear("c_proj")?,
+        };
+        Ok(Self {
+            stem,
+            blocks,
+            pool,
+            image_size: STRIDE * places.isqrt(),
+        })
+    }
+
+    /// `R`.
+    pub fn image_size(&self) -> usize {
+        self.image_size
+    }
+
+    /// `[B, 3, R, R]` normalised pixels to `[B, E]` features, not of unit length.
+    ///
+    /// # Errors
+    /// When the pixels have another shape.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (_, channels, height, width) = pixels.dims4()?;
+        if (channels, height, width) != (3, self.image_size, self.image_size) {
+            bail!(
+                "pixels are {:?}; this tower takes [B, 3, {r}, {r}]",
+                pixels.dims(),
+                r = self.image_size
+            );
+        }
+        let mut x = pixels.to_dtype(DType::F32)?;
+        for convolution in &self.stem {
+            x = convolution.forward(&x)?.relu()?;
+        }
+        x = x.avg_pool2d(2)?;
+        for block in &self.blocks {
+            x = block.forward(&x)?;
+        }
+        self.pool.forward(&x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn folding_is_the_normalisation() {
+        let t = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let kernel = Tensor::new(&[2.0f32, -1.0], &Device::Cpu)
+            .unwrap()
+            .reshape((2, 1, 1, 1))
+            .unwrap();
+        let tensors = BTreeMap::from([
+            ("c.weight".to_owned(), kernel),
+            ("n.weight".to_owned(), t(&[3.0, 0.5])),
+            ("n.bias".to_owned(), t(&[1.0, 0.0])),
+            ("n.running_mean".to_owned(), t(&[4.0, -2.0])),
+            ("n.running_var".to_owned(), t(&[0.25, 4.0])),
+        ]);
+        let x = Tensor::new(&[5.0f32], &Device::Cpu)
+            .unwrap()
+            .reshape((1, 1, 1, 1))
+            .unwrap();
+        let y = Convolution::new(&Named(&tensors), "c", "n", 1)
+            .unwrap()
+            .forward(&x)
+            .unwrap();
+        let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // (w x - m) g / sqrt(v) + b
+        for (y, expected) in y
+            .iter()
+            .zip([(10.0f32 - 4.0) * 3.0 / 0.5 + 1.0, (-5.0 + 2.0) * 0.5 / 2.0])
+        {
+            assert!((y - expected).abs() < 1e-3, "{y} {expected}");
+        }
+    }
+}

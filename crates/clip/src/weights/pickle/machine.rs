@@ -1,0 +1,813 @@
+//! A pickle machine that builds data and nothing else.
+//!
+//! Opcodes as in Python's `pickletools`, protocols 0 to 5. No name in a pickle is ever looked up, let alone called:
+//! a global is a piece of text that must be on the list of [`Role::of`], and "calling" one rearranges its arguments.
+
+use std::collections::HashMap;
+
+/// Index of a node in its graph.
+pub(super) type Id = usize;
+
+/// Objects and members of lists. More than any checkpoint of CLIP has; a few bytes can ask for a copy of a long
+/// list, so this is what bounds memory.
+const MOST_MEMBERS: usize = 8_000_000;
+/// Longest name of a global, and most arguments of one.
+const LONGEST_NAME: usize = 256;
+const MOST_ARGUMENTS: usize = 64;
+
+/// One object.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Node {
+    Nothing,
+    Bool(bool),
+    Int(i64),
+    /// An integer beyond 64 bits, little-endian two's complement.
+    Long(Vec<u8>),
+    Float(f64),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// A list, tuple or set.
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    /// `module.name` and what it may be used for.
+    Global(String, Role),
+    /// An instance of a class, as inert data.
+    Object {
+        class: String,
+        state: Option<Id>,
+    },
+    /// What a persistent id points to; the reader of the file knows.
+    Persistent(Id),
+    /// A view of a storage.
+    Tensor {
+        storage: Id,
+        offset: usize,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        kind: Option<String>,
+    },
+}
+
+/// What a global does when it is "called".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `_rebuild_tensor`, `_v2` and `_v3`: storage, offset, shape, strides.
+    Tensor,
+    /// `_rebuild_parameter`: its first argument is the tensor.
+    First,
+    /// `_rebuild_from_type_v2(function, type, arguments, state)`.
+    FromType,
+    /// A dictionary of pairs.
+    Dict,
+    /// `defaultdict(factory)`.
+    DefaultDict,
+    /// A list, tuple, set or `torch.Size` of its argument.
+    List,
+    /// `_codecs.encode(text, "latin1")`: bytes, as protocol 2 spells them.
+    Encode,
+    /// A storage class, a dtype: only its name matters.
+    Name,
+    /// A class whose instances are kept as inert data.
+    Class,
+}
+
+impl Role {
+    /// The allow-list.
+    fn of(module: &str, name: &str) -> Option<Self> {
+        let is_dtype = |name: &str| super::kind_of(name).is_some();
+        Some(match (module, name) {
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => {
+                Self::Tensor
+            }
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::First,
+            ("torch._tensor", "_rebuild_from_type_v2") => Self::FromType,
+            (
+                "torch.jit._pickle",
+                "build_intlist" | "build_doublelist" | "build_boollist" | "build_tensorlist",
+            )
+            | ("torch.jit._pickle", "restore_type_tag") => Self::First,
+            ("collections", "OrderedDict") => Self::Dict,
+            ("collections", "defaultdict") => Self::DefaultDict,
+            ("builtins" | "__builtin__", "dict") => Self::Dict,
+            ("builtins" | "__builtin__", "list" | "tuple" | "set" | "frozenset") => Self::List,
+            ("builtins" | "__builtin__", "object" | "int" | "float" | "bool" | "str") => Self::Name,
+            ("torch", "Size") => Self::List,
+            ("_codecs", "encode") => Self::Encode,
+            ("torch" | "torch.cuda" | "torch.storage", n) if n.ends_with("Storage") => Self::Name,
+            ("torch", n) if is_dtype(n) => Self::Name,
+            ("torch", "Tensor" | "device") | ("torch.nn.parameter", "Parameter" | "Buffer") => {
+                Self::Class
+            }
+            ("copy_reg" | "copyreg", "_reconstructor") => Self::Class,
+            // Scores that were left as numpy scalars beside the weights.
+            ("numpy", "dtype" | "ndarray") => Self::Class,
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct") => {
+                Self::Class
+            }
+            // Modules, optimizers and schedulers saved whole: their attributes are data like any other.
+            _ => {
+                let packages = [
+                    "__torch__",
+                    "torch.nn.modules",
+                    "torch.optim",
+                    "clip",
+                    "open_clip",
+                    "dassl",
+                    "trainers",
+                ];
+                let is_in = |package: &str| {
+                    module == package
+                        || module
+                            .strip_prefix(package)
+                            .is_some_and(|m| m.starts_with('.'))
+                };
+                return packages.into_iter().any(is_in).then_some(Self::Class);
+            }
+        })
+    }
+}
+
+/// Everything one pickle made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Graph {
+    nodes: Vec<Node>,
+    members: usize,
+}
+
+impl Graph {
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(super) fn node(&self, id: Id) -> &Node {
+        &self.nodes[id]
+    }
+
+    fn add(&mut self, node: Node) -> Result<Id, String> {
+        self.members += 1 + match &node {
+            Node::List(items) => items.len(),
+            Node::Dict(entries) => 2 * entries.len(),
+            Node::Tensor { shape, strides, .. } => shape.len() + strides.len(),
+            Node::Text(text) | Node::Global(text, _) | Node::Object { class: text, .. } => {
+                text.len() / 8
+            }
+            Node::Bytes(bytes) | Node::Long(bytes) => bytes.len() / 8,
+            _ => 0,
+        };
+        if self.members > MOST_MEMBERS {
+            return Err(format!("more than {MOST_MEMBERS} objects"));
+        }
+        self.nodes.push(node);
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Members of a list or tuple.
+    pub(super) fn list(&self, id: Id) -> Option<&[Id]> {
+        match self.node(id) {
+            Node::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub(super) fn text(&self, id: Id) -> Option<&str> {
+        match self.node(id) {
+            Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn size(&self, id: Id) -> Option<usize> {
+        match self.node(id) {
+            Node::Int(n) => usize::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+
+    fn sizes(&self, id: Id) -> Option<Vec<usize>> {
+        self.list(id)?.iter().map(|&n| self.size(n)).collect()
+    }
+}
+
+/// A pickle that could not be read: where, and why.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Bytes from the start of the pickle.
+    pub(super) at: usize,
+    pub(super) problem: String,
+}
+
+/// Runs one pickle at the head of `bytes`; gives the top object and the number of bytes it took.
+pub(super) fn run(graph: &mut Graph, bytes: &[u8]) -> Result<(Id, usize), Refusal> {
+    let mut machine = Machine {
+        graph,
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    loop {
+        let at = machine.at;
+        match machine.step() {
+            Ok(None) => {}
+            Ok(Some(top)) => return Ok((top, machine.at)),
+            Err(problem) => return Err(Refusal { at, problem }),
+        }
+    }
+}
+
+struct Machine<'a> {
+    graph: &'a mut Graph,
+    bytes: &'a [u8],
+    at: usize,
+    stack: Vec<Id>,
+    marks: Vec<usize>,
+    memo: HashMap<u64, Id>,
+}
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
+        let left = &self.bytes[self.at..];
+        let short = || {
+            format!(
+                "{count} bytes are announced and {} are left: the file is cut short",
+                left.len()
+            )
+        };
+        let count = usize::try_from(count).map_err(|_| short())?;
+        let taken = left.get(..count).ok_or_else(short)?;
+        self.at += count;
+        Ok(taken)
+    }
+
+    fn number(&mut self, bytes: u64) -> Result<u64, String> {
+        let little_endian = |n, b: &u8| n << 8 | u64::from(*b);
+        Ok(self.take(bytes)?.iter().rev().fold(0, little_endian))
+    }
+
+    fn line(&mut self) -> Result<&'a str, String> {
+        let left = &self.bytes[self.at..];
+        let end = left
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or("a line has no end: the file is cut short")?;
+        self.at += end + 1;
+        std::str::from_utf8(&left[..end]).map_err(|_| "a line is not UTF-8".to_owned())
+    }
+
+    fn sized(&mut self, bytes: u64) -> Result<&'a [u8], String> {
+        let length = self.number(bytes)?;
+        self.take(length)
+    }
+
+    fn push(&mut self, node: Node) -> Result<(), String> {
+        let id = self.graph.add(node)?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// The stack above the last mark belongs to what that mark opened.
+    fn pop(&mut self) -> Result<Id, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err("the stack is empty".to_owned());
+        }
+        Ok(self.stack.pop().expect("not empty"))
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
+        let mark = self.marks.pop().ok_or("there is no mark")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn top(&self) -> Result<Id, String> {
+        self.stack
+            .last()
+            .copied()
+            .ok_or_else(|| "the stack is empty".to_owned())
+    }
+
+    fn text(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "a text is not UTF-8")?;
+        self.push(Node::Text(text.to_owned()))
+    }
+
+    /// A Python 2 string: text where it can be.
+    fn old_text(&mut self, bytes: &[u8]) -> Result<(), String> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.push(Node::Text(text.to_owned())),
+            Err(_) => self.push(Node::Bytes(bytes.to_vec())),
+        }
+    }
+
+    fn long(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let is_negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
+        let mut wide = [if is_negative { 0xff } else { 0 }; 8];
+        match wide.get_mut(..bytes.len()) {
+            Some(low) => {
+                low.copy_from_slice(bytes);
+                self.push(Node::Int(i64::from_le_bytes(wide)))
+            }
+            None => self.push(Node::Long(bytes.to_vec())),
+        }
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
+        if module.len() + name.len() > LONGEST_NAME {
+            return Err(format!(
+                "global \"{}...\" has a name of {} bytes",
+                shown(module),
+                module.len() + name.len()
+            ));
+        }
+        let full = format!("{module}.{name}");
+        match Role::of(module, name) {
+            Some(role) => self.push(Node::Global(full, role)),
+            None => Err(format!(
+                "global {full:?} is not one that weights need; nothing was executed"
+            )),
+        }
+    }
+
+    fn get(&mut self, key: u64) -> Result<(), String> {
+        let id = *self
+            .memo
+            .get(&key)
+            .ok_or_else(|| format!("memo {key} was never set"))?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn extend_dict(&mut self, items: &[Id]) -> Result<(), String> {
+        let top = self.top()?;
+        let pairs = items.chunks_exact(2);
+        if !pairs.remainder().is_empty() {
+            return Err("a key has no value".to_owned());
+        }
+        match &mut self.graph.nodes[top] {
+            Node::Dict(entries) => entries.extend(pairs.map(|p| (p[0], p[1]))),
+            other => return Err(format!("items are set on {}", describe(other))),
+        }
+        Ok(())
+    }
+
+    fn extend_list(&mut self, items: &[Id]) -> Result<(), String> {
+        let top = self.top()?;
+        match &mut self.graph.nodes[top] {
+            Node::List(members) => members.extend(items),
+            other => return Err(format!("members are appended to {}", describe(other))),
+        }
+        Ok(())
+    }
+
+    fn arguments(&self, id: Id) -> Result<Vec<Id>, String> {
+        match self.graph.list(id) {
+            Some(given) if given.len() <= MOST_ARGUMENTS => Ok(given.to_vec()),
+            Some(given) => Err(format!("{} arguments", given.len())),
+            None => Err("arguments are not a tuple".to_owned()),
+        }
+    }
+
+    /// "Calls" a global.
+    fn reduce(&mut self, function: Id, arguments: Id) -> Result<(), String> {
+        let Node::Global(name, role) = self.graph.node(function).clone() else {
+            return Err(format!("{} is called", describe(self.graph.node(function))));
+        };
+        let given = self.arguments(arguments)?;
+        let wrong = || format!("{name} has {} arguments of the wrong kind", given.len());
+        let node = match role {
+            Role::Tensor => self.tensor(&name, &given).ok_or_else(wrong)?,
+            Role::First => {
+                self.stack.push(*given.first().ok_or_else(wrong)?);
+                return Ok(());
+            }
+            Role::FromType => {
+                let [inner, _class, arguments, ..] = given[..] else {
+                    return Err(wrong());
+                };
+                match self.graph.node(inner) {
+                    Node::Global(_, Role::Tensor | Role::First) => {
+                        return self.reduce(inner, arguments);
+                    }
+                    _ => return Err(wrong()),
+                }
+            }
+            Role::Dict => Node::Dict(match given.first() {
+                None => Vec::new(),
+                Some(&pairs) => {
+                    let pairs = self.graph.list(pairs).ok_or_else(wrong)?;
+                    let pair = |&p| {
+                        self.graph
+                            .list(p)
+                            .and_then(|p| Some((*p.first()?, *p.get(1)?)))
+                    };
+                    pairs
+                        .iter()
+                        .map(pair)
+                        .collect::<Option<_>>()
+                        .ok_or_else(wrong)?
+                }
+            }),
+            Role::DefaultDict => Node::Dict(Vec::new()),
+            Role::List => Node::List(match given.first() {
+                None => Vec::new(),
+                Some(&items) => self.graph.list(items).ok_or_else(wrong)?.to_vec(),
+            }),
+            Role::Encode => {
+                let text = given
+                    .first()
+                    .and_then(|&t| self.graph.text(t))
+                    .ok_or_else(wrong)?;
+                let latin1 = |c: char| u8::try_from(u32::from(c)).ok();
+                Node::Bytes(
+                    text.chars()
+                        .map(latin1)
+                        .collect::<Option<_>>()
+                        .ok_or_else(wrong)?,
+                )
+            }
+            Role::Name => return Err(format!("{name} is called")),
+            Role::Class => self.object(name, &given)?,
+        };
+        self.push(node)
+    }
+
+    /// An instance; `copyreg._reconstructor(class, ...)` is one of its first argument.
+    fn object(&mut self, name: String, arguments: &[Id]) -> Result<Node, String> {
+        let class = match arguments.first().map(|&c| self.graph.node(c)) {
+            Some(Node::Global(class, _)) if name.ends_with("._reconstructor") => class.clone(),
+            _ => name,
+        };
+        let state = match arguments {
+            [] => None,
+            _ => Some(self.graph.add(Node::List(arguments.to_vec()))?),
+        };
+        Ok(Node::Object { class, state })
+    }
+
+    fn tensor(&self, name: &str, given: &[Id]) -> Option<Node> {
+        let [storage, offset, shape, strides, ..] = given[..] else {
+            return None;
+        };
+        if !matches!(self.graph.node(storage), Node::Persistent(_)) {
+            return None;
+        }
+        let kind = match name {
+            "torch._utils._rebuild_tensor_v3" => match self.graph.node(*given.get(6)?) {
+                Node::Global(kind, Role::Name) => Some(kind.clone()),
+                _ => return None,
+            },
+            _ => None,
+        };
+        Some(Node::Tensor {
+            storage,
+            offset: self.graph.size(offset)?,
+            shape: self.graph.sizes(shape)?,
+            strides: self.graph.sizes(strides)?,
+            kind,
+        })
+    }
+
+    fn new_object(&mut self, class: Id, arguments: Id) -> Result<(), String> {
+        match self.graph.node(class).clone() {
+            Node::Global(name, Role::Class) => {
+                let arguments = self.arguments(arguments)?;
+                let object = self.object(name, &arguments)?;
+                self.push(object)
+            }
+            Node::Global(_, Role::Dict | Role::DefaultDict) => self.push(Node::Dict(Vec::new())),
+            Node::Global(_, Role::List) => self.reduce(class, arguments),
+            other => Err(format!("an object is made of {}", describe(&other))),
+        }
+    }
+
+    fn build(&mut self, state: Id) -> Result<(), String> {
+        let top = self.top()?;
+        match &mut self.graph.nodes[top] {
+            Node::Object { state: held, .. } => *held = Some(state),
+            // Attributes of an OrderedDict (`_metadata`) or of a parameter say nothing about the weights.
+            Node::Dict(_) | Node::Tensor { .. } => {}
+            other => return Err(format!("a state is given to {}", describe(other))),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Option<Id>, String> {
+        let opcode = self
+            .take(1)
+            .map_err(|_| "there is no end: the file is cut short")?[0];
+        match opcode {
+            0x80 => match self.take(1)?[0] {
+                0..=5 => {}
+                version => return Err(format!("protocol {version}; 0 to 5 are known")),
+            },
+            0x95 => drop(self.take(8)?),
+            b'.' => return self.pop().map(Some),
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' if self.marks.last() == Some(&self.stack.len()) => drop(self.marks.pop()),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_to_mark()?),
+            b'2' => self.stack.push(self.top()?),
+            b'N' => self.push(Node::Nothing)?,
+            0x88 => self.push(Node::Bool(true))?,
+            0x89 => self.push(Node::Bool(false))?,
+            b'J' => {
+                let number = self.number(4)? as u32;
+                self.push(Node::Int(i64::from(number.cast_signed())))?;
+            }
+            b'K' => {
+                let number = self.take(1)?[0];
+                self.push(Node::Int(number.into()))?;
+            }
+            b'M' => {
+                let number = self.number(2)?;
+                self.push(Node::Int(number.cast_signed()))?;
+            }
+            b'I' | b'L' => {
+                let line = self.line()?;
+                let node = match (line, line.strip_suffix('L').unwrap_or(line).parse()) {
+                    ("01", _) => Node::Bool(true),
+                    ("00", _) => Node::Bool(false),
+                    (_, Ok(number)) => Node::Int(number),
+                    _ => return Err(format!("{:?} is not a 64-bit integer", shown(line))),
+                };
+                self.push(node)?;
+            }
+            0x8a => {
+                let bytes = self.sized(1)?;
+                self.long(bytes)?;
+            }
+            0x8b => {
+                let bytes = self.sized(4)?;
+                self.long(bytes)?;
+            }
+            b'F' => {
+                let line = self.line()?;
+                let number = line
+                    .parse()
+                    .map_err(|_| format!("{:?} is not a number", shown(line)))?;
+                self.push(Node::Float(number))?;
+            }
+            b'G' => {
+                let number = self.number(8)?.swap_bytes();
+                self.push(Node::Float(f64::from_bits(number)))?;
+            }
+            b'S' => {
+                let line = self.line()?;
+                let quoted = |q| line.strip_prefix(q).and_then(|l| l.strip_suffix(q));
+                match quoted('\'').or_else(|| quoted('"')) {
+                    Some(text) if !text.contains('\\') => self.text(text.as_bytes())?,
+                    _ => return Err(format!("{:?} is not a plain quoted string", shown(line))),
+                }
+            }
+            b'V' => {
+                let line = self.line()?;
+                self.text(line.as_bytes())?;
+            }
+            b'X' | 0x8c | 0x8d => {
+                let bytes = self.sized(match opcode {
+                    b'X' => 4,
+                    0x8c => 1,
+                    _ => 8,
+                })?;
+                self.text(bytes)?;
+            }
+            b'T' | b'U' => {
+                let bytes = self.sized(if opcode == b'T' { 4 } else { 1 })?;
+                self.old_text(bytes)?;
+            }
+            b'B' | b'C' | 0x8e | 0x96 => {
+                let bytes = self.sized(match opcode {
+                    b'B' => 4,
+                    b'C' => 1,
+                    _ => 8,
+                })?;
+                self.push(Node::Bytes(bytes.to_vec()))?;
+            }
+            b']' | b')' | 0x8f => self.push(Node::List(Vec::new()))?,
+            b'l' | b't' | 0x91 => {
+                let items = self.pop_to_mark()?;
+                self.push(Node::List(items))?;
+            }
+            0x85..=0x87 => {
+                let mut items = (0x85..=opcode)
+                    .map(|_| self.pop())
+                    .collect::<Result<Vec<_>, _>>()?;
+                items.reverse();
+                self.push(Node::List(items))?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.extend_list(&[item])?;
+            }
+            b'e' | 0x90 => {
+                let items = self.pop_to_mark()?;
+                self.extend_list(&items)?;
+            }
+            b'}' => self.push(Node::Dict(Vec::new()))?,
+            b'd' => {
+                let items = self.pop_to_mark()?;
+                self.push(Node::Dict(Vec::new()))?;
+                self.extend_dict(&items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.extend_dict(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.extend_dict(&items)?;
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.global(module, name)?;
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let text = |id| self.graph.text(id).map(str::to_owned);
+                let (module, name) = text(module)
+                    .zip(text(name))
+                    .ok_or("a global is not named by texts")?;
+                self.global(&module, &name)?;
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.reduce(function, arguments)?;
+            }
+            0x81 => {
+                let (arguments, class) = (self.pop()?, self.pop()?);
+                self.new_object(class, arguments)?;
+            }
+            0x92 => {
+                let (_keywords, arguments, class) = (self.pop()?, self.pop()?, self.pop()?);
+                self.new_object(class, arguments)?;
+            }
+            b'b' => {
+                let state = self.pop()?;
+                self.build(state)?;
+            }
+            b'P' => {
+                let line = self.line()?;
+                let id = self.graph.add(Node::Text(line.to_owned()))?;
+                self.push(Node::Persistent(id))?;
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.push(Node::Persistent(id))?;
+            }
+            b'p' | b'g' => {
+                let line = self.line()?;
+                let key = line
+                    .parse()
+                    .map_err(|_| format!("{:?} is not a place in the memo", shown(line)))?;
+                match opcode {
+                    b'p' => drop(self.memo.insert(key, self.top()?)),
+                    _ => self.get(key)?,
+                }
+            }
+            b'q' | b'r' => {
+                let key = self.number(if opcode == b'q' { 1 } else { 4 })?;
+                self.memo.insert(key, self.top()?);
+            }
+            b'h' | b'j' => {
+                let key = self.number(if opcode == b'h' { 1 } else { 4 })?;
+                self.get(key)?;
+            }
+            0x94 => drop(self.memo.insert(self.memo.len() as u64, self.top()?)),
+            _ => {
+                let known = match opcode {
+                    b'i' => " (INST)",
+                    b'o' => " (OBJ)",
+                    0x82..=0x84 => " (an extension code)",
+                    0x97 | 0x98 => " (an out-of-band buffer)",
+                    _ => "",
+                };
+                return Err(format!(
+                    "opcode 0x{opcode:02x}{known} is not one that weights need"
+                ));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The head of a text, for messages.
+fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(60)]
+}
+
+fn describe(node: &Node) -> String {
+    match node {
+        Node::Nothing => "None".to_owned(),
+        Node::Bool(_) => "a boolean".to_owned(),
+        Node::Int(_) | Node::Long(_) | Node::Float(_) => "a number".to_owned(),
+        Node::Text(_) | Node::Bytes(_) => "a text".to_owned(),
+        Node::List(_) => "a list".to_owned(),
+        Node::Dict(_) => "a dictionary".to_owned(),
+        Node::Global(name, _) => name.clone(),
+        Node::Object { class, .. } => format!("an instance of {class}"),
+        Node::Persistent(_) => "a storage".to_owned(),
+        Node::Tensor { .. } => "a tensor".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> String {
+        run(&mut Graph::default(), bytes).unwrap_err().problem
+    }
+
+    #[test]
+    fn numbers_texts_and_containers_are_read() {
+        // pickle.dumps({"a": [1, -2, 70000, 2.5, None, True, (3,)]}, 2)
+        let bytes = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xffJp\x11\x01\x00G@\x04\x00\x00\x00\x00\x00\x00N\x88K\x03\x85q\x03es.";
+        let mut graph = Graph::default();
+        let (top, length) = run(&mut graph, bytes).unwrap();
+        assert_eq!(length, bytes.len());
+        let Node::Dict(entries) = graph.node(top) else {
+            panic!("{:?}", graph.node(top))
+        };
+        assert_eq!(graph.text(entries[0].0), Some("a"));
+        let items: Vec<&Node> = graph
+            .list(entries[0].1)
+            .unwrap()
+            .iter()
+            .map(|&i| graph.node(i))
+            .collect();
+        assert_eq!(
+            items[..3],
+            [&Node::Int(1), &Node::Int(-2), &Node::Int(70000)]
+        );
+        assert_eq!(
+            items[3..6],
+            [&Node::Float(2.5), &Node::Nothing, &Node::Bool(true)]
+        );
+    }
+
+    #[test]
+    fn nothing_is_ever_called() {
+        // pickle.dumps of an object whose __reduce__ is os.system("echo"), protocols 2 and 4.
+        let old = b"\x80\x02cposix\nsystem\nq\x00X\x04\x00\x00\x00echoq\x01\x85q\x02Rq\x03.";
+        let new = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04echo\x94\x85\x94R\x94.";
+        for bytes in [old.as_slice(), new] {
+            assert!(
+                refusal(bytes).contains("posix.system"),
+                "{}",
+                refusal(bytes)
+            );
+        }
+        for name in [
+            "builtins\neval",
+            "torch\nload",
+            "torch.storage\n_load_from_bytes",
+            "clipper\nx",
+            "torch.hub\nload",
+        ] {
+            let bytes = format!("c{name}\n.");
+            assert!(refusal(bytes.as_bytes()).contains("global"), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_opcodes_are_named() {
+        assert!(refusal(b"\x80\x02\xff.").contains("0xff"));
+        assert!(refusal(b"(i__main__\nX\n.").contains("INST"));
+        assert!(refusal(b"\x80\x09.").contains("protocol 9"));
+    }
+
+    #[test]
+    fn lengths_are_compared_with_what_is_there() {
+        assert!(refusal(b"X\xff\xff\xff\x7fabc").contains("cut short"));
+        assert!(refusal(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc").contains("cut short"));
+        assert!(refusal(b"\x80\x02}").contains("cut short"));
+        assert!(refusal(b"").contains("cut short"));
+    }
+
+    #[test]
+    fn the_stack_below_a_mark_is_out_of_reach() {
+        assert!(refusal(b"K\x01(\x85.").contains("empty"));
+        assert!(refusal(b"(.").contains("empty"));
+        assert!(refusal(b"t.").contains("no mark"));
+    }
+
+    #[test]
+    fn copies_of_a_long_list_are_bounded() {
+        // [0] * 100000, then tuple(that list) two hundred times: small to write, large to keep.
+        let mut bytes = b"](".to_vec();
+        bytes.extend(b"K\x00".repeat(100_000));
+        bytes.extend(b"eq\x00c__builtin__\ntuple\nq\x01");
+        bytes.extend(b"h\x01h\x00\x85R".repeat(200));
+        bytes.push(b'.');
+        assert!(refusal(&bytes).contains("objects"));
+    }
+
+    #[test]
+    fn long_names_are_cut_in_messages() {
+        let bytes = [b"ctorch.optim.".as_slice(), &[b'x'; 100_000], b"\nSGD\n."].concat();
+        assert!(refusal(&bytes).len() < 200);
+        let bytes = [b"I".as_slice(), &[b'x'; 100_000], b"\n."].concat();
+        assert!(refusal(&bytes).len() < 200);
+    }
+}

@@ -1,0 +1,323 @@
+//! A dataset that can be used: its lists checked, its pictures at hand.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::catalogue::{Catalogue, DEFAULT_TEMPLATE, Parts, Row};
+use crate::decode::{self, DecodeError, MAX_FILE_BYTES};
+use crate::split::{Origin, Part, hex};
+use crate::{Error, Item, Pictures, Rgb, Split, readers};
+
+/// A dataset that was opened.
+#[derive(Clone)]
+pub struct Dataset {
+    /// Its id, e.g. `oxford-pets`.
+    pub id: String,
+    /// What tables call it, e.g. `OxfordPets`.
+    pub title: String,
+    /// The hand-written prompt, with `{}` for the class name.
+    pub template: String,
+    /// Its three lists.
+    pub split: Split,
+    /// Where its pictures come from.
+    pub source: Arc<dyn Pictures>,
+    /// What a reader of its numbers should know.
+    pub notes: Vec<Note>,
+}
+
+/// Something about a dataset that is no error but must be said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The lists were built here: numbers are not comparable with published ones.
+    NotPublished {
+        /// The split file that would have been read, when the catalogue names one.
+        split_file: Option<PathBuf>,
+    },
+    /// Not the number of classes the papers used.
+    Classes {
+        /// Here.
+        found: usize,
+        /// In the papers.
+        published: usize,
+    },
+    /// Not the number of pictures the papers used.
+    Pictures {
+        /// In which list.
+        part: Part,
+        /// Here.
+        found: usize,
+        /// In the papers.
+        published: usize,
+    },
+    /// Pictures that stand in the lists more than once.
+    Repeated {
+        /// How many entries repeat one.
+        count: usize,
+        /// The first.
+        first: PathBuf,
+    },
+    /// Files in class folders that were passed over because their endings are not those of pictures.
+    Skipped {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: PathBuf,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPublished {
+                split_file: Some(file),
+            } => write!(
+                f,
+                "NOT the published split: {} is missing, so the lists were built with seed 1 over sorted names; numbers are not comparable with published ones",
+                file.display()
+            ),
+            Self::NotPublished { split_file: None } => {
+                write!(
+                    f,
+                    "no published split: the folders were cut 50/20/30 with seed 1 over sorted names"
+                )
+            }
+            Self::Classes { found, published } => {
+                write!(f, "{found} classes; the papers used {published}")
+            }
+            Self::Pictures {
+                part,
+                found,
+                published,
+            } => {
+                write!(
+                    f,
+                    "{found} {} pictures; the papers used {published}",
+                    part.name()
+                )
+            }
+            Self::Repeated { count, first } => {
+                write!(
+                    f,
+                    "{count} list entries repeat a picture, first {}",
+                    first.display()
+                )
+            }
+            Self::Skipped { count, first } => {
+                write!(
+                    f,
+                    "{count} files that are no pictures were passed over, first {}",
+                    first.display()
+                )
+            }
+        }
+    }
+}
+
+impl Dataset {
+    /// Opens the dataset of a catalogue row below `data_root`; every picture of its lists must be there.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Io`], [`Error::Syntax`], or [`Error::Entries`] with every wrong entry or every
+    /// missing picture.
+    pub fn open(row: &Row, data_root: &Path) -> Result<Self, Error> {
+        let images = data_root.join(&row.images);
+        let lists = readers::read(row, data_root)?;
+        if !images.is_dir() {
+            let hint = format!("[{}] of the catalogue keeps its pictures there", row.id);
+            return Err(Error::Missing {
+                path: images,
+                what: "the images folder",
+                hint,
+            });
+        }
+        if !lists.listed {
+            let problems = readers::missing(&lists.split, &images);
+            if !problems.is_empty() {
+                return Err(Error::Entries {
+                    path: lists.from,
+                    problems,
+                });
+            }
+        }
+        let notes = notes(row, &lists, data_root);
+        Ok(Self {
+            id: row.id.clone(),
+            title: row.title.clone(),
+            template: row.template.clone(),
+            split: lists.split,
+            source: Arc::new(Folder::new(images)),
+            notes,
+        })
+    }
+
+    /// Opens a folder of class folders that is in no catalogue. Folders called `train`, `test` (and `val`) in it are
+    /// taken as the three lists; otherwise every class folder is cut 50/20/30. The id is the folder's name.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_folder(folder: &Path) -> Result<Self, Error> {
+        Self::open(&folder_row(folder), folder)
+    }
+
+    /// A dataset whose pictures do not come from a folder.
+    pub fn from_parts(
+        id: &str,
+        title: &str,
+        template: &str,
+        split: Split,
+        source: Arc<dyn Pictures>,
+    ) -> Self {
+        Self {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            template: template.to_owned(),
+            split,
+            source,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The class names in ascending order of label.
+    pub fn class_names(&self) -> Vec<String> {
+        self.split.class_names()
+    }
+}
+
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dataset")
+            .field("id", &self.id)
+            .field("train", &self.split.train.len())
+            .field("val", &self.split.val.len())
+            .field("test", &self.split.test.len())
+            .field("notes", &self.notes)
+            .finish_non_exhaustive()
+    }
+}
+
+fn folder_row(folder: &Path) -> Row {
+    let name = folder
+        .canonicalize()
+        .ok()
+        .and_then(|path| path.file_name().map(|name| name.to_os_string()));
+    let id = name.map_or("folder".to_owned(), |name| {
+        name.to_string_lossy().into_owned()
+    });
+    let there = |part: &str| folder.join(part).is_dir().then(|| PathBuf::from(part));
+    let parts = match (there("train"), there("test")) {
+        (Some(train), Some(test)) => Some(Parts {
+            train: Some(train),
+            val: there("val"),
+            test: Some(test),
+        }),
+        _ => None,
+    };
+    Row {
+        parts,
+        template: DEFAULT_TEMPLATE.to_owned(),
+        ..Row::folder(&id, "")
+    }
+}
+
+pub(crate) fn notes(row: &Row, lists: &readers::Lists, data_root: &Path) -> Vec<Note> {
+    let split = &lists.split;
+    let mut notes = Vec::new();
+    if split.origin == Origin::Built {
+        notes.push(Note::NotPublished {
+            split_file: row.split.as_ref().map(|file| data_root.join(file)),
+        });
+    }
+    let found = split.class_names().len();
+    if let Some(published) = row.classes.filter(|&published| published != found) {
+        notes.push(Note::Classes { found, published });
+    }
+    if let Some(counts) = &row.pictures {
+        for part in Part::ALL {
+            let (found, published) = (split.part(part).len(), counts.part(part));
+            if found != published {
+                notes.push(Note::Pictures {
+                    part,
+                    found,
+                    published,
+                });
+            }
+        }
+    }
+    notes.extend(
+        split
+            .repeated()
+            .map(|(count, first)| Note::Repeated { count, first }),
+    );
+    notes.extend(
+        lists
+            .skipped
+            .clone()
+            .map(|(count, first)| Note::Skipped { count, first }),
+    );
+    notes
+}
+
+/// Picture files below an images folder.
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// The pictures below `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where a picture is on disk.
+    pub fn path(&self, item: &Item) -> PathBuf {
+        self.root.join(&item.path)
+    }
+}
+
+impl Pictures for Folder {
+    fn rgb(&self, item: &Item) -> Result<Rgb, Error> {
+        let path = self.path(item);
+        let bytes = picture_bytes(&path)?;
+        decode::decode(&bytes).map_err(|source| Error::Picture { path, source })
+    }
+
+    /// SHA-256 of the file.
+    fn content_key(&self, item: &Item) -> Result<String, Error> {
+        Ok(hex(&Sha256::digest(picture_bytes(&self.path(item))?)))
+    }
+}
+
+/// The bytes of a picture file, unless there are too many.
+pub(crate) fn picture_bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(Error::Picture {
+            path: path.to_owned(),
+            source: DecodeError::TooManyBytes(size),
+        });
+    }
+    std::fs::read(path).map_err(Error::io(path))
+}
+
+/// Decodes one picture file.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Picture`], with the path.
+pub fn open_picture(path: &Path) -> Result<Rgb, Error> {
+    let bytes = picture_bytes(path)?;
+    decode::decode(&bytes).map_err(|source| Error::Picture {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Opens the dataset called `name` in `catalogue`.
+///
+/// # Errors
+/// [`Error::UnknownDataset`], and those of [`Dataset::open`].
+pub fn open(catalogue: &Catalogue, name: &str, data_root: &Path) -> Result<Dataset, Error> {
+    Dataset::open(catalogue.find(name)?, data_root)
+}

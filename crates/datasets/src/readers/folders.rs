@@ -1,0 +1,317 @@
+//! One folder a class: ImageNet and its variants, and anybody's own pictures.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Lists, joined, read_named};
+use crate::catalogue::Row;
+use crate::error::{Problem, ProblemKind};
+use crate::split::{Origin, Part};
+use crate::{Error, Item, Split};
+
+/// Endings of picture files, in lower case.
+const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
+
+/// Class folders. With `parts`, the folders of train, val and test stand below the images folder and labels are the
+/// ranks of the sorted class folders (as `ImageNet.read_data` does); without, the pictures are split as the
+/// published code splits folders.
+///
+/// The published code takes pictures in the file system's order; here they are sorted, so that picks repeat.
+pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
+    let images = root.join(&row.images);
+    let Some(parts) = &row.parts else {
+        let (split, skipped) = super::built::class_folders(&images, &row.ignore, &row.rename)?;
+        return Ok(Lists {
+            split,
+            from: images,
+            listed: true,
+            skipped,
+        });
+    };
+    let names = match &row.names {
+        Some(names) => Some((names, read_folder_names(&root.join(names))?)),
+        None => None,
+    };
+    let mut problems = Vec::new();
+    let mut skipped = Skipped::default();
+    let mut labels: Option<HashMap<String, u32>> = None;
+    let mut split = Split {
+        train: vec![],
+        val: vec![],
+        test: vec![],
+        origin: Origin::Published,
+    };
+    for part in Part::ALL {
+        let Some(folder) = parts.part(part) else {
+            continue;
+        };
+        let below = prefix(folder);
+        let folder = if below.is_empty() {
+            images.clone()
+        } else {
+            images.join(folder)
+        };
+        let classes: Vec<String> = folder_names(&folder)?
+            .into_iter()
+            .filter(|name| !row.ignore.contains(name))
+            .collect();
+        if classes.is_empty() {
+            problems.push(Problem {
+                field: folder.display().to_string(),
+                kind: ProblemKind::Empty,
+            });
+        }
+        // The first part there is (train, or test for datasets that are only tested on) says what the labels are.
+        let ranks = || classes.iter().cloned().zip(0..).collect();
+        let labels = labels.get_or_insert_with(ranks);
+        let items = match part {
+            Part::Train => &mut split.train,
+            Part::Val => &mut split.val,
+            Part::Test => &mut split.test,
+        };
+        for class in classes {
+            let Some(&label) = labels.get(&class) else {
+                let kind = ProblemKind::UnknownName {
+                    name: class,
+                    file: "the training folders".to_owned(),
+                };
+                problems.push(Problem {
+                    field: folder.display().to_string(),
+                    kind,
+                });
+                continue;
+            };
+            let name = match &names {
+                Some((file, names)) => match names.get(&class) {
+                    Some(name) => name.clone(),
+                    None => {
+                        let file = file.display().to_string();
+                        let kind = ProblemKind::UnknownName { name: class, file };
+                        problems.push(Problem {
+                            field: folder.display().to_string(),
+                            kind,
+                        });
+                        continue;
+                    }
+                },
+                None => row.rename.get(&class).unwrap_or(&class).clone(),
+            };
+            let pictures = pictures(&folder.join(&class), &mut skipped, &mut problems)?;
+            let class = if below.is_empty() {
+                class
+            } else {
+                format!("{below}/{class}")
+            };
+            items.extend(pictures.iter().map(|picture| Item {
+                path: joined(&class, picture),
+                label,
+                class_name: name.clone(),
+            }));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Error::Entries {
+            path: images,
+            problems,
+        });
+    }
+    Ok(Lists {
+        split,
+        from: images,
+        listed: true,
+        skipped: skipped.found(),
+    })
+}
+
+/// Folders called `0`, `1`, ...: the number is the label (ImageNetV2), the name is that line of the names file.
+pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
+    let images = root.join(&row.images);
+    let names_path = root.join(row.names.as_deref().unwrap_or(Path::new("")));
+    let names: Vec<String> = read_pairs(&names_path)?
+        .into_iter()
+        .map(|(_, name)| name)
+        .collect();
+    let mut problems = Vec::new();
+    let mut skipped = Skipped::default();
+    let mut classes: BTreeMap<u32, String> = BTreeMap::new();
+    for folder in folder_names(&images)? {
+        match folder.parse::<u32>() {
+            Ok(label) if (label as usize) < names.len() => {
+                classes.insert(label, folder);
+            }
+            Ok(_) => {
+                let file = format!("{} ({} lines)", names_path.display(), names.len());
+                problems.push(Problem {
+                    field: folder.clone(),
+                    kind: ProblemKind::UnknownName { name: folder, file },
+                });
+            }
+            Err(_) => problems.push(Problem {
+                field: folder.clone(),
+                kind: ProblemKind::Form {
+                    found: format!("{folder:?}"),
+                    expected: "a folder called by its label",
+                },
+            }),
+        }
+    }
+    let mut test = Vec::new();
+    for (label, folder) in classes {
+        let pictures = pictures(&images.join(&folder), &mut skipped, &mut problems)?;
+        test.extend(pictures.iter().map(|picture| Item {
+            path: joined(&folder, picture),
+            label,
+            class_name: names[label as usize].clone(),
+        }));
+    }
+    if !problems.is_empty() {
+        return Err(Error::Entries {
+            path: images,
+            problems,
+        });
+    }
+    let split = Split {
+        train: vec![],
+        val: vec![],
+        test,
+        origin: Origin::Published,
+    };
+    Ok(Lists {
+        split,
+        from: images,
+        listed: true,
+        skipped: skipped.found(),
+    })
+}
+
+/// `"."` and `"./"` are the images folder itself.
+fn prefix(folder: &Path) -> String {
+    let parts: Vec<_> = folder
+        .components()
+        .filter(|part| !matches!(part, std::path::Component::CurDir))
+        .collect();
+    parts
+        .iter()
+        .map(|part| part.as_os_str().to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// Lines `<folder> <class name>` (ImageNet's `classnames.txt`), by folder.
+fn read_folder_names(path: &Path) -> Result<HashMap<String, String>, Error> {
+    Ok(read_pairs(path)?.into_iter().collect())
+}
+
+fn read_pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
+    let hint = "lines of a folder's name, a space, and the name of the class; ImageNet's is in DATASETS.md of github.com/KaiyangZhou/CoOp";
+    let text = read_named(path, "the file of class names", hint)?;
+    let mut problems = Vec::new();
+    let mut pairs = Vec::new();
+    for (index, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
+        match line.trim().split_once(' ') {
+            Some((folder, name)) => pairs.push((folder.to_owned(), name.trim().to_owned())),
+            None => problems.push(Problem {
+                field: format!("line {}", index + 1),
+                kind: ProblemKind::Form {
+                    found: format!("{line:?}"),
+                    expected: "a folder, a space, a class name",
+                },
+            }),
+        }
+    }
+    if problems.is_empty() {
+        Ok(pairs)
+    } else {
+        Err(Error::Entries {
+            path: path.to_owned(),
+            problems,
+        })
+    }
+}
+
+/// Files that were passed over because their names are not those of pictures.
+#[derive(Default)]
+pub(super) struct Skipped {
+    count: usize,
+    first: Option<PathBuf>,
+}
+
+impl Skipped {
+    pub(super) fn found(self) -> Option<(usize, PathBuf)> {
+        self.first.map(|first| (self.count, first))
+    }
+}
+
+/// The picture files of a class folder, sorted; a folder without any is a problem.
+pub(super) fn pictures(
+    folder: &Path,
+    skipped: &mut Skipped,
+    problems: &mut Vec<Problem>,
+) -> Result<Vec<String>, Error> {
+    let (pictures, others) = picture_names(folder)?;
+    if let Some(first) = others.first() {
+        skipped.count += others.len();
+        skipped.first.get_or_insert_with(|| folder.join(first));
+    }
+    if pictures.is_empty() {
+        problems.push(Problem {
+            field: folder.display().to_string(),
+            kind: ProblemKind::NoPictures,
+        });
+    }
+    Ok(pictures)
+}
+
+/// Names of picture files and of other files in a folder, both sorted; hidden ones and folders left out.
+pub(crate) fn picture_names(folder: &Path) -> Result<(Vec<String>, Vec<String>), Error> {
+    let is_picture = |name: &String| {
+        let ending = Path::new(name)
+            .extension()
+            .map(|ending| ending.to_ascii_lowercase());
+        ending.is_some_and(|ending| ENDINGS.iter().any(|&known| ending == known))
+    };
+    Ok(entries(folder, false)?.into_iter().partition(is_picture))
+}
+
+/// Names of the folders in a folder, sorted; hidden ones left out.
+pub(crate) fn folder_names(folder: &Path) -> Result<Vec<String>, Error> {
+    entries(folder, true)
+}
+
+fn entries(folder: &Path, folders: bool) -> Result<Vec<String>, Error> {
+    super::found(folder, "the folder", "")?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let kind = entry.file_type().map_err(Error::io(entry.path()))?;
+        // A link counts as what it leads to: class folders are often links into a shared copy.
+        let is_folder = if kind.is_symlink() {
+            entry.path().is_dir()
+        } else {
+            kind.is_dir()
+        };
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|name| Error::Entries {
+                path: folder.to_owned(),
+                problems: vec![Problem {
+                    field: name.to_string_lossy().into_owned(),
+                    kind: ProblemKind::Form {
+                        found: "a name that is not UTF-8".to_owned(),
+                        expected: "a UTF-8 name",
+                    },
+                }],
+            })?;
+        if is_folder == folders && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

@@ -1,0 +1,233 @@
+//! Reading settings: one pass that checks, fills in defaults, documents, and reports every problem at once.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
+
+/// A setting as a method declares it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Declared {
+    /// Key in `config`.
+    pub name: &'static str,
+    /// Default, as it would be written in a suite.
+    pub default: String,
+    /// What values are right.
+    pub range: String,
+    /// What it is, with its source.
+    pub help: &'static str,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Key in `config`.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// Reads a method's `config` table.
+#[derive(Debug, Default)]
+pub struct Settings {
+    given: toml::Table,
+    declared: Vec<Declared>,
+    resolved: BTreeMap<String, serde_json::Value>,
+    problems: Vec<Problem>,
+}
+
+/// What came out of reading.
+#[derive(Debug)]
+pub struct Read {
+    /// Every setting with its value, defaults included.
+    pub resolved: BTreeMap<String, serde_json::Value>,
+    /// Every problem.
+    pub problems: Vec<Problem>,
+    /// Every setting that exists.
+    pub declared: Vec<Declared>,
+}
+
+/// The name in `names` that is nearest to `wrong`, when it is near enough to be meant.
+pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|n| (distance(wrong, n), n))
+        .min()
+        .filter(|(d, n)| *d <= 1 + n.len().min(wrong.len()) / 3)
+        .map(|(_, n)| n)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl Settings {
+    /// Reads `given`.
+    pub fn new(given: toml::Table) -> Self {
+        Self { given, ..Self::default() }
+    }
+
+    fn take(&mut self, declared: Declared) -> Option<toml::Value> {
+        let value = self.given.remove(declared.name);
+        self.declared.push(declared);
+        value
+    }
+
+    fn wrong(&mut self, field: &str, value: &toml::Value, right: &str) {
+        self.problems.push(Problem { field: field.to_owned(), message: format!("{value} is not {right}") });
+    }
+
+    fn keep<T: Serialize>(&mut self, name: &str, value: T) -> T {
+        let json = serde_json::to_value(&value).expect("plain values serialise");
+        self.resolved.insert(name.to_owned(), json);
+        value
+    }
+
+    /// A whole number within `range`.
+    pub fn count(&mut self, name: &'static str, default: usize, range: RangeInclusive<usize>, help: &'static str) -> usize {
+        let right = format!("a whole number within {}..={}", range.start(), range.end());
+        let given = self.take(Declared { name, default: default.to_string(), range: right.clone(), help });
+        let value = match given {
+            None => default,
+            Some(toml::Value::Integer(i)) if usize::try_from(i).is_ok_and(|i| range.contains(&i)) => i as usize,
+            Some(other) => {
+                self.wrong(name, &other, &right);
+                default
+            }
+        };
+        self.keep(name, value)
+    }
+
+    /// A finite number within `range`.
+    pub fn number(&mut self, name: &'static str, default: f64, range: RangeInclusive<f64>, help: &'static str) -> f64 {
+        let right = format!("a number within {}..={}", range.start(), range.end());
+        let given = self.take(Declared { name, default: default.to_string(), range: right.clone(), help });
+        let value = match given {
+            None => default,
+            Some(toml::Value::Float(f)) if range.contains(&f) => f,
+            Some(toml::Value::Integer(i)) if range.contains(&(i as f64)) => i as f64,
+            Some(other) => {
+                self.wrong(name, &other, &right);
+                default
+            }
+        };
+        self.keep(name, value)
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self, name: &'static str, default: bool, help: &'static str) -> bool {
+        let right = "true or false".to_owned();
+        let given = self.take(Declared { name, default: default.to_string(), range: right.clone(), help });
+        let value = match given {
+            None => default,
+            Some(toml::Value::Boolean(b)) => b,
+            Some(other) => {
+                self.wrong(name, &other, &right);
+                default
+            }
+        };
+        self.keep(name, value)
+    }
+
+    /// Text; the empty string means none.
+    pub fn text(&mut self, name: &'static str, default: &str, help: &'static str) -> Option<String> {
+        let given =
+            self.take(Declared { name, default: format!("{default:?}"), range: "text, \"\" for none".into(), help });
+        let value = match given {
+            None => default.to_owned(),
+            Some(toml::Value::String(s)) => s,
+            Some(other) => {
+                self.wrong(name, &other, "text");
+                default.to_owned()
+            }
+        };
+        let value = self.keep(name, value);
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// One of `choices`; the first is the default.
+    pub fn choice(&mut self, name: &'static str, choices: &[&'static str], help: &'static str) -> &'static str {
+        let right = choices.join(" | ");
+        let given = self.take(Declared { name, default: format!("{:?}", choices[0]), range: right.clone(), help });
+        let value = match given {
+            None => choices[0],
+            Some(toml::Value::String(s)) if choices.contains(&s.as_str()) => {
+                choices.iter().find(|c| **c == s).copied().unwrap_or(choices[0])
+            }
+            Some(other) => {
+                self.wrong(name, &other, &format!("one of {right}"));
+                choices[0]
+            }
+        };
+        self.keep(name, value)
+    }
+
+    /// A list of numbers; empty by default.
+    pub fn numbers(&mut self, name: &'static str, help: &'static str) -> Vec<f64> {
+        let right = "a list of numbers".to_owned();
+        let given = self.take(Declared { name, default: "[]".into(), range: right.clone(), help });
+        let read = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
+        let value = match given {
+            None => Vec::new(),
+            Some(toml::Value::Array(a)) if a.iter().all(|v| read(v).is_some()) => a.iter().filter_map(read).collect(),
+            Some(other) => {
+                self.wrong(name, &other, &right);
+                Vec::new()
+            }
+        };
+        self.keep(name, value)
+    }
+
+    /// Reports that a combination of settings cannot be.
+    pub fn refuse(&mut self, field: &str, message: impl Into<String>) {
+        self.problems.push(Problem { field: field.to_owned(), message: message.into() });
+    }
+
+    /// Ends reading: whatever is left over is a misspelt or unknown key.
+    pub fn finish(mut self) -> Read {
+        for key in self.given.keys() {
+            let known = self.declared.iter().map(|d| d.name);
+            let message = match nearest(key, known.clone()) {
+                Some(near) => format!("there is no such setting; did you mean `{near}`?"),
+                None => format!("there is no such setting; there are {}", known.collect::<Vec<_>>().join(", ")),
+            };
+            self.problems.push(Problem { field: key.clone(), message });
+        }
+        Read { resolved: self.resolved, problems: self.problems, declared: self.declared }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let table = "n_ctx = 96\nposition = \"ende\"\nper_clas = true".parse().unwrap();
+        let mut s = Settings::new(table);
+        s.count("n_ctx", 16, 1..=75, "");
+        s.choice("position", &["end", "middle", "front"], "");
+        s.flag("per_class", false, "");
+        let problems = s.finish().problems;
+        assert_eq!(problems.len(), 3);
+        assert_eq!(problems[0].message, "96 is not a whole number within 1..=75");
+        assert!(problems[2].message.contains("did you mean `per_class`"));
+    }
+
+    #[test]
+    fn nearest_is_silent_when_nothing_is_near() {
+        assert_eq!(nearest("cop", ["coop", "maple"]), Some("coop"));
+        assert_eq!(nearest("zzzzzz", ["coop", "maple"]), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! Zero-shot CLIP: hand-written prompts, nothing is learned.
+//!
+//! Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
+//! <https://arxiv.org/abs/2103.00020>. The ensemble is that of CoOp's `ZeroshotCLIP2` (ff61507).
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, Var, bail};
+use clip::{Clip, model::unit};
+
+use crate::{Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Sees, Settings, templates};
+
+/// Registry entry.
+pub const ENTRY: Entry = Entry {
+    name: "zero-shot",
+    title: "CLIP",
+    source: "https://arxiv.org/abs/2103.00020",
+    training: None,
+    read: |s| Box::new(Templates::read(s)),
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Templates {
+    Dataset,
+    Ensemble,
+    Photo,
+}
+
+impl Templates {
+    fn read(s: &mut Settings) -> Self {
+        let help = "the dataset's own prompt, CoOp's ensemble of 7 (plus the dataset's), or \"a photo of a {}.\"";
+        match s.choice("templates", &["dataset", "ensemble", "photo"], help) {
+            "ensemble" => Self::Ensemble,
+            "photo" => Self::Photo,
+            _ => Self::Dataset,
+        }
+    }
+}
+
+impl Config for Templates {
+    fn sees(&self) -> Sees {
+        Sees::Features
+    }
+
+    fn build(&self, clip: &Arc<Clip>, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
+        let mut method = ZeroShot { clip: clip.clone(), templates: *self, texts: clip.logit_scale.clone() };
+        method.bind(classes)?;
+        Ok(Box::new(method))
+    }
+}
+
+struct ZeroShot {
+    clip: Arc<Clip>,
+    templates: Templates,
+    /// `[K, E]`, unit length.
+    texts: Tensor,
+}
+
+impl Method for ZeroShot {
+    fn parameters(&self) -> Vec<(String, Var)> {
+        Vec::new()
+    }
+
+    fn loss(&mut self, _: &Batch) -> Result<Loss> {
+        bail!("zero-shot CLIP has nothing to train")
+    }
+
+    fn bind(&mut self, classes: &Classes) -> Result<()> {
+        let mut used: Vec<&str> = match self.templates {
+            Templates::Dataset => vec![&classes.template],
+            Templates::Photo => vec![templates::PHOTO],
+            Templates::Ensemble => templates::SELECTED.to_vec(),
+        };
+        // CoOp adds the dataset's own prompt for every dataset but the one named exactly "ImageNet".
+        if self.templates == Templates::Ensemble && classes.dataset != "imagenet" {
+            used.push(&classes.template);
+        }
+        let mut sum: Option<Tensor> = None;
+        for template in used {
+            let features = unit(&self.clip.encode_texts(&classes.texts(template))?)?;
+            sum = Some(match sum {
+                None => features,
+                Some(sum) => (sum + features)?,
+            });
+        }
+        self.texts = unit(&sum.expect("there is at least one template"))?;
+        Ok(())
+    }
+
+    fn predictor(&self) -> Result<Box<dyn Predict + '_>> {
+        Ok(Box::new(Cosine { clip: &self.clip, texts: self.texts.clone() }))
+    }
+}

@@ -1,0 +1,36 @@
+//! Finding the CLIP a suite names.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clip::Clip;
+
+/// The CLIP that ships: made by `suites/pretrain-drawn.toml`.
+const DRAWN: &[u8] = include_bytes!("../assets/drawn-clip.safetensors");
+
+/// Loads `file`, or the backbone called `name` where no file is given.
+///
+/// # Errors
+/// A file that is not a CLIP; a name that only a file can stand for.
+pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
+    if let Some(path) = file {
+        if !path.exists() {
+            bail!("{}: there is no such file or folder (--model)", path.display());
+        }
+        return Ok(Arc::new(Clip::load(path)?));
+    }
+    if name == "drawn" {
+        return shipped();
+    }
+    bail!("backbone {name:?}: does not ship with promptbed; pass its weights with --model FILE")
+}
+
+/// The CLIP inside the binary.
+///
+/// # Errors
+/// None, unless the binary is broken.
+pub fn shipped() -> Result<Arc<Clip>> {
+    let weights = clip::weights::embedded("drawn-clip.safetensors", DRAWN).context("the shipped CLIP")?;
+    Ok(Arc::new(Clip::from_weights(&weights)?))
+}

@@ -1,0 +1,55 @@
+//! The command line: one file a verb.
+
+use clap::{Parser, Subcommand};
+
+mod methods;
+mod plot;
+mod pretrain;
+mod run;
+mod table;
+mod verify;
+
+/// Benchmarks and reproduces prompt tuning of vision-language models.
+#[derive(Parser)]
+#[command(name = "promptbed", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Run(run::Run),
+    Table(table::Table),
+    Plot(plot::Plot),
+    Methods(methods::Methods),
+    Verify(verify::Verify),
+    Pretrain(pretrain::Pretrain),
+}
+
+/// How a verb ended: whether all it was asked for was done.
+pub enum Done {
+    /// Yes.
+    All,
+    /// No, as it has said; exit code 1.
+    NotAll,
+    /// The user stopped it; exit code 130.
+    Interrupted,
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// One message for the user: where, what, and what would be right.
+    pub fn run(self) -> anyhow::Result<Done> {
+        match self.verb {
+            Verb::Run(verb) => verb.run(),
+            Verb::Table(verb) => verb.run(),
+            Verb::Plot(verb) => verb.run(),
+            Verb::Methods(verb) => verb.run(),
+            Verb::Verify(verb) => verb.run(),
+            Verb::Pretrain(verb) => verb.run(),
+        }
+    }
+}

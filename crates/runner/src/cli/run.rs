@@ -1,0 +1,124 @@
+//! `promptbed run`: a suite file in, tables and charts out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use datasets::Catalogue;
+
+use super::Done;
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::suite::Suite;
+use crate::sweep::Sweep;
+use crate::{backbone, data, plot, table};
+
+/// A backbone of at most this many numbers runs trials side by side, a core each; a larger one runs one trial on all.
+const SMALL: usize = 20_000_000;
+
+/// Run a suite: reads a suite file, writes records, tables and charts.
+///
+/// Finished trials are not run again, so the same command continues after an interruption.
+/// Example: promptbed run suites/quick.toml
+#[derive(clap::Args)]
+pub struct Run {
+    /// Suite file.
+    suite: PathBuf,
+    /// Results folder [default: results/<suite>].
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Folder that holds the datasets.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// More dataset rows, a TOML file.
+    #[arg(long)]
+    catalogue: Option<PathBuf>,
+    /// CLIP weights: a file or folder of any known format [default: the suite's backbone].
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// List the trials and stop.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// The catalogue, with the user's rows.
+pub fn catalogue(more: Option<&std::path::Path>) -> Result<Catalogue> {
+    let mut catalogue = Catalogue::built_in();
+    if let Some(path) = more {
+        catalogue.merge(Catalogue::load(path)?, path)?;
+    }
+    Ok(catalogue)
+}
+
+impl Run {
+    pub fn run(self) -> Result<Done> {
+        let catalogue = catalogue(self.catalogue.as_deref())?;
+        let suite = Suite::read(&self.suite, &data::known(&catalogue))?;
+        let clip = backbone::load(&suite.backbone, self.model.as_deref())?;
+        let name = suite.name.clone();
+        let sweep = Sweep::new(suite, clip.clone(), &catalogue, self.data.as_deref())?;
+        for dataset in sweep.datasets() {
+            for note in &dataset.notes {
+                crate::say!("note: {}: {note}", dataset.id);
+            }
+        }
+        if self.dry_run {
+            return Ok(list(&sweep));
+        }
+        let dir = self.out.unwrap_or_else(|| PathBuf::from("results").join(name));
+        let store = Store::create(&dir)?;
+        let copy = dir.join("suite.toml");
+        std::fs::write(&copy, &sweep.suite().text).with_context(|| format!("{}: cannot be written", copy.display()))?;
+
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = self.jobs.map_or(if clip.parameters() <= SMALL { cores } else { 1 }, usize::from);
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = stop.clone();
+        // A second interrupt ends the process at once; what is written is whole either way.
+        let handler = ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        handler.context("signals cannot be handled")?;
+        let progress = Progress::new(jobs);
+        let tally = sweep.run(&store, jobs, (cores / jobs).max(1), &stop, &progress)?;
+        progress.finish();
+        let loaded = store.read_all()?;
+        store.write_frame(&loaded)?;
+        table::render_all(&loaded, &dir)?;
+        plot::render_all(&loaded, &dir)?;
+        crate::out!("{}", table::terminal(&loaded));
+        crate::say!(
+            "{} trials finished, {} were before, {} failed; tables, charts and records in {}",
+            tally.finished,
+            tally.before,
+            tally.failed.len(),
+            dir.display()
+        );
+        for (key, reason) in &tally.failed {
+            crate::say!("failed: {key}: {reason}");
+        }
+        if tally.interrupted {
+            crate::say!("interrupted; the same command continues");
+            return Ok(Done::Interrupted);
+        }
+        Ok(if tally.failed.is_empty() && loaded.problems.is_empty() { Done::All } else { Done::NotAll })
+    }
+}
+
+fn list(sweep: &Sweep) -> Done {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for trial in &sweep.trials {
+        crate::out!("{}", trial.planned.key);
+        *counts.entry(&trial.planned.method).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(m, n)| format!("{m} {n}")).collect();
+    crate::say!("{} trials: {}", sweep.trials.len(), counts.join(", "));
+    Done::All
+}

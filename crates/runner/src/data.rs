@@ -1,0 +1,225 @@
+//! From items to what a method sees: views, pixels and cached features of a dataset's pictures.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use clip::Clip;
+use datasets::transform::{normalise, test_view, train_view};
+use datasets::{Catalogue, Dataset, Item, Rgb, Stream, drawn};
+use rayon::prelude::*;
+
+use crate::suite::Views;
+
+/// Decoded test pictures of a dataset are kept between trials up to this many bytes; beyond, they are decoded again.
+const KEPT_PIXELS: usize = 1 << 30;
+/// Decoded few-shot pictures are kept up to this many bytes a trial.
+const KEPT_TRAINING: usize = 1 << 30;
+/// Pictures through the frozen image tower at once.
+const ENCODED_AT_ONCE: usize = 64;
+
+/// Every dataset id there is.
+pub fn known(catalogue: &Catalogue) -> Vec<String> {
+    let drawn = drawn::datasets().iter().map(|d| d.id.clone());
+    drawn.chain(catalogue.rows().iter().map(|r| r.id.clone())).collect()
+}
+
+/// Opens a drawn dataset, or one of the catalogue under `root`.
+///
+/// # Errors
+/// An unknown id, no data root, or what is wrong with the folder.
+pub fn open(id: &str, catalogue: &Catalogue, root: Option<&Path>) -> Result<Dataset> {
+    if let Some(dataset) = drawn::open(id) {
+        return Ok(dataset);
+    }
+    let row = catalogue.find(id)?;
+    let Some(root) = root else {
+        bail!("{id}: needs a data root: pass --data DIR (`promptbed data check --data DIR` tells what is there)")
+    };
+    Dataset::open(row, root).with_context(|| format!("dataset {id}"))
+}
+
+/// A dataset, a backbone, and what has been computed of both; shared by the trials of a process.
+pub struct Feed {
+    /// The dataset.
+    pub dataset: Dataset,
+    clip: Arc<Clip>,
+    size: usize,
+    /// Features of all test pictures `[n, E]` and each path's row; encoded in list order, whoever asks first, so that
+    /// no number depends on the order of trials.
+    features: Mutex<Option<(Tensor, HashMap<PathBuf, u32>)>>,
+    /// Features `[n, E]` of a trial's pictures, by seed, picks and turn.
+    views: Mutex<HashMap<(u64, String, usize), Tensor>>,
+    pixels: Mutex<HashMap<PathBuf, Arc<Rgb>>>,
+    kept: Mutex<usize>,
+}
+
+impl Feed {
+    /// Nothing is decoded yet.
+    pub fn new(dataset: Dataset, clip: Arc<Clip>) -> Self {
+        let size = clip.image_size();
+        Self {
+            dataset,
+            clip,
+            size,
+            features: Mutex::default(),
+            views: Mutex::default(),
+            pixels: Mutex::default(),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// `[n, 3, R, R]` of pictures of the model's size.
+    fn tensor(&self, pictures: &[Arc<Rgb>]) -> Result<Tensor> {
+        let each = 3 * self.size * self.size;
+        let mut data = vec![0f32; pictures.len() * each];
+        data.par_chunks_mut(each).zip(pictures).for_each(|(out, p)| normalise(p, out));
+        Ok(Tensor::from_vec(data, (pictures.len(), 3, self.size, self.size), &Device::Cpu)?)
+    }
+
+    fn test_pictures(&self, items: &[Item]) -> Result<Vec<Arc<Rgb>>> {
+        let pictures = items
+            .par_iter()
+            .map(|item| {
+                if let Some(p) = self.pixels.lock().expect("no panic while held").get(&item.path) {
+                    return Ok(p.clone());
+                }
+                Ok(Arc::new(test_view(&self.dataset.source.rgb(item)?, self.size)))
+            })
+            .collect::<Result<Vec<_>, datasets::Error>>()?;
+        let mut cache = self.pixels.lock().expect("no panic while held");
+        let mut kept = self.kept.lock().expect("no panic while held");
+        for (item, picture) in items.iter().zip(&pictures) {
+            if *kept + picture.data.len() > KEPT_PIXELS {
+                break;
+            }
+            if cache.insert(item.path.clone(), picture.clone()).is_none() {
+                *kept += picture.data.len();
+            }
+        }
+        Ok(pictures)
+    }
+
+    /// Test views as pixels `[n, 3, R, R]`.
+    ///
+    /// # Errors
+    /// A picture that is missing or broken, with its path.
+    pub fn test_pixels(&self, items: &[Item]) -> Result<Tensor> {
+        self.tensor(&self.test_pictures(items)?)
+    }
+
+    fn encode(&self, count: usize, pixels: impl Fn(std::ops::Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
+        let pieces = (0..count)
+            .step_by(ENCODED_AT_ONCE)
+            .map(|i| Ok(self.clip.encode_image(&pixels(i..count.min(i + ENCODED_AT_ONCE))?)?))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&pieces, 0)?)
+    }
+
+    /// Un-normalised features `[n, E]` of test pictures; each is encoded once a process.
+    ///
+    /// # Errors
+    /// As [`Feed::test_pixels`].
+    pub fn test_features(&self, items: &[Item]) -> Result<Tensor> {
+        let mut cache = self.features.lock().expect("no panic while held");
+        if cache.is_none() {
+            let all = &self.dataset.split.test;
+            let features = self.encode(all.len(), |range| self.test_pixels(&all[range]))?;
+            *cache = Some((features, all.iter().zip(0..).map(|(item, row)| (item.path.clone(), row)).collect()));
+        }
+        let (features, rows) = cache.as_ref().expect("just filled");
+        let rows: Vec<u32> = items.iter().map(|i| rows[&i.path]).collect();
+        Ok(features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+    }
+
+    /// TPT's views `[V, 3, R, R]` of one picture, the test view first.
+    ///
+    /// # Errors
+    /// As [`Feed::test_pixels`].
+    pub fn tuning_views(&self, item: &Item, count: usize, augmix: bool, seed: u64, index: u64) -> Result<Tensor> {
+        let picture = self.dataset.source.rgb(item)?;
+        let mut stream = Stream::named(seed, "tuning-views", index);
+        let views = datasets::views::tpt_views(&picture, self.size, count, augmix, &mut stream);
+        Ok(Tensor::from_vec(views.concat(), (count, 3, self.size, self.size), &Device::Cpu)?)
+    }
+
+    /// The training pictures of one trial.
+    pub fn training<'a>(&'a self, items: &'a [Item], views: Views, seed: u64) -> Training<'a> {
+        let paths: Vec<String> = items.iter().map(|i| i.path.to_string_lossy().into_owned()).collect();
+        let picks = crate::hash::hex(paths.join("\n").as_bytes());
+        Training { feed: self, items, picks, views, seed, decoded: Mutex::default() }
+    }
+}
+
+/// Few-shot pictures as a trial's batches see them.
+pub struct Training<'a> {
+    feed: &'a Feed,
+    items: &'a [Item],
+    /// Hash of the items: what tells one trial's pictures from another's.
+    picks: String,
+    views: Views,
+    seed: u64,
+    decoded: Mutex<(HashMap<usize, Arc<Rgb>>, usize)>,
+}
+
+impl Training<'_> {
+    fn picture(&self, index: usize) -> Result<Arc<Rgb>, datasets::Error> {
+        if let Some(p) = self.decoded.lock().expect("no panic while held").0.get(&index) {
+            return Ok(p.clone());
+        }
+        let picture = Arc::new(self.feed.dataset.source.rgb(&self.items[index])?);
+        let mut decoded = self.decoded.lock().expect("no panic while held");
+        if decoded.1 + picture.data.len() <= KEPT_TRAINING {
+            decoded.1 += picture.data.len();
+            decoded.0.insert(index, picture.clone());
+        }
+        Ok(picture)
+    }
+
+    /// A view drawn from the seed's own stream for this picture and turn: no method's draws move another's.
+    fn view(&self, index: usize, turn: u64) -> Result<Arc<Rgb>, datasets::Error> {
+        let picture = self.picture(index)?;
+        let place = turn * self.items.len() as u64 + index as u64;
+        Ok(Arc::new(train_view(&picture, self.feed.size, &mut Stream::named(self.seed, "views", place))))
+    }
+
+    /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
+    ///
+    /// # Errors
+    /// A picture that is missing or broken, with its path.
+    pub fn pixels(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
+        let turn = match self.views {
+            Views::None => {
+                let items: Vec<Item> = indices.iter().map(|i| self.items[*i].clone()).collect();
+                return self.feed.test_pixels(&items);
+            }
+            Views::Fresh => epoch,
+            Views::Cached(n) => epoch % n,
+        };
+        let views = indices.par_iter().map(|i| self.view(*i, turn as u64)).collect::<Result<Vec<_>, _>>()?;
+        self.feed.tensor(&views)
+    }
+
+    /// Un-normalised features `[n, E]` of the same.
+    ///
+    /// # Errors
+    /// As [`Training::pixels`].
+    pub fn features(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
+        let turn = match self.views {
+            Views::Fresh => return Ok(self.feed.clip.encode_image(&self.pixels(indices, epoch)?)?),
+            Views::Cached(n) => epoch % n,
+            Views::None => usize::MAX,
+        };
+        let mut cache = self.feed.views.lock().expect("no panic while held");
+        let key = (self.seed, self.picks.clone(), turn);
+        if !cache.contains_key(&key) {
+            let all: Vec<usize> = (0..self.items.len()).collect();
+            let features = self.feed.encode(all.len(), |range| self.pixels(&all[range], epoch))?;
+            cache.insert(key.clone(), features);
+        }
+        let rows: Vec<u32> = indices.iter().map(|i| *i as u32).collect();
+        Ok(cache[&key].index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+    }
+}

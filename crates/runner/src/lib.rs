@@ -1,0 +1,40 @@
+//! Running suites of trials, keeping what they leave, and showing it: everything of `promptbed` that prints or writes.
+
+/// Prints a line of the result to standard output.
+#[macro_export]
+macro_rules! out {
+    ($($argument:tt)*) => {{
+        use std::io::Write;
+        // A reader that went away (`promptbed ... | head`) is no error of ours.
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+
+/// Prints a line about the run, not of the result, to standard error.
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+
+pub mod backbone;
+pub mod cli;
+pub mod data;
+pub mod hash;
+mod looks;
+pub mod plot;
+pub mod pretrain;
+pub mod progress;
+pub mod prompts;
+pub mod published;
+pub mod record;
+pub mod stats;
+pub mod store;
+pub mod suite;
+pub mod summary;
+pub mod sweep;
+pub mod table;
+pub mod trial;
+pub mod verify;

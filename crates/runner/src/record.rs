@@ -1,0 +1,155 @@
+//! What a trial leaves behind: one typed, versioned record. Tables, charts and reports read only these.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the record's shape. A reader refuses a newer one and migrates an older one.
+pub const SCHEMA: u32 = 1;
+
+/// How accuracy is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Train on K shots of all classes, test on all classes.
+    FewShot,
+    /// Train on K shots of the base classes, test on base and on novel classes.
+    BaseToNovel,
+    /// Train on all classes of a source dataset, test on every other dataset.
+    CrossDataset,
+    /// Train on a source, test on its shifted variants.
+    DomainGeneralization,
+    /// No training set: adapt to one test picture at a time.
+    TestTime,
+}
+
+/// One finished or failed trial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`] of the program that wrote it.
+    pub schema: u32,
+    /// Readable name plus a short hash of everything that can change the result.
+    pub key: String,
+    /// Name of the suite (its file stem).
+    pub suite: String,
+    /// SHA-256 of the suite file's bytes, hex.
+    pub suite_hash: String,
+    /// How accuracy was measured.
+    pub protocol: Protocol,
+    /// Label of the method in this suite (unique in the suite, e.g. `coop` or `coop-m4`).
+    pub method: String,
+    /// Name of the algorithm in the registry (e.g. `coop`).
+    pub algorithm: String,
+    /// Every resolved setting of the method and of its training.
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Dataset trained on (or tested on, where nothing is trained).
+    pub dataset: String,
+    /// Labelled training pictures a class. 0 where nothing is trained (zero-shot, TPT).
+    pub shots: usize,
+    /// Seed of every random stream of the trial.
+    pub seed: u64,
+    /// Finished, or failed with the reason.
+    pub outcome: Outcome,
+    /// One entry for each class set the trained prompt was tested on.
+    pub tests: Vec<Test>,
+    /// Mean training loss of each epoch.
+    pub losses: Vec<f64>,
+    /// Learning rate of each epoch.
+    pub learning_rates: Vec<f64>,
+    /// What it took.
+    pub cost: Cost,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It ran to the end; its tests count.
+    Finished,
+    /// It did not; it has no tests, and tables show a gap.
+    Failed {
+        /// One sentence a user can act on.
+        reason: String,
+        /// Optimizer step at which it failed, if it got that far.
+        step: Option<u64>,
+        /// Last finite loss.
+        last_loss: Option<f64>,
+    },
+}
+
+/// Accuracy on one class set of one dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Test {
+    /// Dataset tested on.
+    pub dataset: String,
+    /// `all`, `base` or `novel`.
+    pub class_set: String,
+    /// Correctly classified pictures.
+    pub correct: u64,
+    /// Pictures tested.
+    pub total: u64,
+    /// Per class, in label order of the class set.
+    pub classes: Vec<ClassTally>,
+    /// Expected calibration error, 15 bins, in percent.
+    pub ece: f64,
+    /// Wall seconds of this test.
+    pub seconds: f64,
+}
+
+impl Test {
+    /// Top-1 accuracy in percent.
+    pub fn accuracy(&self) -> f64 {
+        if self.total == 0 { f64::NAN } else { 100.0 * self.correct as f64 / self.total as f64 }
+    }
+}
+
+/// Tally of one class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassTally {
+    /// Name as the text tower saw it.
+    pub name: String,
+    /// Correct pictures.
+    pub correct: u64,
+    /// Pictures of the class.
+    pub total: u64,
+}
+
+/// What a trial took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall seconds, training only.
+    pub train_seconds: f64,
+    /// Wall seconds, testing only.
+    pub test_seconds: f64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Trained numbers.
+    pub parameters: u64,
+    /// Peak resident memory of the process in bytes (shared by the trials running beside it).
+    pub peak_memory: u64,
+}
+
+/// Where a record comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of promptbed.
+    pub version: String,
+    /// Git commit it was built from, with `-dirty` where the tree was; empty when unknown.
+    pub commit: String,
+    /// Backbone as the user named it.
+    pub backbone: String,
+    /// SHA-256 over the backbone's tensors, hex.
+    pub backbone_fingerprint: String,
+    /// SHA-256 over the split (paths, labels, names), hex.
+    pub split_hash: String,
+    /// SHA-256 over the picked training paths, hex; empty where nothing is picked.
+    pub picks_hash: String,
+    /// Processor name.
+    pub processor: String,
+    /// Threads this trial could use.
+    pub threads: usize,
+    /// Unix seconds when the trial started.
+    pub started: u64,
+}

@@ -1,0 +1,141 @@
+use polars::prelude::{ParquetReader, SerReader};
+
+use super::*;
+use crate::summary::sample;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path()).unwrap();
+    (dir, store)
+}
+
+#[test]
+fn a_record_comes_back_as_it_was_written() {
+    let (_dir, store) = store();
+    let record = sample::trial("coop", "dtd", 4, 1, &[("base", 71.5), ("novel", 62.25)]);
+    assert!(!store.has_finished(&record.key));
+    store.write(&record).unwrap();
+    assert!(store.has_finished(&record.key));
+    let loaded = store.read_all().unwrap();
+    assert_eq!(serde_json::to_value(&loaded.records).unwrap(), serde_json::to_value([&record]).unwrap());
+    assert!(loaded.problems.is_empty());
+}
+
+#[test]
+fn broken_records_are_named_and_never_skipped() {
+    let (_dir, store) = store();
+    let good = sample::trial("coop", "dtd", 4, 1, &[("base", 71.5)]);
+    store.write(&good).unwrap();
+    let path = store.record_path(&good.key);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let put = |name: &str, text: &str| std::fs::write(path.with_file_name(name), text).unwrap();
+    let renamed = |key: &str| text.replace(&format!("\"{}\"", good.key), &format!("\"{key}\""));
+
+    put("half.json", &text[..text.len() / 2]);
+    put("newer.json", &renamed("newer").replacen("\"schema\": 1", "\"schema\": 7", 1));
+    put("moved.json", &text);
+    put("sums.json", &renamed("sums").replacen("\"correct\": 1430", "\"correct\": 3000", 1));
+    put("notes.txt", "hello");
+    put(".left-over.json.12-0.tmp", "{");
+
+    let loaded = store.read_all().unwrap();
+    assert_eq!(loaded.records.len(), 1);
+    let problem = |name: &str| {
+        let found = loaded.problems.iter().find(|(path, _)| path.file_name().unwrap() == name);
+        found.unwrap_or_else(|| panic!("{name} is not among {:?}", loaded.problems)).1.as_str()
+    };
+    assert_eq!(loaded.problems.len(), 5);
+    assert!(problem("half.json").starts_with("corrupted: "), "{}", problem("half.json"));
+    assert!(problem("newer.json").contains("7 is newer than 1"));
+    assert!(problem("moved.json").contains("does not match the file's name"));
+    assert!(problem("sums.json").contains("3000 correct of 2000"));
+    assert!(problem("notes.txt").contains("not a record"));
+    assert!(!store.has_finished("half"));
+}
+
+#[test]
+fn a_record_nobody_could_read_is_not_written() {
+    let (_dir, store) = store();
+    let mut record = sample::trial("coop", "dtd", 4, 1, &[("base", 71.5)]);
+    record.losses = vec![0.5, f64::NAN];
+    let error = store.write(&record).unwrap_err().to_string();
+    assert!(error.contains("null"), "{error}");
+    assert!(!store.record_path(&record.key).exists());
+    record.losses.clear();
+    record.key = "../escape".to_owned();
+    assert!(store.write(&record).unwrap_err().to_string().contains("not a file name"));
+}
+
+#[test]
+fn failed_trials_may_run_again() {
+    let (_dir, store) = store();
+    let record = sample::failed("coop", "dtd", 4, 1, "the loss became NaN at step 12");
+    store.write(&record).unwrap();
+    assert!(!store.has_finished(&record.key));
+    assert_eq!(store.read_all().unwrap().records.len(), 1);
+}
+
+#[test]
+fn writing_leaves_no_temporary_file() {
+    let (_dir, store) = store();
+    for seed in 1..4 {
+        store.write(&sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)])).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(store.dir().join("trials")).unwrap().count(), 3);
+}
+
+#[test]
+fn plans_of_two_suites_live_side_by_side() {
+    let (_dir, store) = store();
+    let records: Vec<Record> =
+        (1..4).map(|seed| sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)])).collect();
+    let planned: Vec<Planned> = records.iter().map(sample::planned).collect();
+    store.write_plan("one", &planned[..2]).unwrap();
+    store.write_plan("two", &planned[1..]).unwrap();
+    store.write_plan("one", &planned[..2]).unwrap();
+    assert_eq!(store.read_all().unwrap().planned, planned);
+    std::fs::write(store.dir().join("plan.json"), "[").unwrap();
+    assert_eq!(store.read_all().unwrap().problems.len(), 1);
+    store.write_plan("two", &planned).unwrap();
+    assert_eq!(store.read_all().unwrap().planned, planned);
+}
+
+#[test]
+fn predictions_come_back_as_they_were_written() {
+    let (_dir, store) = store();
+    let predictions: Vec<Prediction> = (0..500)
+        .map(|i| Prediction {
+            test_index: i / 250,
+            dataset: "dtd".to_owned(),
+            class_set: if i < 250 { "base" } else { "novel" }.to_owned(),
+            image: format!("images/lined/lined_{i:04}.jpg"),
+            label: i % 24,
+            predicted: i % 23,
+            confidence: (i as f32 / 500.0).sqrt(),
+        })
+        .collect();
+    assert_eq!(store.read_predictions("k").unwrap(), None);
+    store.write_predictions("k", &predictions).unwrap();
+    assert_eq!(store.read_predictions("k").unwrap().as_deref(), Some(&predictions[..]));
+    let bytes = std::fs::metadata(store.predictions_path("k")).unwrap().len();
+    assert!(bytes < 12_000, "500 predictions take {bytes} bytes");
+    store.write_predictions("none", &[]).unwrap();
+    assert_eq!(store.read_predictions("none").unwrap(), Some(vec![]));
+    std::fs::write(store.predictions_path("k"), b"PAR1nonsensePAR1").unwrap();
+    assert!(matches!(store.read_predictions("k"), Err(StoreError::Parquet { .. })));
+}
+
+#[test]
+fn the_frame_has_a_row_for_each_trial_and_test() {
+    let (_dir, store) = store();
+    store.write(&sample::trial("coop", "dtd", 4, 1, &[("base", 71.5), ("novel", 62.25)])).unwrap();
+    store.write(&sample::failed("coop", "dtd", 4, 2, "no memory")).unwrap();
+    let loaded = store.read_all().unwrap();
+    store.write_frame(&loaded).unwrap();
+    let file = std::fs::File::open(store.dir().join("trials.parquet")).unwrap();
+    let frame = ParquetReader::new(file).finish().unwrap();
+    assert_eq!(frame.height(), 3);
+    let accuracies: Vec<Option<f64>> = frame.column("accuracy").unwrap().f64().unwrap().iter().collect();
+    assert_eq!(accuracies, [Some(71.5), Some(62.25), None]);
+    assert_eq!(frame.column("reason").unwrap().str().unwrap().get(2), Some("no memory"));
+}

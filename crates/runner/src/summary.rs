@@ -1,0 +1,137 @@
+//! Records put in order: which accuracies belong in which cell, what is missing, and what must be said about it.
+//!
+//! Tables, charts and the report all read a [`Summary`], so they can never disagree.
+
+mod health;
+#[cfg(test)]
+pub mod sample;
+mod section;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use health::{Collapse, Failure, Health};
+pub use section::{Cell, Entry, Figure, Method, Metric, Place, Section};
+
+use crate::record::{Outcome, Protocol, Record};
+use crate::store::{Loaded, Planned};
+
+/// The kebab-case name of a protocol, as suites and records spell it.
+pub fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::FewShot => "few-shot",
+        Protocol::BaseToNovel => "base-to-novel",
+        Protocol::CrossDataset => "cross-dataset",
+        Protocol::DomainGeneralization => "domain-generalization",
+        Protocol::TestTime => "test-time",
+    }
+}
+
+/// What a protocol is called in a heading.
+pub fn protocol_title(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::FewShot => "Few-shot learning",
+        Protocol::BaseToNovel => "Base-to-novel generalization",
+        Protocol::CrossDataset => "Cross-dataset transfer",
+        Protocol::DomainGeneralization => "Domain generalization",
+        Protocol::TestTime => "Test-time adaptation",
+    }
+}
+
+/// Whether a protocol trains on one dataset and tests on others.
+pub(crate) fn has_source(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::CrossDataset | Protocol::DomainGeneralization)
+}
+
+/// Everything a results folder says, in order.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// One for each protocol, backbone and, where there is one, source dataset.
+    pub sections: Vec<Section>,
+    /// What is broken, failed, missing or doubtful.
+    pub health: Health,
+}
+
+impl Summary {
+    /// Puts loaded records in order.
+    pub fn new(loaded: &Loaded) -> Self {
+        let (kept, set_aside) = keep(loaded);
+        let mut groups: BTreeMap<(Protocol, &str, &str), Vec<&Record>> = BTreeMap::new();
+        for record in &kept {
+            let source = &record.provenance;
+            let group = (record.protocol, source.backbone.as_str(), source.backbone_fingerprint.as_str());
+            groups.entry(group).or_default().push(record);
+        }
+        let backbones: BTreeSet<&str> = groups.keys().map(|&(_, _, fingerprint)| fingerprint).collect();
+        let mut sections = Vec::new();
+        for ((protocol, backbone, fingerprint), records) in &groups {
+            let planned: Vec<&Planned> = loaded.planned.iter().filter(|p| p.protocol == *protocol).collect();
+            for source in sources(*protocol, records) {
+                sections.push(Section::new(
+                    *protocol,
+                    backbone,
+                    fingerprint,
+                    source,
+                    records,
+                    &planned,
+                    backbones.len() > 1,
+                ));
+            }
+        }
+        let health = Health::new(loaded, &kept, set_aside, &sections);
+        Self { sections, health }
+    }
+}
+
+/// Source datasets of a protocol's records; one `None` where the protocol has none.
+fn sources<'a>(protocol: Protocol, records: &[&'a Record]) -> Vec<Option<&'a str>> {
+    if !has_source(protocol) {
+        return vec![None];
+    }
+    let of = |trained: bool| -> BTreeSet<&'a str> {
+        records.iter().filter(|r| !trained || r.shots > 0).map(|r| r.dataset.as_str()).collect()
+    };
+    let mut found = of(true);
+    if found.is_empty() {
+        found = of(false).into_iter().take(1).collect();
+    }
+    found.into_iter().map(Some).collect()
+}
+
+/// Records that count, and the keys of those that do not: no suite asks for them any more, or a newer record of the
+/// same trial is there.
+fn keep(loaded: &Loaded) -> (Vec<&Record>, Vec<String>) {
+    let wanted: BTreeSet<&str> = loaded.planned.iter().map(|p| p.key.as_str()).collect();
+    let mut newest: BTreeMap<_, &Record> = BTreeMap::new();
+    let mut set_aside = Vec::new();
+    for record in &loaded.records {
+        if !wanted.is_empty() && !wanted.contains(record.key.as_str()) {
+            set_aside.push(record.key.clone());
+            continue;
+        }
+        let trial = (
+            record.protocol,
+            record.provenance.backbone_fingerprint.as_str(),
+            record.method.as_str(),
+            record.dataset.as_str(),
+            record.shots,
+            record.seed,
+        );
+        // A finished trial beats a failed one; between two of a kind the later one counts.
+        let rank = |r: &Record| (r.outcome == Outcome::Finished, r.provenance.started, r.key.clone());
+        match newest.get(&trial) {
+            Some(other) if rank(other) >= rank(record) => set_aside.push(record.key.clone()),
+            Some(other) => {
+                set_aside.push(other.key.clone());
+                newest.insert(trial, record);
+            }
+            None => {
+                newest.insert(trial, record);
+            }
+        }
+    }
+    set_aside.sort();
+    (newest.into_values().collect(), set_aside)
+}
+
+#[cfg(test)]
+mod tests;

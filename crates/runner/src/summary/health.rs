@@ -1,0 +1,153 @@
+//! What a reader must know before believing a figure.
+
+use std::path::PathBuf;
+
+use super::{Section, protocol_name};
+use crate::record::{Outcome, Protocol, Record};
+use crate::store::Loaded;
+
+/// A trial that failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Readable name of the trial.
+    pub trial: String,
+    /// What it said.
+    pub reason: String,
+}
+
+/// A seed far below the others of its cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Collapse {
+    /// Readable name of the trial.
+    pub trial: String,
+    /// Class set tested.
+    pub class_set: String,
+    /// Its accuracy in percent.
+    pub accuracy: f64,
+    /// Best accuracy of the cell's seeds in percent.
+    pub best: f64,
+}
+
+/// What is broken, failed, missing or doubtful in a results folder.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Health {
+    /// Finished trials that count.
+    pub finished: usize,
+    /// Failed trials.
+    pub failed: Vec<Failure>,
+    /// Trials that should be there and are not, by name.
+    pub missing: Vec<String>,
+    /// Files that cannot be trusted, with the reason.
+    pub broken: Vec<(PathBuf, String)>,
+    /// Keys of records that no suite asks for any more or that a newer record replaces.
+    pub set_aside: Vec<String>,
+    /// Seeds that collapsed. They are still part of every mean.
+    pub collapsed: Vec<Collapse>,
+}
+
+/// A seed has collapsed when it is below half of its cell's best, or this many points below the median.
+const COLLAPSE: f64 = 15.0;
+
+impl Health {
+    pub(super) fn new(loaded: &Loaded, kept: &[&Record], set_aside: Vec<String>, sections: &[Section]) -> Self {
+        let mut health =
+            Self { broken: loaded.problems.clone(), set_aside, ..Self::default() };
+        for record in kept {
+            match &record.outcome {
+                Outcome::Finished => health.finished += 1,
+                Outcome::Failed { reason, .. } => health.failed.push(Failure {
+                    trial: trial_name(
+                        record.protocol,
+                        &record.method,
+                        &record.dataset,
+                        record.shots,
+                        record.seed,
+                    ),
+                    reason: reason.clone(),
+                }),
+            }
+        }
+        if loaded.planned.is_empty() {
+            health.missing = sections.iter().flat_map(Section::missing).collect();
+        } else {
+            let there: std::collections::BTreeSet<&str> = kept.iter().map(|r| r.key.as_str()).collect();
+            let missing = loaded.planned.iter().filter(|p| !there.contains(p.key.as_str()));
+            health.missing =
+                missing.map(|p| trial_name(p.protocol, &p.method, &p.dataset, p.shots, p.seed)).collect();
+        }
+        health.missing.sort();
+        health.missing.dedup();
+        health.collapsed = sections.iter().flat_map(collapsed).collect();
+        health
+    }
+
+    /// One sentence for each thing to know, the gravest first; empty when all is well.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.broken.is_empty() {
+            notes.push(format!("{} cannot be read and count for nothing.", count(self.broken.len(), "file")));
+            notes.extend(self.broken.iter().map(|(path, problem)| {
+                // The name is enough: the folder is known, and where it lies does not belong in a published table.
+                format!("  {}: {problem}", path.file_name().unwrap_or_default().to_string_lossy())
+            }));
+        }
+        if !self.failed.is_empty() {
+            notes.push(format!("{} failed.", count(self.failed.len(), "trial")));
+            notes.extend(self.failed.iter().map(|f| format!("  {}: {}", f.trial, f.reason)));
+        }
+        if !self.missing.is_empty() {
+            notes.push(format!("{} missing (not run yet, or interrupted).", count(self.missing.len(), "trial")));
+        }
+        if !self.collapsed.is_empty() {
+            notes.push(format!(
+                "{} far below the other seeds; still part of every mean.",
+                count(self.collapsed.len(), "accuracy").replace("accuracys", "accuracies")
+            ));
+            notes.extend(self.collapsed.iter().map(|c| {
+                format!("  {}, {}: {:.2} against {:.2} at best", c.trial, c.class_set, c.accuracy, c.best)
+            }));
+        }
+        if !self.set_aside.is_empty() {
+            notes.push(format!(
+                "{} set aside: no suite asks for it any more, or a newer one replaces it.",
+                count(self.set_aside.len(), "record")
+            ));
+        }
+        notes
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// `base-to-novel coop dtd 16 shots seed 1`.
+pub(super) fn trial_name(protocol: Protocol, method: &str, dataset: &str, shots: usize, seed: u64) -> String {
+    let shots = match shots {
+        0 => String::new(),
+        1 => " 1 shot".to_owned(),
+        n => format!(" {n} shots"),
+    };
+    format!("{} {method} {dataset}{shots} seed {seed}", protocol_name(protocol))
+}
+
+fn collapsed(section: &Section) -> Vec<Collapse> {
+    let mut found = Vec::new();
+    for (method, dataset, class_set, shots, cell) in section.cells() {
+        let mut sorted: Vec<f64> = cell.values.iter().map(|v| v.1).collect();
+        sorted.sort_by(f64::total_cmp);
+        let Some(&best) = sorted.last().filter(|_| sorted.len() > 1) else { continue };
+        let median = sorted[sorted.len() / 2];
+        for &(seed, accuracy) in &cell.values {
+            if accuracy < best / 2.0 || accuracy < median - COLLAPSE {
+                found.push(Collapse {
+                    trial: trial_name(section.protocol, method, dataset, shots, seed),
+                    class_set: class_set.to_owned(),
+                    accuracy,
+                    best,
+                });
+            }
+        }
+    }
+    found
+}

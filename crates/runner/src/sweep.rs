@@ -1,0 +1,337 @@
+//! A suite's trials: listed, claimed, run side by side, written down as soon as they are done.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use clip::Clip;
+use datasets::{Catalogue, ClassSet, Dataset, Picks, picks};
+use methods::Sees;
+
+use crate::data::{self, Feed};
+use crate::progress::Progress;
+use crate::record::{Cost, Outcome, Protocol, Provenance, Record, SCHEMA};
+use crate::store::{Planned, Store};
+use crate::suite::{Line, Resolved, Suite};
+use crate::trial::{self, Interrupted, Target, Task};
+
+/// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
+const RESULTS: u32 = 1;
+
+/// One trial of the plan.
+pub struct Trial {
+    /// What tables know of it before it has run.
+    pub planned: Planned,
+    line: usize,
+    method: Resolved,
+    picks: Option<Arc<Picks>>,
+}
+
+/// A suite with its data and backbone, ready to run.
+pub struct Sweep {
+    suite: Suite,
+    clip: Arc<Clip>,
+    feeds: BTreeMap<String, Arc<Feed>>,
+    /// Trials in suite order.
+    pub trials: Vec<Trial>,
+}
+
+/// How a sweep went.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Finished now.
+    pub finished: usize,
+    /// Finished before, not run again.
+    pub before: usize,
+    /// Failed, with reasons.
+    pub failed: Vec<(String, String)>,
+    /// Stopped by the user before all was done.
+    pub interrupted: bool,
+}
+
+impl Sweep {
+    /// Opens every dataset and lists the trials.
+    ///
+    /// # Errors
+    /// Every dataset that cannot be opened, all at once.
+    pub fn new(suite: Suite, clip: Arc<Clip>, catalogue: &Catalogue, root: Option<&Path>) -> Result<Self> {
+        let mut wanted = suite.datasets.clone();
+        wanted.extend(suite.source.iter().filter(|s| !suite.datasets.contains(s)).cloned());
+        let (mut feeds, mut wrong) = (BTreeMap::new(), Vec::new());
+        for id in &wanted {
+            match data::open(id, catalogue, root) {
+                Ok(dataset) => {
+                    feeds.insert(id.clone(), Arc::new(Feed::new(dataset, clip.clone())));
+                }
+                Err(e) => wrong.push(format!("{e:#}")),
+            }
+        }
+        if !wrong.is_empty() {
+            bail!(wrong.join("\n"));
+        }
+        let mut sweep = Self { suite, clip, feeds, trials: Vec::new() };
+        sweep.trials = sweep.list()?;
+        Ok(sweep)
+    }
+
+    /// The suite.
+    pub fn suite(&self) -> &Suite {
+        &self.suite
+    }
+
+    /// The datasets, with what must be said of them.
+    pub fn datasets(&self) -> impl Iterator<Item = &Dataset> {
+        self.feeds.values().map(|f| &f.dataset)
+    }
+
+    fn list(&self) -> Result<Vec<Trial>> {
+        let suite = &self.suite;
+        let trained_on = suite.source.as_ref().map_or_else(|| suite.datasets.clone(), |s| vec![s.clone()]);
+        let mut trials = Vec::new();
+        let mut drawn: HashMap<(String, usize, u64), Arc<Picks>> = HashMap::new();
+        for (index, line) in suite.methods.iter().enumerate() {
+            for dataset in &trained_on {
+                let trained = line.entry.training.is_some();
+                if trained && suite.protocol == Protocol::TestTime {
+                    bail!("{}: {} needs a training set, test-time has none", suite.name, line.label);
+                }
+                let shots = if trained { suite.shots.clone() } else { vec![0] };
+                for &shots in &shots {
+                    let method = line.resolve(dataset, shots);
+                    let random = trained || matches!(method.config.sees(), Sees::Views { .. });
+                    // What draws nothing is the same for every seed.
+                    let seeds = if random { &suite.seeds[..] } else { &suite.seeds[..suite.seeds.len().min(1)] };
+                    for &seed in seeds {
+                        let picks = trained.then(|| {
+                            let entry = drawn.entry((dataset.clone(), shots, seed));
+                            entry.or_insert_with(|| Arc::new(picks::draw(&self.feeds[dataset].dataset.split, shots, seed))).clone()
+                        });
+                        let method = line.resolve(dataset, shots);
+                        let key = self.key(line, &method, dataset, shots, seed, picks.as_deref());
+                        trials.push(Trial {
+                            planned: Planned {
+                                key,
+                                protocol: suite.protocol,
+                                method: line.label.clone(),
+                                algorithm: line.entry.name.to_owned(),
+                                dataset: dataset.clone(),
+                                shots,
+                                seed,
+                            },
+                            line: index,
+                            method,
+                            picks,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(trials)
+    }
+
+    /// A readable name and a hash of everything that can change the result.
+    fn key(&self, line: &Line, method: &Resolved, dataset: &str, shots: usize, seed: u64, picks: Option<&Picks>) -> String {
+        let targets: Vec<(String, String)> = self.targets(dataset).iter().map(|t| (t.feed.dataset.id.clone(), t.feed.dataset.split.hash())).collect();
+        let all = serde_json::json!({
+            "results": RESULTS,
+            "algorithm": line.entry.name,
+            "settings": method.settings,
+            "protocol": self.suite.protocol,
+            "views": self.suite.views.to_string(),
+            "backbone": self.clip.fingerprint(),
+            "split": self.feeds[dataset].dataset.split.hash(),
+            "template": self.feeds[dataset].dataset.template,
+            "targets": targets,
+            "picks": picks.map(Picks::hash),
+            "seed": seed,
+        });
+        let hash = crate::hash::hex(all.to_string().as_bytes());
+        format!("{}-{dataset}-{shots}shot-seed{seed}-{}", line.label, &hash[..10])
+    }
+
+    fn training_set(&self) -> ClassSet {
+        if self.suite.protocol == Protocol::BaseToNovel { ClassSet::Base } else { ClassSet::All }
+    }
+
+    fn targets(&self, dataset: &str) -> Vec<Target> {
+        let own = |set| Target { feed: self.feeds[dataset].clone(), set };
+        match self.suite.protocol {
+            Protocol::FewShot | Protocol::TestTime => vec![own(ClassSet::All)],
+            Protocol::BaseToNovel => vec![own(ClassSet::Base), own(ClassSet::Novel)],
+            Protocol::CrossDataset | Protocol::DomainGeneralization => {
+                let mut targets = vec![own(ClassSet::All)];
+                let others = self.suite.datasets.iter().filter(|id| *id != dataset);
+                targets.extend(others.map(|id| Target { feed: self.feeds[id].clone(), set: ClassSet::All }));
+                targets
+            }
+        }
+    }
+
+    /// Runs what is not finished in `store`, `jobs` trials at a time.
+    ///
+    /// # Errors
+    /// When results cannot be written. A trial that fails is counted, not an error here.
+    pub fn run(&self, store: &Store, jobs: usize, threads: usize, stop: &AtomicBool, progress: &Progress) -> Result<Tally> {
+        let planned: Vec<Planned> = self.trials.iter().map(|t| t.planned.clone()).collect();
+        store.write_plan(&self.suite.name, &planned)?;
+        let mut tally = Tally::default();
+        let mut queue = VecDeque::new();
+        for trial in &self.trials {
+            if store.has_finished(&trial.planned.key) { tally.before += 1 } else { queue.push_back(trial) }
+        }
+        progress.start(self.trials.len(), tally.before);
+        let (queue, tally) = (Mutex::new(queue), Mutex::new(tally));
+        let broken: Mutex<Option<anyhow::Error>> = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for job in 0..jobs {
+                let (queue, tally, broken) = (&queue, &tally, &broken);
+                let worker = move || -> Result<()> {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+                    while !stop.load(Ordering::Relaxed) {
+                        let Some(trial) = queue.lock().expect("no panic while held").pop_front() else { break };
+                        let outcome = pool.install(|| self.one(store, trial, threads, stop, &|done, all| progress.step(job, done, all), &|| progress.begin(job, &trial.planned)));
+                        let mut tally = tally.lock().expect("no panic while held");
+                        match outcome {
+                            Ok(record) => {
+                                match &record.outcome {
+                                    Outcome::Finished => tally.finished += 1,
+                                    Outcome::Failed { reason, .. } => {
+                                        tally.failed.push((record.key.clone(), reason.clone()));
+                                    }
+                                }
+                                progress.end(job, &record);
+                            }
+                            Err(e) if e.is::<Interrupted>() => tally.interrupted = true,
+                            Err(e) => return Err(e),
+                        }
+                    }
+                    Ok(())
+                };
+                std::thread::Builder::new()
+                    .name(format!("trial-{job}"))
+                    .stack_size(16 << 20)
+                    .spawn_scoped(scope, move || {
+                        if let Err(e) = worker() {
+                            stop.store(true, Ordering::Relaxed);
+                            broken.lock().expect("no panic while held").get_or_insert(e);
+                        }
+                    })
+                    .expect("threads can be started");
+            }
+        });
+        if let Some(e) = broken.into_inner().expect("no panic while held") {
+            return Err(e);
+        }
+        let mut tally = tally.into_inner().expect("no panic while held");
+        tally.interrupted |= stop.load(Ordering::Relaxed);
+        Ok(tally)
+    }
+
+    fn one(
+        &self,
+        store: &Store,
+        trial: &Trial,
+        threads: usize,
+        stop: &AtomicBool,
+        step: &(dyn Fn(usize, usize) + Sync),
+        begin: &dyn Fn(),
+    ) -> Result<Record> {
+        begin();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let clock = Instant::now();
+        let p = &trial.planned;
+        let feed = &self.feeds[&p.dataset];
+        let result = self.outcomes(trial, feed, stop, step);
+        let mut record = Record {
+            schema: SCHEMA,
+            key: p.key.clone(),
+            suite: self.suite.name.clone(),
+            suite_hash: self.suite.hash.clone(),
+            protocol: p.protocol,
+            method: p.method.clone(),
+            algorithm: p.algorithm.clone(),
+            settings: trial.method.settings.clone(),
+            dataset: p.dataset.clone(),
+            shots: p.shots,
+            seed: p.seed,
+            outcome: Outcome::Finished,
+            tests: Vec::new(),
+            losses: Vec::new(),
+            learning_rates: Vec::new(),
+            cost: Cost::default(),
+            provenance: Provenance {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                commit: env!("PROMPTBED_COMMIT").to_owned(),
+                backbone: self.suite.backbone.clone(),
+                backbone_fingerprint: self.clip.fingerprint().to_owned(),
+                split_hash: feed.dataset.split.hash(),
+                picks_hash: trial.picks.as_ref().map(|p| p.hash()).unwrap_or_default(),
+                processor: processor(),
+                threads,
+                started,
+            },
+        };
+        record.settings.insert("views".to_owned(), self.suite.views.to_string().into());
+        match result {
+            Ok(outcomes) => {
+                if outcomes.outcome == Outcome::Finished {
+                    store.write_predictions(&p.key, &outcomes.predictions)?;
+                    crate::prompts::write(&store.dir().join("prompts").join(format!("{}.safetensors", p.key)), &record, &outcomes)?;
+                    if let Some(picks) = &trial.picks {
+                        let path = store.dir().join("picks").join(format!("{}-{}shot-seed{}.json", p.dataset, p.shots, p.seed));
+                        std::fs::create_dir_all(store.dir().join("picks"))
+                            .and_then(|()| if path.exists() { Ok(()) } else { std::fs::write(&path, picks.to_json()) })
+                            .with_context(|| format!("{}: cannot be written", path.display()))?;
+                    }
+                }
+                record.outcome = outcomes.outcome;
+                record.tests = outcomes.tests;
+                record.losses = outcomes.losses;
+                record.learning_rates = outcomes.learning_rates;
+                record.cost = outcomes.cost;
+            }
+            Err(e) if e.is::<Interrupted>() => return Err(e),
+            Err(e) => {
+                record.outcome = Outcome::Failed { reason: format!("{e:#}"), step: None, last_loss: None };
+                record.cost.train_seconds = clock.elapsed().as_secs_f64();
+            }
+        }
+        store.write(&record)?;
+        Ok(record)
+    }
+
+    fn outcomes(&self, trial: &Trial, feed: &Arc<Feed>, stop: &AtomicBool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<trial::Outcomes> {
+        let set = self.training_set();
+        let picked = match &trial.picks {
+            None => Vec::new(),
+            Some(picks) => feed.dataset.split.with_picks(picks).subset(set)?.0.train,
+        };
+        trial::run(&Task {
+            clip: &self.clip,
+            method: &trial.method,
+            feed,
+            set,
+            picks: &picked,
+            targets: &self.targets(&trial.planned.dataset),
+            views: self.suite.views,
+            seed: trial.planned.seed,
+            stop,
+            progress: step,
+        })
+    }
+
+    /// The paper's figures beside the method they belong to.
+    pub fn line_of(&self, trial: &Trial) -> &Line {
+        &self.suite.methods[trial.line]
+    }
+}
+
+/// Name of the processor, where the system tells.
+pub fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find_map(|l| l.strip_prefix("model name"));
+    line.map_or_else(|| std::env::consts::ARCH.to_owned(), |l| l.trim_start_matches([' ', '\t', ':']).to_owned())
+}
