@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from . import record
 from .clip import Clip, from_state
-from .prompts import KGCOOP_TEMPLATES, PLAIN_TEMPLATE, PROGRAD_TEMPLATES, spoken
+from .prompts import KGCOOP_TEMPLATES, PLAIN_TEMPLATE, PROGRAD_TEMPLATES, PROMPTSRC_TEMPLATES, spoken
 
 # A trace is kept only if noise of this size on every pixel moves losses, logits, and gradients and parameters (as a
 # share of their largest magnitude) by at most a tenth of what a replay is allowed.
@@ -21,7 +21,6 @@ ANIMALS = ["Siamese", "saint_bernard", "black-footed ferret", "owl"]
 THINGS = ["highway or road", "SUV 2012", "espresso maker", "jack-o'-lantern", "forget-me-not", "tv"]
 FEW = ["sea or lake", "river", "polka-dotted"]
 DOMAIN_FIRST = "a type of pet, a photo of a"  # 8 words, 9 tokens
-TEACHERS = ["a photo of a {}.", "a bad photo of the {}.", "itap of the {}.", "the origami {}.", "a {} in a video game."]
 
 SMALL_CLIP = dict(name="model", embed=32, vision=(64, 2, 4, 8), text=(64, 2), scale=2.5, seed=1, cut=True)
 
@@ -46,7 +45,7 @@ SMALL = [
     trace("kgcoop", "kgcoop", FEW, 11, WORDS | {"w": 2.0}, dataset="DescribableTextures"),
     trace("prograd", "prograd", ANIMALS, 12, {"n_ctx": 6}, dataset="OxfordPets", steps=4),
     trace("promptsrc", "promptsrc", THINGS, 13, {"n_ctx": 4, "n_ctx_vision": 2, "ctx_init": "a photo of a", "depth": 2},
-          steps=4, teacher_templates=TEACHERS),
+          steps=4, teacher_templates=PROMPTSRC_TEMPLATES),
     trace("tpt", "tpt", ANIMALS, 14, {"n_ctx": 4, "ctx_init": "a_photo_of_a"}, steps=2, views=12, selection_p=0.3),
     trace("tpt-2-steps", "tpt", THINGS, 15, {"n_ctx": 4, "ctx_init": "a_photo_of_a"}, steps=2, views=10, selection_p=0.2,
           tta_steps=2),
@@ -87,9 +86,9 @@ def stressed(model, tag):
         ("prograd", "prograd", MANY, {"n_ctx": 16}, {"dataset": "DescribableTextures", "steps": 8, "batch": 4}),
         ("prograd-words", "prograd", two, {"n_ctx": 16, "ctx_init": DOMAIN_FIRST}, {"dataset": "OxfordPets", "steps": 6}),
         ("promptsrc", "promptsrc", MANY, {"n_ctx": 4, "n_ctx_vision": 4, "ctx_init": "a photo of a", "depth": layers},
-         {"steps": 5, "batch": 4, "teacher_templates": TEACHERS}),
+         {"steps": 5, "batch": 4, "teacher_templates": PROMPTSRC_TEMPLATES}),
         ("promptsrc-depth-1", "promptsrc", two, {"n_ctx": 2, "n_ctx_vision": 3, "ctx_init": "a photo of a", "depth": 1},
-         {"teacher_templates": TEACHERS[:1]}),
+         {"teacher_templates": PROMPTSRC_TEMPLATES}),
         ("tpt", "tpt", MANY, {"n_ctx": 4, "ctx_init": "a_photo_of_a"}, {"views": 64, "selection_p": 0.1}),
         ("tpt-3-steps", "tpt", MANY, {"n_ctx": 4, "ctx_init": "a_photo_of_a"},
          {"views": 20, "selection_p": 0.2, "tta_steps": 3}),

@@ -64,22 +64,43 @@ impl VisionTransformer {
     pub fn encode(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
         let (batch, w, patches) = (pixels.dim(0)?, self.width(), self.grid() * self.grid());
         if prompt.deep.len() >= self.depth() {
-            bail!("{} deep image prompts for a tower of {} blocks", prompt.deep.len(), self.depth());
+            bail!(
+                "{} deep image prompts for a tower of {} blocks",
+                prompt.deep.len(),
+                self.depth()
+            );
         }
         let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
         if let Some(deep) = prompt.deep.iter().find(|d| d.dims() != [count, w]) {
-            bail!("a deep image prompt is {:?}, the first layer's is [{count}, {w}]", deep.dims());
+            bail!(
+                "a deep image prompt is {:?}, the first layer's is [{count}, {w}]",
+                deep.dims()
+            );
         }
-        let patch_rows = self.patches(pixels)?.matmul(&self.patch_embedding.t()?)?.reshape((batch, patches, w))?;
-        let class = self.class_embedding.reshape((1, 1, w))?.broadcast_as((batch, 1, w))?;
-        let mut x = Tensor::cat(&[&class.contiguous()?, &patch_rows], 1)?.broadcast_add(&self.positional_embedding)?;
+        let patch_rows = self
+            .patches(pixels)?
+            .matmul(&self.patch_embedding.t()?)?
+            .reshape((batch, patches, w))?;
+        let class = self
+            .class_embedding
+            .reshape((1, 1, w))?
+            .broadcast_as((batch, 1, w))?;
+        let mut x = Tensor::cat(&[&class.contiguous()?, &patch_rows], 1)?
+            .broadcast_add(&self.positional_embedding)?;
         if count > 0 {
-            x = Tensor::cat(&[&x, &Tensor::zeros((batch, count, w), x.dtype(), x.device())?], 1)?;
+            x = Tensor::cat(
+                &[
+                    &x,
+                    &Tensor::zeros((batch, count, w), x.dtype(), x.device())?,
+                ],
+                1,
+            )?;
         }
         let length = 1 + patches + count;
         let layout = Arc::new(Layout::full(batch, length));
-        let prompted: Vec<(usize, usize)> =
-            (0..batch).flat_map(|b| (0..count).map(move |i| (b * length + 1 + patches + i, i))).collect();
+        let prompted: Vec<(usize, usize)> = (0..batch)
+            .flat_map(|b| (0..count).map(move |i| (b * length + 1 + patches + i, i)))
+            .collect();
         let prompted = Arc::new(prompted);
         let mut x = x.reshape((batch * length, w))?;
         if let Some(tokens) = &prompt.tokens {
@@ -104,7 +125,11 @@ impl VisionTransformer {
         let (g, p) = (self.grid(), self.patch_size);
         let (batch, channels, height, width) = pixels.dims4()?;
         if (channels, height, width) != (3, g * p, g * p) {
-            bail!("this backbone takes pixels [B, 3, {r}, {r}], got {:?}", pixels.dims(), r = g * p);
+            bail!(
+                "this backbone takes pixels [B, 3, {r}, {r}], got {:?}",
+                pixels.dims(),
+                r = g * p
+            );
         }
         if !pixels.device().is_cpu() {
             return pixels
@@ -115,15 +140,17 @@ impl VisionTransformer {
         with_values(pixels, |data| {
             let side = g * p;
             let mut rows = vec![0f32; data.len()];
-            rows.par_chunks_mut(3 * p * p).enumerate().for_each(|(i, row)| {
-                let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
-                for c in 0..3 {
-                    for y in 0..p {
-                        let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
-                        row[(c * p + y) * p..][..p].copy_from_slice(&data[from..from + p]);
+            rows.par_chunks_mut(3 * p * p)
+                .enumerate()
+                .for_each(|(i, row)| {
+                    let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
+                    for c in 0..3 {
+                        for y in 0..p {
+                            let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
+                            row[(c * p + y) * p..][..p].copy_from_slice(&data[from..from + p]);
+                        }
                     }
-                }
-            });
+                });
             Tensor::from_vec(rows, (batch * g * g, 3 * p * p), pixels.device())
         })
     }

@@ -8,9 +8,9 @@ mod error;
 pub mod image;
 pub mod model;
 pub mod ops;
+pub mod resnet;
 pub mod text;
 pub mod tokenizer;
-pub mod resnet;
 pub mod weights;
 
 pub use error::Error;

@@ -59,7 +59,12 @@ impl Clip {
     /// # Errors
     /// When a tensor is missing or has an unfit shape.
     pub fn from_weights(weights: &Weights) -> Result<Self> {
-        let mut clip = Self::build(&weights.tensors, weights.activation, weights.token_rows.as_deref(), false)?;
+        let mut clip = Self::build(
+            &weights.tensors,
+            weights.activation,
+            weights.token_rows.as_deref(),
+            false,
+        )?;
         clip.fingerprint = weights.fingerprint();
         Ok(clip)
     }
@@ -68,7 +73,10 @@ impl Clip {
     ///
     /// # Errors
     /// As [`Clip::from_weights`].
-    pub fn trainable(tensors: &BTreeMap<String, Tensor>, token_rows: Option<&[u32]>) -> Result<Self> {
+    pub fn trainable(
+        tensors: &BTreeMap<String, Tensor>,
+        token_rows: Option<&[u32]>,
+    ) -> Result<Self> {
         Self::build(tensors, Activation::QuickGelu, token_rows, true)
     }
 
@@ -78,12 +86,21 @@ impl Clip {
         token_rows: Option<&[u32]>,
         train: bool,
     ) -> Result<Self> {
-        let mut source = Source { tensors, trained: BTreeMap::new(), train };
+        let mut source = Source {
+            tensors,
+            trained: BTreeMap::new(),
+            train,
+        };
         let positional_embedding = source.get("positional_embedding")?;
         let width = positional_embedding.dim(1)?;
         let text = TextTower {
             token_embedding: source.get("token_embedding.weight")?,
-            token_rows: token_rows.map(|ids| ids.iter().zip(0..).map(|(id, row)| (*id, row)).collect::<HashMap<_, _>>()),
+            token_rows: token_rows.map(|ids| {
+                ids.iter()
+                    .zip(0..)
+                    .map(|(id, row)| (*id, row))
+                    .collect::<HashMap<_, _>>()
+            }),
             positional_embedding,
             blocks: source.blocks("transformer.resblocks", width, activation)?,
             norm: source.norm("ln_final")?,
@@ -93,7 +110,9 @@ impl Clip {
             ImageTower::ResNet(ModifiedResNet::new(tensors)?)
         } else {
             let conv = tensors.get("visual.conv1.weight");
-            let Some(conv) = conv else { bail!("tensor visual.conv1.weight is missing: no image tower") };
+            let Some(conv) = conv else {
+                bail!("tensor visual.conv1.weight is missing: no image tower")
+            };
             let (width, channels, patch_size, _) = conv.dims4()?;
             let flat = conv.reshape((width, channels * patch_size * patch_size))?;
             ImageTower::Transformer(VisionTransformer {
@@ -110,7 +129,14 @@ impl Clip {
         let logit_scale = source.get("logit_scale")?.flatten_all()?;
         let logit_scale = logit_scale.get(0)?;
         let scale = f64::from(logit_scale.to_scalar::<f32>()?).exp();
-        Ok(Self { text, image, logit_scale, scale, fingerprint: String::new(), trained: source.trained })
+        Ok(Self {
+            text,
+            image,
+            logit_scale,
+            scale,
+            fingerprint: String::new(),
+            trained: source.trained,
+        })
     }
 
     /// `exp(logit_scale)`: what cosines are multiplied with.
@@ -143,7 +169,9 @@ impl Clip {
 
     /// Numbers in all tensors of both towers.
     pub fn parameters(&self) -> usize {
-        self.tensors().map(|t| t.values().map(Tensor::elem_count).sum()).unwrap_or(0)
+        self.tensors()
+            .map(|t| t.values().map(Tensor::elem_count).sum())
+            .unwrap_or(0)
     }
 
     /// The vision transformer, or an error that says why prompts cannot enter.
@@ -153,7 +181,9 @@ impl Clip {
     pub fn transformer(&self) -> Result<&VisionTransformer> {
         match &self.image {
             ImageTower::Transformer(t) => Ok(t),
-            ImageTower::ResNet(_) => bail!("this backbone's image tower is a ResNet, which takes no prompt tokens"),
+            ImageTower::ResNet(_) => {
+                bail!("this backbone's image tower is a ResNet, which takes no prompt tokens")
+            }
         }
     }
 
@@ -173,7 +203,9 @@ impl Clip {
     /// # Errors
     /// When the text is longer than 77 tokens.
     pub fn slots(&self, text: &str) -> Result<Vec<Slot>> {
-        let ids = Tokenizer::shared().sequence(text).map_err(candle_core::Error::wrap)?;
+        let ids = Tokenizer::shared()
+            .sequence(text)
+            .map_err(candle_core::Error::wrap)?;
         Ok(ids.into_iter().map(Slot::Token).collect())
     }
 
@@ -182,7 +214,10 @@ impl Clip {
     /// # Errors
     /// A text that is too long, or a word outside a cut-down vocabulary.
     pub fn text_plan(&self, texts: &[String]) -> Result<TextPlan> {
-        let group = texts.iter().map(|t| self.slots(t)).collect::<Result<Vec<_>>>()?;
+        let group = texts
+            .iter()
+            .map(|t| self.slots(t))
+            .collect::<Result<Vec<_>>>()?;
         self.text.plan(&[group])
     }
 
@@ -194,7 +229,10 @@ impl Clip {
         const AT_ONCE: usize = 256;
         let pieces = texts
             .chunks(AT_ONCE)
-            .map(|t| self.text.encode(&self.text_plan(t)?, &TextPrompt::default()))
+            .map(|t| {
+                self.text
+                    .encode(&self.text_plan(t)?, &TextPrompt::default())
+            })
             .collect::<Result<Vec<_>>>()?;
         Tensor::cat(&pieces, 0)
     }
@@ -227,10 +265,19 @@ impl Clip {
         put("logit_scale", &self.logit_scale);
         let mut blocks: Vec<(String, &Block)> = Vec::new();
         let named = |base: &str, i: usize| format!("{base}.resblocks.{i}");
-        blocks.extend(self.text.blocks.iter().enumerate().map(|(i, b)| (named("transformer", i), b)));
+        blocks.extend(
+            self.text
+                .blocks
+                .iter()
+                .enumerate()
+                .map(|(i, b)| (named("transformer", i), b)),
+        );
         if let ImageTower::Transformer(v) = &self.image {
             let p = v.patch_size;
-            put("visual.conv1.weight", &v.patch_embedding.reshape((v.width(), 3, p, p))?);
+            put(
+                "visual.conv1.weight",
+                &v.patch_embedding.reshape((v.width(), 3, p, p))?,
+            );
             put("visual.class_embedding", &v.class_embedding);
             put("visual.positional_embedding", &v.positional_embedding);
             put("visual.ln_pre.weight", &v.norm_before.0);
@@ -238,13 +285,21 @@ impl Clip {
             put("visual.ln_post.weight", &v.norm_after.0);
             put("visual.ln_post.bias", &v.norm_after.1);
             put("visual.proj", &v.projection);
-            blocks.extend(v.blocks.iter().enumerate().map(|(i, b)| (named("visual.transformer", i), b)));
+            blocks.extend(
+                v.blocks
+                    .iter()
+                    .enumerate()
+                    .map(|(i, b)| (named("visual.transformer", i), b)),
+            );
         }
         for (base, block) in blocks {
             let mut at = 0;
             for (part, shape) in PARTS.iter().zip(block.shape.parts()) {
                 let n = shape.iter().product::<usize>();
-                out.insert(format!("{base}.{part}"), block.theta.detach().narrow(0, at, n)?.reshape(shape)?);
+                out.insert(
+                    format!("{base}.{part}"),
+                    block.theta.detach().narrow(0, at, n)?.reshape(shape)?,
+                );
                 at += n;
             }
         }
@@ -281,11 +336,19 @@ impl Source<'_> {
     }
 
     fn norm(&mut self, base: &str) -> Result<(Tensor, Tensor)> {
-        Ok((self.get(&format!("{base}.weight"))?, self.get(&format!("{base}.bias"))?))
+        Ok((
+            self.get(&format!("{base}.weight"))?,
+            self.get(&format!("{base}.bias"))?,
+        ))
     }
 
     fn blocks(&mut self, base: &str, width: usize, activation: Activation) -> Result<Vec<Block>> {
-        let count = (0..).take_while(|i| self.tensors.contains_key(&format!("{base}.{i}.ln_1.weight"))).count();
+        let count = (0..)
+            .take_while(|i| {
+                self.tensors
+                    .contains_key(&format!("{base}.{i}.ln_1.weight"))
+            })
+            .count();
         if count == 0 {
             bail!("tensor {base}.0.ln_1.weight is missing: the tower has no blocks");
         }
@@ -293,7 +356,12 @@ impl Source<'_> {
             .map(|i| {
                 let hidden = self.raw(&format!("{base}.{i}.mlp.c_fc.weight"))?.dim(0)?;
                 // Heads are 64 wide in every released CLIP; a narrower tower has one.
-                let shape = BlockShape { width, heads: (width / 64).max(1), hidden, activation };
+                let shape = BlockShape {
+                    width,
+                    heads: (width / 64).max(1),
+                    hidden,
+                    activation,
+                };
                 let parts = PARTS
                     .iter()
                     .zip(shape.parts())
@@ -301,7 +369,10 @@ impl Source<'_> {
                         let name = format!("{base}.{i}.{part}");
                         let t = self.raw(&name)?;
                         if t.dims() != want {
-                            bail!("{name} is {:?}, a block of width {width} has {want:?}", t.dims());
+                            bail!(
+                                "{name} is {:?}, a block of width {width} has {want:?}",
+                                t.dims()
+                            );
                         }
                         t.flatten_all()
                     })

@@ -74,7 +74,9 @@ impl TextPlan {
             let group = span.prefix_start;
             for i in 0..count {
                 let position = first + i;
-                if position >= span.prefix + span.length || (position < span.prefix && shared == Some(group)) {
+                if position >= span.prefix + span.length
+                    || (position < span.prefix && shared == Some(group))
+                {
                     continue;
                 }
                 rows.push((span.row(position), i));
@@ -109,7 +111,9 @@ impl TextTower {
     }
 
     fn embedding_row(&self, token: u32) -> Result<u32> {
-        let Some(rows) = &self.token_rows else { return Ok(token) };
+        let Some(rows) = &self.token_rows else {
+            return Ok(token);
+        };
         match rows.get(&token) {
             Some(row) => Ok(*row),
             None => bail!(
@@ -125,9 +129,16 @@ impl TextTower {
     /// # Errors
     /// When a cut-down table lacks a token.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        let rows = tokens.iter().map(|t| self.embedding_row(*t)).collect::<Result<Vec<_>>>()?;
+        let rows = tokens
+            .iter()
+            .map(|t| self.embedding_row(*t))
+            .collect::<Result<Vec<_>>>()?;
         let rows = Tensor::new(rows, self.token_embedding.device())?;
-        Ok(self.token_embedding.detach().index_select(&rows, 0)?.detach())
+        Ok(self
+            .token_embedding
+            .detach()
+            .index_select(&rows, 0)?
+            .detach())
     }
 
     /// The whole embedding table `[V, W]` with the token id of each row; for nearest-word look-ups.
@@ -146,7 +157,8 @@ impl TextTower {
     /// A sequence that is empty or longer than the positions, or a token without an embedding.
     pub fn plan(&self, groups: &[Vec<Vec<Slot>>]) -> Result<TextPlan> {
         let longest = self.positional_embedding.dim(0)?;
-        let (mut embeddings, mut positions, mut context, mut ends) = (vec![], vec![], vec![], vec![]);
+        let (mut embeddings, mut positions, mut context, mut ends) =
+            (vec![], vec![], vec![], vec![]);
         let mut laid = Vec::with_capacity(groups.len());
         for group in groups {
             let prefix = shared_start(group);
@@ -168,14 +180,20 @@ impl TextTower {
             }
             for sequence in group {
                 if sequence.is_empty() || sequence.len() > longest {
-                    bail!("a text of {} tokens does not fit into 1..={longest}", sequence.len());
+                    bail!(
+                        "a text of {} tokens does not fit into 1..={longest}",
+                        sequence.len()
+                    );
                 }
                 for (position, slot) in sequence.iter().enumerate().skip(prefix) {
                     put(*slot, position)?;
                 }
                 ends.push(sequence.len() - prefix - 1);
             }
-            laid.push(Group { prefix, segments: group.iter().map(|s| s.len() - prefix).collect() });
+            laid.push(Group {
+                prefix,
+                segments: group.iter().map(|s| s.len() - prefix).collect(),
+            });
         }
         let mut plan = TextPlan {
             layout: Arc::new(Layout::causal(laid)),
@@ -197,12 +215,22 @@ impl TextTower {
         let n = plan.embeddings.len();
         let positions = Tensor::from_vec(plan.positions.clone(), n, device)?;
         let positions = self.positional_embedding.index_select(&positions, 0)?;
-        let rows: Vec<u32> = plan.embeddings.iter().map(|&r| if r == u32::MAX { 0 } else { r }).collect();
-        let tokens = self.token_embedding.index_select(&Tensor::from_vec(rows, n, device)?, 0)?;
+        let rows: Vec<u32> = plan
+            .embeddings
+            .iter()
+            .map(|&r| if r == u32::MAX { 0 } else { r })
+            .collect();
+        let tokens = self
+            .token_embedding
+            .index_select(&Tensor::from_vec(rows, n, device)?, 0)?;
         if plan.context.is_empty() {
             return tokens + positions;
         }
-        let keep: Vec<f32> = plan.embeddings.iter().map(|&r| if r == u32::MAX { 0.0 } else { 1.0 }).collect();
+        let keep: Vec<f32> = plan
+            .embeddings
+            .iter()
+            .map(|&r| if r == u32::MAX { 0.0 } else { 1.0 })
+            .collect();
         tokens.broadcast_mul(&Tensor::from_vec(keep, (n, 1), device)?)? + positions
     }
 
@@ -221,11 +249,20 @@ impl TextTower {
             (_, true) => {}
         }
         if let Some(deep) = prompt.deep.iter().find(|d| d.block >= self.depth()) {
-            bail!("deep prompt for block {}, the text tower has {}", deep.block, self.depth());
+            bail!(
+                "deep prompt for block {}, the text tower has {}",
+                deep.block,
+                self.depth()
+            );
         }
         for (i, block) in self.blocks.iter().enumerate() {
             for deep in prompt.deep.iter().filter(|d| d.block == i) {
-                x = put_rows(&x, &deep.rows, &plan.rows_at(deep.position, deep.rows.dim(0)?), Put::Instead)?;
+                x = put_rows(
+                    &x,
+                    &deep.rows,
+                    &plan.rows_at(deep.position, deep.rows.dim(0)?),
+                    Put::Instead,
+                )?;
             }
             let last = i + 1 == self.blocks.len();
             x = block.forward(&x, &plan.layout, last.then_some(&plan.ends[..]))?;
@@ -240,8 +277,15 @@ fn shared_start(group: &[Vec<Slot>]) -> usize {
     if rest.is_empty() {
         return 0;
     }
-    let shortest = group.iter().map(Vec::len).min().unwrap_or(0).saturating_sub(1);
-    rest.iter().fold(shortest, |n, s| first[..n].iter().zip(s).take_while(|(a, b)| a == b).count())
+    let shortest = group
+        .iter()
+        .map(Vec::len)
+        .min()
+        .unwrap_or(0)
+        .saturating_sub(1);
+    rest.iter().fold(shortest, |n, s| {
+        first[..n].iter().zip(s).take_while(|(a, b)| a == b).count()
+    })
 }
 
 #[cfg(test)]
@@ -256,6 +300,10 @@ mod tests {
         assert_eq!(shared_start(&[s(&[1, 2, 9])]), 0);
         assert_eq!(shared_start(&[s(&[9]), s(&[9])]), 0);
         let own = |row| vec![Slot::Token(1), Slot::Context(row), Slot::Token(9)];
-        assert_eq!(shared_start(&[own(0), own(1)]), 1, "contexts of their own are not shared");
+        assert_eq!(
+            shared_start(&[own(0), own(1)]),
+            1,
+            "contexts of their own are not shared"
+        );
     }
 }

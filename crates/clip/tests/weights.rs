@@ -1,5 +1,7 @@
 //! One CLIP in every format is one CLIP; anything else is one clear error.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
 use candle_core::{DType, Device, Tensor};
 use clip::weights::pickle::{self, Value};
 use clip::weights::{self, Activation, Format, Weights};
@@ -296,6 +298,20 @@ fn every_format_gives_the_same_tensors() {
         );
         assert_eq!(weights.fingerprint(), fingerprint, "{name}");
     }
+}
+
+#[test]
+fn a_clip_inside_the_program_is_read_like_a_file() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.safetensors");
+    save(&tiny(), &path);
+    let bytes: &'static [u8] = std::fs::read(&path).unwrap().leak();
+    let inside = weights::embedded("shipped", bytes).unwrap();
+    assert_eq!(inside.fingerprint(), open(&path).fingerprint());
+    let error = weights::embedded("shipped", b"nothing")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("shipped"), "{error}");
 }
 
 #[test]

@@ -342,6 +342,16 @@ impl Row {
         }
     }
 
+    /// The images folder below a data folder.
+    pub fn images_folder(&self, data_root: &Path) -> PathBuf {
+        // Joining nothing would leave a slash at the end of every message.
+        if self.images.as_os_str().is_empty() {
+            data_root.to_owned()
+        } else {
+            data_root.join(&self.images)
+        }
+    }
+
     fn all_names(&self) -> impl Iterator<Item = &str> {
         [self.id.as_str(), self.title.as_str()]
             .into_iter()

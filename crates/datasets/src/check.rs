@@ -96,7 +96,7 @@ pub fn check(row: &Row, data_root: &Path, deep: bool, progress: impl Fn(usize) +
         error: None,
         notes: Vec::new(),
     };
-    let images = data_root.join(&row.images);
+    let images = row.images_folder(data_root);
     let anything = images.exists()
         || row
             .split

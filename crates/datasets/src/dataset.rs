@@ -123,7 +123,7 @@ impl Dataset {
     /// [`Error::Missing`], [`Error::Io`], [`Error::Syntax`], or [`Error::Entries`] with every wrong entry or every
     /// missing picture.
     pub fn open(row: &Row, data_root: &Path) -> Result<Self, Error> {
-        let images = data_root.join(&row.images);
+        let images = row.images_folder(data_root);
         let lists = readers::read(row, data_root)?;
         if !images.is_dir() {
             let hint = format!("[{}] of the catalogue keeps its pictures there", row.id);
@@ -287,6 +287,17 @@ impl Pictures for Folder {
     /// SHA-256 of the file.
     fn content_key(&self, item: &Item) -> Result<String, Error> {
         Ok(hex(&Sha256::digest(picture_bytes(&self.path(item))?)))
+    }
+
+    /// Length and time of change.
+    fn stamp(&self, item: &Item) -> Result<String, Error> {
+        let path = self.path(item);
+        let known = std::fs::metadata(&path).and_then(|data| Ok((data.len(), data.modified()?)));
+        let (length, changed) = known.map_err(Error::io(path))?;
+        let since = changed
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(format!("{length} {}", since.as_nanos()))
     }
 }
 

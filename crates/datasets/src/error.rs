@@ -67,6 +67,14 @@ pub enum Error {
         /// Why.
         source: DecodeError,
     },
+    /// A packed cache is damaged.
+    #[error("{}: {message}", path.display())]
+    Pack {
+        /// The pack.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// A class set of this split has no classes (novel classes of a one-class dataset).
     #[error(
         "the {set} half of {classes} class(es) is empty; base and novel need at least 2 classes"

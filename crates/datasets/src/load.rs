@@ -204,7 +204,7 @@ mod tests {
             10,
             |_, rgb| rgb,
             |_, made| {
-                std::thread::sleep(std::time::Duration::from_millis(3));
+                thread::sleep(std::time::Duration::from_millis(3));
                 let ahead = source.decoded.load(Ordering::SeqCst) - consumed;
                 assert!(ahead <= 30, "{ahead} pictures were decoded ahead");
                 consumed += made.len();

@@ -40,6 +40,21 @@ impl Rgb {
         }
     }
 
+    /// The picture as a PNG file.
+    pub fn png(&self) -> Vec<u8> {
+        use image::ImageEncoder;
+        let mut bytes = Vec::new();
+        image::codecs::png::PngEncoder::new(&mut bytes)
+            .write_image(
+                &self.data,
+                self.width as u32,
+                self.height as u32,
+                image::ExtendedColorType::Rgb8,
+            )
+            .expect("a picture with pixels is written to memory");
+        bytes
+    }
+
     /// The three bytes at column `x`, row `y`.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let at = (y * self.width + x) * 3;
@@ -60,4 +75,13 @@ pub trait Pictures: Send + Sync {
     /// # Errors
     /// [`Error::Io`] when the picture cannot be read.
     fn content_key(&self, item: &Item) -> Result<String, Error>;
+
+    /// A text that changes when the picture is replaced, found without reading it where that is possible (length and
+    /// time of change of a file). For caches of many pictures; unless overridden, the content key.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the picture is not there.
+    fn stamp(&self, item: &Item) -> Result<String, Error> {
+        self.content_key(item)
+    }
 }

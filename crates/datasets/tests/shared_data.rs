@@ -1,6 +1,12 @@
 //! Against the published lists and Pillow's pixels, where the development data lie beside the repository.
 //! Without them every test here says loudly that it was skipped.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panic and skip aloud"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -12,7 +12,9 @@ use clip::{Clip, Slot, TextPrompt, model::unit};
 
 use crate::context::{self, Position};
 use crate::losses::{cross_entropy, relu};
-use crate::{Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training};
+use crate::{
+    Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training,
+};
 
 /// Text rows computed at once while predicting: bounds memory, changes no number.
 const ROWS_AT_ONCE: usize = 8192;
@@ -34,8 +36,17 @@ struct CoCoOpConfig {
 impl CoCoOpConfig {
     fn read(s: &mut Settings) -> Self {
         Self {
-            count: s.count("n_ctx", 4, 1..=72, "context vectors, M; the words' count replaces it when `init` is set"),
-            init: s.text("init", "a photo of a", "words the context starts from; none: normal noise of deviation 0.02"),
+            count: s.count(
+                "n_ctx",
+                4,
+                1..=72,
+                "context vectors, M; the words' count replaces it when `init` is set",
+            ),
+            init: s.words(
+                "init",
+                "a photo of a",
+                "words the context starts from; none: normal noise of deviation 0.02",
+            ),
         }
     }
 }
@@ -45,21 +56,41 @@ impl Config for CoCoOpConfig {
         Sees::Features
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         let (width, joint) = (clip.text.width(), clip.embedding_size());
         let (ctx, count, lead) = match &self.init {
             Some(words) => {
                 let count = context::word_count(words);
-                (context::word_embeddings(clip, words, count)?, count, words.clone())
+                (
+                    context::word_embeddings(clip, words, count)?,
+                    count,
+                    words.clone(),
+                )
             }
-            None => (init.normal(&[self.count, width], 0.02)?, self.count, context::placeholder(self.count)),
+            None => (
+                init.normal(&[self.count, width], 0.02)?,
+                self.count,
+                context::placeholder(self.count),
+            ),
         };
         let hidden = (joint / 16).max(1);
         let (w1, b1) = init.linear(hidden, joint)?;
         let (w2, b2) = init.linear(width, hidden)?;
         let var = |t: &Tensor| context::variable(t);
         let meta = [var(&w1)?, var(&b1)?, var(&w2)?, var(&b2)?];
-        let mut method = CoCoOp { clip: clip.clone(), ctx: var(&ctx)?, meta, count, lead, sequences: Vec::new() };
+        let mut method = CoCoOp {
+            clip: clip.clone(),
+            ctx: var(&ctx)?,
+            meta,
+            count,
+            lead,
+            sequences: Vec::new(),
+        };
         method.bind(classes)?;
         Ok(Box::new(method))
     }
@@ -84,20 +115,31 @@ impl CoCoOp {
         let [w1, b1, w2, b2] = meta;
         let shift = relu(&images.matmul(&w1.t()?)?.broadcast_add(b1)?)?; // [B, h]
         let shift = shift.matmul(&w2.t()?)?.broadcast_add(b2)?; // [B, W]
-        let contexts = ctx.unsqueeze(0)?.broadcast_add(&shift.unsqueeze(1)?)?.reshape((b * m, w))?;
+        let contexts = ctx
+            .unsqueeze(0)?
+            .broadcast_add(&shift.unsqueeze(1)?)?
+            .reshape((b * m, w))?;
         let groups: Vec<Vec<Vec<Slot>>> = (0..b)
             .map(|image| {
                 let moved = |s: &Slot| match s {
                     Slot::Context(row) => Slot::Context(image * m + row),
                     Slot::Token(t) => Slot::Token(*t),
                 };
-                self.sequences.iter().map(|s| s.iter().map(moved).collect()).collect()
+                self.sequences
+                    .iter()
+                    .map(|s| s.iter().map(moved).collect())
+                    .collect()
             })
             .collect();
         let plan = self.clip.text.plan(&groups)?;
-        let prompt = TextPrompt { context: Some(contexts), deep: Vec::new() };
+        let prompt = TextPrompt {
+            context: Some(contexts),
+            deep: Vec::new(),
+        };
         let texts = unit(&self.clip.text.encode(&plan, &prompt)?)?.reshape((b, k, e))?;
-        (texts * self.clip.scale())?.broadcast_mul(&images.unsqueeze(1)?)?.sum(D::Minus1)
+        (texts * self.clip.scale())?
+            .broadcast_mul(&images.unsqueeze(1)?)?
+            .sum(D::Minus1)
     }
 
     fn meta_tensors(&self, of: impl Fn(&Var) -> Tensor) -> [Tensor; 4] {
@@ -107,19 +149,35 @@ impl CoCoOp {
 
 impl Method for CoCoOp {
     fn parameters(&self) -> Vec<(String, Var)> {
-        let names = ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"];
-        let meta = names.iter().zip(&self.meta).map(|(n, v)| (format!("prompt_learner.meta_net.{n}"), v.clone()));
-        [("prompt_learner.ctx".to_owned(), self.ctx.clone())].into_iter().chain(meta).collect()
+        let names = [
+            "linear1.weight",
+            "linear1.bias",
+            "linear2.weight",
+            "linear2.bias",
+        ];
+        let meta = names
+            .iter()
+            .zip(&self.meta)
+            .map(|(n, v)| (format!("prompt_learner.meta_net.{n}"), v.clone()));
+        [("prompt_learner.ctx".to_owned(), self.ctx.clone())]
+            .into_iter()
+            .chain(meta)
+            .collect()
     }
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
         let images = batch.images.unit_features(&self.clip)?;
-        let logits = self.score(&images, self.ctx.as_tensor(), &self.meta_tensors(|v| v.as_tensor().clone()))?;
+        let logits = self.score(
+            &images,
+            self.ctx.as_tensor(),
+            &self.meta_tensors(|v| v.as_tensor().clone()),
+        )?;
         Ok(cross_entropy(&logits, &batch.labels)?.into())
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
-        self.sequences = context::sequences(classes, &self.lead, self.count, Position::End, |_, i| i)?;
+        self.sequences =
+            context::sequences(classes, &self.lead, self.count, Position::End, |_, i| i)?;
         Ok(())
     }
 

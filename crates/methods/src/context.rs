@@ -18,7 +18,9 @@ pub enum Position {
 
 /// Token ids of `text` with start and end.
 pub(crate) fn tokens(text: &str) -> Result<Vec<u32>> {
-    Tokenizer::shared().sequence(text).map_err(candle_core::Error::wrap)
+    Tokenizer::shared()
+        .sequence(text)
+        .map_err(candle_core::Error::wrap)
 }
 
 /// The words a context starts from: how many there are (counted by spaces, as published) and their embeddings.
@@ -28,7 +30,10 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<u32>> {
 pub fn word_embeddings(clip: &Clip, words: &str, count: usize) -> Result<Tensor> {
     let ids = tokens(words)?;
     if ids.len() < count + 2 {
-        bail!("{words:?} has {} tokens, {count} context vectors start from it", ids.len() - 2);
+        bail!(
+            "{words:?} has {} tokens, {count} context vectors start from it",
+            ids.len() - 2
+        );
     }
     clip.text.embed(&ids[1..1 + count])
 }
@@ -95,13 +100,31 @@ mod tests {
     fn shape(position: Position) -> Vec<char> {
         let classes = Classes::new(&["annual_crop land".into()], "any", "{}");
         let slots = sequences(&classes, &placeholder(4), 4, position, |_, i| i).unwrap();
-        slots[0].iter().map(|s| if matches!(s, Slot::Context(_)) { 'c' } else { 't' }).collect()
+        slots[0]
+            .iter()
+            .map(|s| {
+                if matches!(s, Slot::Context(_)) {
+                    'c'
+                } else {
+                    't'
+                }
+            })
+            .collect()
     }
 
     #[test]
     fn the_class_name_stands_where_it_is_asked_to() {
-        assert_eq!(shape(Position::End), "tcccctttt".chars().chain("t".chars()).collect::<Vec<_>>());
-        assert_eq!(shape(Position::Middle), "tcctttcctt".chars().collect::<Vec<_>>());
-        assert_eq!(shape(Position::Front), "ttttcccctt".chars().collect::<Vec<_>>());
+        assert_eq!(
+            shape(Position::End),
+            "tcccctttt".chars().chain("t".chars()).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            shape(Position::Middle),
+            "tcctttcctt".chars().collect::<Vec<_>>()
+        );
+        assert_eq!(
+            shape(Position::Front),
+            "ttttcccctt".chars().collect::<Vec<_>>()
+        );
     }
 }

@@ -12,7 +12,9 @@ use clip::{Clip, TextPlan, TextPrompt, model::unit};
 
 use crate::context::{self, Position};
 use crate::losses::cross_entropy;
-use crate::{Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Sees, Settings, Training};
+use crate::{
+    Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Sees, Settings, Training,
+};
 
 /// Registry entry. 200 epochs are the paper's for 8 and 16 shots; 50 for 1 shot, 100 for 2 and 4, 50 on ImageNet.
 pub const ENTRY: Entry = Entry {
@@ -34,7 +36,11 @@ struct CoOpConfig {
 
 /// Reads the place of the class name.
 pub(crate) fn read_position(s: &mut Settings) -> Position {
-    match s.choice("position", &["end", "middle", "front"], "where the class name stands") {
+    match s.choice(
+        "position",
+        &["end", "middle", "front"],
+        "where the class name stands",
+    ) {
         "middle" => Position::Middle,
         "front" => Position::Front,
         _ => Position::End,
@@ -43,14 +49,35 @@ pub(crate) fn read_position(s: &mut Settings) -> Position {
 
 impl CoOpConfig {
     fn read(s: &mut Settings) -> Self {
-        let count = s.count("n_ctx", 16, 1..=72, "context vectors, M; the words' count replaces it when `init` is set");
-        let init = s.text("init", "", "words the context starts from; none: normal noise of deviation 0.02");
+        let count = s.count(
+            "n_ctx",
+            16,
+            1..=72,
+            "context vectors, M; the words' count replaces it when `init` is set",
+        );
+        let init = s.words(
+            "init",
+            "",
+            "words the context starts from; none: normal noise of deviation 0.02",
+        );
         let position = read_position(s);
-        let per_class = s.flag("per_class", false, "a context for each class instead of one for all");
+        let per_class = s.flag(
+            "per_class",
+            false,
+            "a context for each class instead of one for all",
+        );
         if per_class && init.is_some() {
-            s.refuse("per_class", "contexts for each class start from noise; leave out `init`");
+            s.refuse(
+                "per_class",
+                "contexts for each class start from noise; leave out `init`",
+            );
         }
-        Self { count, init, position, per_class }
+        Self {
+            count,
+            init,
+            position,
+            per_class,
+        }
     }
 }
 
@@ -59,7 +86,12 @@ impl Config for CoOpConfig {
         Sees::Features
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         Ok(Box::new(Context::new(clip, classes, self, init)?))
     }
 }
@@ -77,16 +109,33 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn new(clip: &Arc<Clip>, classes: &Classes, config: &CoOpConfig, init: &mut Init) -> Result<Self> {
+    fn new(
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        config: &CoOpConfig,
+        init: &mut Init,
+    ) -> Result<Self> {
         let width = clip.text.width();
         let (ctx, count, lead) = match &config.init {
             Some(words) => {
                 let count = context::word_count(words);
-                (context::word_embeddings(clip, words, count)?, count, words.clone())
+                (
+                    context::word_embeddings(clip, words, count)?,
+                    count,
+                    words.clone(),
+                )
             }
             None => {
-                let rows = if config.per_class { vec![classes.len(), config.count, width] } else { vec![config.count, width] };
-                (init.normal(&rows, 0.02)?, config.count, context::placeholder(config.count))
+                let rows = if config.per_class {
+                    vec![classes.len(), config.count, width]
+                } else {
+                    vec![config.count, width]
+                };
+                (
+                    init.normal(&rows, 0.02)?,
+                    config.count,
+                    context::placeholder(config.count),
+                )
             }
         };
         let owners = config.per_class.then(|| classes.names.clone());
@@ -102,11 +151,26 @@ impl Context {
         init: &mut Init,
     ) -> Result<Self> {
         let words = words.map(str::to_owned);
-        Self::new(clip, classes, &CoOpConfig { count, init: words, position: Position::End, per_class: false }, init)
+        Self::new(
+            clip,
+            classes,
+            &CoOpConfig {
+                count,
+                init: words,
+                position: Position::End,
+                per_class: false,
+            },
+            init,
+        )
     }
 
     /// One context of given values, with the placeholder it stands for.
-    pub(crate) fn of_values(clip: &Arc<Clip>, classes: &Classes, ctx: Tensor, lead: String) -> Result<Self> {
+    pub(crate) fn of_values(
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        ctx: Tensor,
+        lead: String,
+    ) -> Result<Self> {
         let count = ctx.dim(0)?;
         Self::from_parts(clip, classes, ctx, count, lead, Position::End, None)
     }
@@ -121,18 +185,37 @@ impl Context {
         owners: Option<Vec<String>>,
     ) -> Result<Self> {
         let plan = Self::plan(clip, classes, &lead, count, position, owners.is_some())?;
-        Ok(Self { clip: clip.clone(), ctx: context::variable(&ctx)?, count, lead, position, owners, plan })
+        Ok(Self {
+            clip: clip.clone(),
+            ctx: context::variable(&ctx)?,
+            count,
+            lead,
+            position,
+            owners,
+            plan,
+        })
     }
 
-    fn plan(clip: &Clip, classes: &Classes, lead: &str, count: usize, position: Position, own: bool) -> Result<TextPlan> {
+    fn plan(
+        clip: &Clip,
+        classes: &Classes,
+        lead: &str,
+        count: usize,
+        position: Position,
+        own: bool,
+    ) -> Result<TextPlan> {
         let row = |class: usize, i: usize| if own { class * count + i } else { i };
-        clip.text.plan(&[context::sequences(classes, lead, count, position, row)?])
+        clip.text
+            .plan(&[context::sequences(classes, lead, count, position, row)?])
     }
 
     /// Class features `[K, E]`, unit length, of a context of any shape whose last dimension is `W`.
     pub(crate) fn texts(&self, ctx: &Tensor) -> Result<Tensor> {
         let rows = ctx.reshape(((), self.clip.text.width()))?;
-        let prompt = TextPrompt { context: Some(rows), deep: Vec::new() };
+        let prompt = TextPrompt {
+            context: Some(rows),
+            deep: Vec::new(),
+        };
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
     }
 
@@ -141,15 +224,31 @@ impl Context {
     }
 
     pub(crate) fn rebind(&mut self, classes: &Classes) -> Result<()> {
+        self.rebind_behind(classes, self.lead.clone())
+    }
+
+    /// Binds to other classes with another placeholder before their names.
+    pub(crate) fn rebind_behind(&mut self, classes: &Classes, lead: String) -> Result<()> {
         if self.owners.as_ref().is_some_and(|o| *o != classes.names) {
             bail!("contexts of their own for each class cannot be used with other classes");
         }
-        self.plan = Self::plan(&self.clip, classes, &self.lead, self.count, self.position, self.owners.is_some())?;
+        self.plan = Self::plan(
+            &self.clip,
+            classes,
+            &lead,
+            self.count,
+            self.position,
+            self.owners.is_some(),
+        )?;
+        self.lead = lead;
         Ok(())
     }
 
     pub(crate) fn cosine(&self) -> Result<Box<dyn Predict + '_>> {
-        Ok(Box::new(Cosine { clip: &self.clip, texts: self.texts(&self.ctx.as_detached_tensor())? }))
+        Ok(Box::new(Cosine {
+            clip: &self.clip,
+            texts: self.texts(&self.ctx.as_detached_tensor())?,
+        }))
     }
 }
 

@@ -13,7 +13,10 @@ use clip::{Clip, DeepText, ImagePrompt, Slot, TextPlan, TextPrompt, model::unit}
 
 use crate::context::{self, Position};
 use crate::losses::cross_entropy;
-use crate::{Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training};
+use crate::settings::Depth;
+use crate::{
+    Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training,
+};
 
 /// Registry entry. Defaults are PromptSRC's baseline; MaPLe's repository has 2 + 2 tokens, depth 12, lr 0.0035, 5 epochs.
 pub const ENTRY: Entry = Entry {
@@ -29,8 +32,9 @@ pub const ENTRY: Entry = Entry {
 pub(crate) struct Sizes {
     pub(crate) text: usize,
     pub(crate) image: usize,
-    pub(crate) depth_text: usize,
-    pub(crate) depth_image: usize,
+    pub(crate) depth_text: Depth,
+    /// `None` where the image tower is not prompted.
+    pub(crate) depth_image: Option<Depth>,
     pub(crate) init: Option<String>,
 }
 
@@ -39,20 +43,46 @@ impl Sizes {
     pub(crate) fn read(s: &mut Settings) -> Self {
         Self {
             text: s.count("n_ctx_text", 4, 1..=72, "context tokens of the text tower"),
-            image: s.count("n_ctx_vision", 4, 0..=512, "prompt tokens of the image tower"),
-            depth_text: s.count("depth_text", 9, 1..=128, "prompted text layers, J (cut to the tower's)"),
-            depth_image: s.count("depth_vision", 9, 1..=128, "prompted image layers, J (cut to the tower's)"),
-            init: s.text("init", "a photo of a", "words of the text input; the first n_ctx_text are learned, the rest stay"),
+            image: s.count(
+                "n_ctx_vision",
+                4,
+                0..=512,
+                "prompt tokens of the image tower",
+            ),
+            depth_text: s.depth(
+                "depth_text",
+                9,
+                "prompted text layers, J, the input included",
+            ),
+            depth_image: Some(s.depth(
+                "depth_vision",
+                9,
+                "prompted image layers, J, the input included",
+            )),
+            init: s.words(
+                "init",
+                "a photo of a",
+                "words of the text input; the first n_ctx_text are learned, the rest stay",
+            ),
         }
     }
 }
 
 impl Config for Sizes {
     fn sees(&self) -> Sees {
-        if self.image == 0 { Sees::Features } else { Sees::Pixels }
+        if self.image == 0 {
+            Sees::Features
+        } else {
+            Sees::Pixels
+        }
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         Ok(Box::new(Independent::new(clip, classes, self, init)?))
     }
 }
@@ -67,34 +97,51 @@ pub(crate) struct Lead {
 impl Lead {
     /// The words and the first values of their learned part. As published, more than four context tokens, or no words,
     /// start from noise with `X` in the words' place.
-    pub(crate) fn start(clip: &Clip, words: Option<&str>, count: usize, init: &mut Init) -> Result<(Self, Tensor)> {
+    pub(crate) fn start(
+        clip: &Clip,
+        words: Option<&str>,
+        count: usize,
+        init: &mut Init,
+    ) -> Result<(Self, Tensor)> {
         match words {
             Some(words) if count <= 4 => {
-                let lead = Self { words: words.to_owned(), count };
+                let lead = Self {
+                    words: words.to_owned(),
+                    count,
+                };
                 Ok((lead, context::word_embeddings(clip, words, count)?))
             }
             _ => {
                 let values = init.normal(&[count, clip.text.width()], 0.02)?;
-                Ok((Self { words: context::placeholder(count), count }, values))
+                Ok((
+                    Self {
+                        words: context::placeholder(count),
+                        count,
+                    },
+                    values,
+                ))
             }
         }
     }
 
     /// Sequences of `classes`.
     pub(crate) fn plan(&self, clip: &Clip, classes: &Classes) -> Result<TextPlan> {
-        let sequences: Vec<Vec<Slot>> = context::sequences(classes, &self.words, self.count, Position::End, |_, i| i)?;
+        let sequences: Vec<Vec<Slot>> =
+            context::sequences(classes, &self.words, self.count, Position::End, |_, i| i)?;
         clip.text.plan(&[sequences])
     }
 }
 
-/// Layers behind the first that are prompted in a tower of `blocks`.
-pub(crate) fn deep_layers(depth: usize, blocks: usize) -> usize {
-    depth.min(blocks).saturating_sub(1)
-}
-
 /// Deep text rows for blocks 1, 2, ...: they overwrite the places of the input context.
 pub(crate) fn deep_text(rows: impl IntoIterator<Item = Tensor>) -> Vec<DeepText> {
-    rows.into_iter().zip(1..).map(|(rows, block)| DeepText { block, position: 1, rows }).collect()
+    rows.into_iter()
+        .zip(1..)
+        .map(|(rows, block)| DeepText {
+            block,
+            position: 1,
+            rows,
+        })
+        .collect()
 }
 
 /// Prompt tokens of the image tower and how they are named.
@@ -104,25 +151,44 @@ pub(crate) struct ImageTokens {
 }
 
 impl ImageTokens {
-    pub(crate) fn new(clip: &Clip, count: usize, depth: usize, init: &mut Init) -> Result<Self> {
-        if count == 0 {
-            return Ok(Self { tokens: None, deep: Vec::new() });
-        }
+    /// `count` tokens in as many layers as `depth` says; nothing where it says nothing or there are no tokens.
+    pub(crate) fn new(
+        clip: &Clip,
+        count: usize,
+        depth: Option<Depth>,
+        init: &mut Init,
+    ) -> Result<Self> {
+        let Some(depth) = depth.filter(|_| count > 0) else {
+            return Ok(Self {
+                tokens: None,
+                deep: Vec::new(),
+            });
+        };
         let tower = clip.transformer()?;
         let mut draw = || context::variable(&init.normal(&[count, tower.width()], 0.02)?);
         let tokens = Some(draw()?);
-        let deep = (0..deep_layers(depth, tower.depth())).map(|_| draw()).collect::<Result<_>>()?;
+        let deep = (1..depth.within(tower.depth())?)
+            .map(|_| draw())
+            .collect::<Result<_>>()?;
         Ok(Self { tokens, deep })
     }
 
     pub(crate) fn named(&self) -> Vec<(String, Var)> {
-        let first = self.tokens.iter().map(|v| ("image_encoder.VPT".to_owned(), v.clone()));
+        let first = self
+            .tokens
+            .iter()
+            .map(|v| ("image_encoder.VPT".to_owned(), v.clone()));
         let name = |i: usize| format!("image_encoder.transformer.resblocks.{i}.VPT_shallow");
-        first.chain(self.deep.iter().zip(1..).map(|(v, i)| (name(i), v.clone()))).collect()
+        first
+            .chain(self.deep.iter().zip(1..).map(|(v, i)| (name(i), v.clone())))
+            .collect()
     }
 
     pub(crate) fn prompt(&self, of: impl Fn(&Var) -> Tensor) -> ImagePrompt {
-        ImagePrompt { tokens: self.tokens.as_ref().map(&of), deep: self.deep.iter().map(&of).collect() }
+        ImagePrompt {
+            tokens: self.tokens.as_ref().map(&of),
+            deep: self.deep.iter().map(&of).collect(),
+        }
     }
 }
 
@@ -142,9 +208,14 @@ pub(crate) struct Independent {
 }
 
 impl Independent {
-    pub(crate) fn new(clip: &Arc<Clip>, classes: &Classes, sizes: &Sizes, init: &mut Init) -> Result<Self> {
+    pub(crate) fn new(
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        sizes: &Sizes,
+        init: &mut Init,
+    ) -> Result<Self> {
         let (lead, values) = Lead::start(clip, sizes.init.as_deref(), sizes.text, init)?;
-        let deep = (0..deep_layers(sizes.depth_text, clip.text.depth()))
+        let deep = (1..sizes.depth_text.within(clip.text.depth())?)
             .map(|_| context::variable(&init.normal(&[sizes.text, clip.text.width()], 0.02)?))
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -160,7 +231,13 @@ impl Independent {
     /// Class features `[K, E]`, unit length.
     pub(crate) fn texts(&self, of: impl Fn(&Var) -> Tensor) -> Result<Tensor> {
         let deep = deep_text(self.deep_text.iter().map(&of));
-        unit(&self.clip.text.encode(&self.plan, &TextPrompt { context: Some(of(&self.ctx)), deep })?)
+        unit(&self.clip.text.encode(
+            &self.plan,
+            &TextPrompt {
+                context: Some(of(&self.ctx)),
+                deep,
+            },
+        )?)
     }
 
     /// Image features `[B, E]`, unit length.
@@ -168,7 +245,12 @@ impl Independent {
         if self.image.tokens.is_none() {
             return images.unit_features(&self.clip);
         }
-        unit(&self.clip.transformer()?.encode(images.pixels()?, &self.image.prompt(of))?)
+        unit(
+            &self
+                .clip
+                .transformer()?
+                .encode(images.pixels()?, &self.image.prompt(of))?,
+        )
     }
 }
 
@@ -177,12 +259,19 @@ impl Method for Independent {
         let mut all = vec![("prompt_learner.ctx".to_owned(), self.ctx.clone())];
         all.extend(self.image.named());
         let name = |i: usize| format!("text_encoder.transformer.resblocks.{i}.VPT_shallow");
-        all.extend(self.deep_text.iter().zip(1..).map(|(v, i)| (name(i), v.clone())));
+        all.extend(
+            self.deep_text
+                .iter()
+                .zip(1..)
+                .map(|(v, i)| (name(i), v.clone())),
+        );
         all
     }
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
-        let logits = self.clip.logits(&self.images(&batch.images, tracked)?, &self.texts(tracked)?)?;
+        let logits = self
+            .clip
+            .logits(&self.images(&batch.images, tracked)?, &self.texts(tracked)?)?;
         Ok(cross_entropy(&logits, &batch.labels)?.into())
     }
 
@@ -212,7 +301,12 @@ impl Predict for Prompted<'_> {
     fn logits(&self, images: &Images) -> Result<Tensor> {
         let features = match &self.prompt.tokens {
             None => images.unit_features(self.clip)?,
-            Some(_) => unit(&self.clip.transformer()?.encode(images.pixels()?, &self.prompt)?)?,
+            Some(_) => unit(
+                &self
+                    .clip
+                    .transformer()?
+                    .encode(images.pixels()?, &self.prompt)?,
+            )?,
         };
         if features.dim(1)? != self.texts.dim(1)? {
             bail!("image and text features differ in width");

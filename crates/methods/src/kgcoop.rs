@@ -11,14 +11,19 @@ use clip::{Clip, model::unit};
 
 use crate::coop::Context;
 use crate::losses::{cross_entropy, mean_cosine};
-use crate::{Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Schedule, Sees, Settings, Training};
+use crate::{
+    Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Schedule, Sees, Settings, Training,
+};
 
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
     name: "kgcoop",
     title: "KgCoOp",
     source: "https://arxiv.org/abs/2303.13283",
-    training: Some(Training { schedule: Schedule::CosineSquared, ..Training::sgd(100, 128, 0.002) }),
+    training: Some(Training {
+        schedule: Schedule::CosineSquared,
+        ..Training::sgd(100, 128, 0.002)
+    }),
     read: |s| Box::new(KgCoOpConfig::read(s)),
 };
 
@@ -31,9 +36,23 @@ struct KgCoOpConfig {
 impl KgCoOpConfig {
     fn read(s: &mut Settings) -> Self {
         Self {
-            count: s.count("n_ctx", 4, 1..=72, "context vectors, M; the words' count replaces it when `init` is set"),
-            init: s.text("init", "a photo of a", "words the context starts from; none: normal noise of deviation 0.02"),
-            weight: s.number("weight", 8.0, 0.0..=1000.0, "of the distance to hand-written prompts (paper: 8)"),
+            count: s.count(
+                "n_ctx",
+                4,
+                1..=72,
+                "context vectors, M; the words' count replaces it when `init` is set",
+            ),
+            init: s.words(
+                "init",
+                "a photo of a",
+                "words the context starts from; none: normal noise of deviation 0.02",
+            ),
+            weight: s.number(
+                "weight",
+                8.0,
+                0.0..=1000.0,
+                "of the distance to hand-written prompts (paper: 8)",
+            ),
         }
     }
 }
@@ -43,10 +62,19 @@ impl Config for KgCoOpConfig {
         Sees::Features
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         let context = Context::at_end(clip, classes, self.init.as_deref(), self.count, init)?;
         let teacher = teacher(clip, classes)?;
-        Ok(Box::new(KgCoOp { context, teacher, weight: self.weight }))
+        Ok(Box::new(KgCoOp {
+            context,
+            teacher,
+            weight: self.weight,
+        }))
     }
 }
 
@@ -76,7 +104,10 @@ impl Method for KgCoOp {
         let texts = self.context.texts(self.context.ctx.as_tensor())?; // [K, E]
         let ce = cross_entropy(&clip.logits(&images, &texts)?, &batch.labels)?;
         let distance = mean_cosine(&texts, &self.teacher)?.affine(-self.weight, self.weight)?;
-        Ok(Loss { total: (&ce + &distance)?, parts: vec![("cross_entropy", ce), ("text_distance", distance)] })
+        Ok(Loss {
+            total: (&ce + &distance)?,
+            parts: vec![("cross_entropy", ce), ("text_distance", distance)],
+        })
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {

@@ -19,8 +19,12 @@ fn read(s: &mut Settings) -> Sizes {
     Sizes {
         text: s.count("n_ctx", 4, 1..=72, "context tokens"),
         image: 0,
-        depth_text: s.count("depth", 12, 1..=128, "prompted text layers, J (cut to the tower's)"),
-        depth_image: 0,
-        init: s.text("init", "a photo of a", "words of the text input; the first n_ctx are learned, the rest stay"),
+        depth_text: s.depth("depth", 12, "prompted text layers, J, the input included"),
+        depth_image: None,
+        init: s.words(
+            "init",
+            "a photo of a",
+            "words of the text input; the first n_ctx are learned, the rest stay",
+        ),
     }
 }

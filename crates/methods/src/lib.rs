@@ -2,6 +2,9 @@
 //!
 //! A method says what it sees of a picture, gives a loss and, once trained, a predictor. The caller owns the loop, the
 //! optimizer and the order of pictures. To add a method: one file, and one line in [`METHODS`].
+//!
+//! Differs: float32 throughout. The authors of CoOp, CoCoOp, VPT, IVLP, MaPLe, KgCoOp, ProGrad and PromptSRC train in
+//! half precision (deep prompts are float32 and rounded in the forward pass), TPT's tune under autocast.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +97,12 @@ pub trait Config: Send + Sync {
     ///
     /// # Errors
     /// A backbone that cannot take its prompts, class names that are too long, words outside the vocabulary.
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>>;
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>>;
 }
 
 /// The classes a method is bound to.
@@ -112,7 +120,11 @@ impl Classes {
     /// Cleans the names as every published implementation does.
     pub fn new(names: &[String], dataset: &str, template: &str) -> Self {
         let names = names.iter().map(|n| n.replace('_', " ")).collect();
-        Self { names, dataset: dataset.to_owned(), template: template.to_owned() }
+        Self {
+            names,
+            dataset: dataset.to_owned(),
+            template: template.to_owned(),
+        }
     }
 
     /// How many.
@@ -127,7 +139,10 @@ impl Classes {
 
     /// `template` filled with each name.
     pub fn texts(&self, template: &str) -> Vec<String> {
-        self.names.iter().map(|n| template.replace("{}", n)).collect()
+        self.names
+            .iter()
+            .map(|n| template.replace("{}", n))
+            .collect()
     }
 }
 
@@ -159,7 +174,9 @@ impl Images {
     pub fn pixels(&self) -> Result<&Tensor> {
         match self {
             Self::Pixels(p) => Ok(p),
-            Self::Features(_) => candle_core::bail!("this method needs pixels, it was given features"),
+            Self::Features(_) => {
+                candle_core::bail!("this method needs pixels, it was given features")
+            }
         }
     }
 }
@@ -184,7 +201,10 @@ pub struct Loss {
 
 impl From<Tensor> for Loss {
     fn from(total: Tensor) -> Self {
-        Self { parts: vec![("cross_entropy", total.clone())], total }
+        Self {
+            parts: vec![("cross_entropy", total.clone())],
+            total,
+        }
     }
 }
 
@@ -255,7 +275,8 @@ pub struct Cosine<'a> {
 
 impl Predict for Cosine<'_> {
     fn logits(&self, images: &Images) -> Result<Tensor> {
-        self.clip.logits(&images.unit_features(self.clip)?, &self.texts)
+        self.clip
+            .logits(&images.unit_features(self.clip)?, &self.texts)
     }
 }
 
@@ -270,12 +291,19 @@ pub fn load_parameters(method: &dyn Method, values: &BTreeMap<String, Tensor>) -
         match values.get(name) {
             None => wrong.push(format!("{name} is missing")),
             Some(v) if v.dims() != var.dims() => {
-                wrong.push(format!("{name} is {:?}, this method has {:?}", v.dims(), var.dims()));
+                wrong.push(format!(
+                    "{name} is {:?}, this method has {:?}",
+                    v.dims(),
+                    var.dims()
+                ));
             }
             Some(_) => {}
         }
     }
-    for name in values.keys().filter(|n| !parameters.iter().any(|(p, _)| p == *n)) {
+    for name in values
+        .keys()
+        .filter(|n| !parameters.iter().any(|(p, _)| p == *n))
+    {
         wrong.push(format!("{name} is no parameter of this method"));
     }
     if !wrong.is_empty() {

@@ -9,7 +9,10 @@ pub use clip::ops::composed::{log_softmax, softmax};
 /// # Errors
 /// When shapes do not fit.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    log_softmax(logits)?.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?.neg()
+    log_softmax(logits)?
+        .gather(&labels.unsqueeze(1)?, 1)?
+        .mean_all()?
+        .neg()
 }
 
 /// Mean of `|a - b|` over all elements; its slope is 0 where they are equal, as in PyTorch.

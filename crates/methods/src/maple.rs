@@ -11,8 +11,9 @@ use candle_core::{Result, Tensor, Var};
 use clip::{Clip, ImagePrompt, TextPlan, TextPrompt, model::unit};
 
 use crate::context::variable;
-use crate::ivlp::{Lead, Prompted, deep_layers, deep_text, tracked};
+use crate::ivlp::{Lead, Prompted, deep_text, tracked};
 use crate::losses::cross_entropy;
+use crate::settings::Depth;
 use crate::{Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Sees, Training};
 
 /// Registry entry. Cross-dataset: depth 3, lr 0.0026, 2 epochs.
@@ -24,15 +25,23 @@ pub const ENTRY: Entry = Entry {
     read: |s| {
         Box::new(MapleConfig {
             count: s.count("n_ctx", 2, 1..=72, "context tokens of both towers"),
-            depth: s.count("depth", 9, 1..=128, "prompted layers, J, the input included (cut to the towers')"),
-            init: s.text("init", "a photo of a", "words of the text input; the first n_ctx are learned, the rest stay"),
+            depth: s.depth(
+                "depth",
+                9,
+                "prompted layers of both towers, J, the input included",
+            ),
+            init: s.words(
+                "init",
+                "a photo of a",
+                "words of the text input; the first n_ctx are learned, the rest stay",
+            ),
         })
     },
 };
 
 struct MapleConfig {
     count: usize,
-    depth: usize,
+    depth: Depth,
     init: Option<String>,
 }
 
@@ -41,19 +50,36 @@ impl Config for MapleConfig {
         Sees::Pixels
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         let tower = clip.transformer()?;
         let (w, v) = (clip.text.width(), tower.width());
         let (lead, values) = Lead::start(clip, self.init.as_deref(), self.count, init)?;
-        let layers = deep_layers(self.depth, clip.text.depth().min(tower.depth()));
-        let linear = |(weight, bias): &(Tensor, Tensor)| Ok::<_, candle_core::Error>((variable(weight)?, variable(bias)?));
+        let layers = self.depth.within(clip.text.depth().min(tower.depth()))? - 1;
+        let linear = |(weight, bias): &(Tensor, Tensor)| {
+            Ok::<_, candle_core::Error>((variable(weight)?, variable(bias)?))
+        };
         let project = linear(&init.linear(v, w)?)?;
-        let texts = (0..layers).map(|_| variable(&init.normal(&[self.count, w], 0.02)?)).collect::<Result<_>>()?;
+        let texts = (0..layers)
+            .map(|_| variable(&init.normal(&[self.count, w], 0.02)?))
+            .collect::<Result<_>>()?;
         // One fresh layer, copied: the published projections all start equal.
         let first = init.linear(v, w)?;
         let projections = (0..layers).map(|_| linear(&first)).collect::<Result<_>>()?;
         let plan = lead.plan(clip, classes)?;
-        Ok(Box::new(Maple { clip: clip.clone(), lead, ctx: variable(&values)?, project, texts, projections, plan }))
+        Ok(Box::new(Maple {
+            clip: clip.clone(),
+            lead,
+            ctx: variable(&values)?,
+            project,
+            texts,
+            projections,
+            plan,
+        }))
     }
 }
 
@@ -73,7 +99,10 @@ struct Maple {
 
 impl Maple {
     fn class_features(&self, of: &impl Fn(&Var) -> Tensor) -> Result<Tensor> {
-        let prompt = TextPrompt { context: Some(of(&self.ctx)), deep: deep_text(self.texts.iter().map(of)) };
+        let prompt = TextPrompt {
+            context: Some(of(&self.ctx)),
+            deep: deep_text(self.texts.iter().map(of)),
+        };
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
     }
 
@@ -83,7 +112,12 @@ impl Maple {
         };
         Ok(ImagePrompt {
             tokens: Some(apply(&self.ctx, &self.project)?),
-            deep: self.texts.iter().zip(&self.projections).map(|(t, p)| apply(t, p)).collect::<Result<_>>()?,
+            deep: self
+                .texts
+                .iter()
+                .zip(&self.projections)
+                .map(|(t, p)| apply(t, p))
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -92,11 +126,20 @@ impl Method for Maple {
     fn parameters(&self) -> Vec<(String, Var)> {
         let mut all = vec![
             ("prompt_learner.ctx".to_owned(), self.ctx.clone()),
-            ("prompt_learner.proj.weight".to_owned(), self.project.0.clone()),
-            ("prompt_learner.proj.bias".to_owned(), self.project.1.clone()),
+            (
+                "prompt_learner.proj.weight".to_owned(),
+                self.project.0.clone(),
+            ),
+            (
+                "prompt_learner.proj.bias".to_owned(),
+                self.project.1.clone(),
+            ),
         ];
         for (i, v) in self.texts.iter().enumerate() {
-            all.push((format!("prompt_learner.compound_prompts_text.{i}"), v.clone()));
+            all.push((
+                format!("prompt_learner.compound_prompts_text.{i}"),
+                v.clone(),
+            ));
         }
         for (i, (weight, bias)) in self.projections.iter().enumerate() {
             let base = format!("prompt_learner.compound_prompt_projections.{i}");
@@ -108,7 +151,12 @@ impl Method for Maple {
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
         let prompt = self.image_prompt(&tracked)?;
-        let images = unit(&self.clip.transformer()?.encode(batch.images.pixels()?, &prompt)?)?; // [B, E]
+        let images = unit(
+            &self
+                .clip
+                .transformer()?
+                .encode(batch.images.pixels()?, &prompt)?,
+        )?; // [B, E]
         let logits = self.clip.logits(&images, &self.class_features(&tracked)?)?;
         Ok(cross_entropy(&logits, &batch.labels)?.into())
     }
@@ -121,6 +169,10 @@ impl Method for Maple {
     fn predictor(&self) -> Result<Box<dyn Predict + '_>> {
         let fixed = Var::as_detached_tensor;
         let prompt = self.image_prompt(&fixed)?;
-        Ok(Box::new(Prompted { clip: &self.clip, texts: self.class_features(&fixed)?, prompt }))
+        Ok(Box::new(Prompted {
+            clip: &self.clip,
+            texts: self.class_features(&fixed)?,
+            prompt,
+        }))
     }
 }

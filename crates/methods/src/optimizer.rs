@@ -24,35 +24,64 @@ pub struct Optimizer {
     rule: Rule,
     momentum: f64,
     decay: f64,
-    state: BTreeMap<String, (Tensor, Option<Tensor>)>,
-    steps: i32,
+    state: BTreeMap<String, State>,
+}
+
+/// What is remembered of a tensor.
+#[derive(Debug)]
+enum State {
+    /// Of SGD.
+    Momentum(Tensor),
+    /// Of Adam; `steps` counts the tensor's own updates, as in PyTorch.
+    Moments {
+        first: Tensor,
+        second: Tensor,
+        steps: i32,
+    },
 }
 
 impl Optimizer {
     /// `momentum` is used by SGD only.
     pub fn new(rule: Rule, momentum: f64, decay: f64) -> Self {
-        Self { rule, momentum, decay, state: BTreeMap::new(), steps: 0 }
+        Self {
+            rule,
+            momentum,
+            decay,
+            state: BTreeMap::new(),
+        }
     }
 
     /// One update. A tensor without a gradient is left alone, decay included, as in PyTorch.
     ///
     /// # Errors
     /// Those of candle.
-    pub fn step(&mut self, parameters: &[(String, Var)], gradients: &GradStore, lr: f64) -> Result<()> {
-        self.steps += 1;
+    pub fn step(
+        &mut self,
+        parameters: &[(String, Var)],
+        gradients: &GradStore,
+        lr: f64,
+    ) -> Result<()> {
         for (name, var) in parameters {
-            let Some(g) = gradients.get(var.as_tensor()) else { continue };
+            let Some(g) = gradients.get(var.as_tensor()) else {
+                continue;
+            };
             let p = var.as_detached_tensor();
             let g = g.detach();
             let next = match self.rule {
                 Rule::Sgd => {
-                    let g = if self.decay == 0.0 { g } else { (g + (&p * self.decay)?)? };
+                    let g = if self.decay == 0.0 {
+                        g
+                    } else {
+                        (g + (&p * self.decay)?)?
+                    };
                     let buffer = match self.state.get(name) {
-                        Some((b, _)) if self.momentum != 0.0 => ((b * self.momentum)? + g)?,
+                        Some(State::Momentum(b)) if self.momentum != 0.0 => {
+                            ((b * self.momentum)? + g)?
+                        }
                         _ => g,
                     };
                     let next = (p - (&buffer * lr)?)?;
-                    self.state.insert(name.clone(), (buffer, None));
+                    self.state.insert(name.clone(), State::Momentum(buffer));
                     next
                 }
                 Rule::Adam | Rule::AdamW => {
@@ -62,14 +91,26 @@ impl Optimizer {
                     } else if self.decay != 0.0 {
                         g = (g + (&p * self.decay)?)?;
                     }
-                    let (m, v) = match self.state.get(name) {
-                        Some((m, Some(v))) => (((m * 0.9)? + (&g * 0.1)?)?, ((v * 0.999)? + (g.sqr()? * 0.001)?)?),
-                        _ => ((&g * 0.1)?, (g.sqr()? * 0.001)?),
+                    let (m, v) = ((&g * 0.1)?, (g.sqr()? * 0.001)?);
+                    let (m, v, steps) = match self.state.get(name) {
+                        Some(State::Moments {
+                            first,
+                            second,
+                            steps,
+                        }) => (((first * 0.9)? + m)?, ((second * 0.999)? + v)?, steps + 1),
+                        _ => (m, v, 1),
                     };
-                    let (c1, c2) = (1.0 - 0.9f64.powi(self.steps), 1.0 - 0.999f64.powi(self.steps));
+                    let (c1, c2) = (1.0 - 0.9f64.powi(steps), 1.0 - 0.999f64.powi(steps));
                     let scale = ((v.sqrt()? / c2.sqrt())? + 1e-8)?;
                     let next = (p - ((&m / scale)? * (lr / c1))?)?;
-                    self.state.insert(name.clone(), (m, Some(v)));
+                    self.state.insert(
+                        name.clone(),
+                        State::Moments {
+                            first: m,
+                            second: v,
+                            steps,
+                        },
+                    );
                     next
                 }
             };
@@ -84,14 +125,18 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Three steps on f(p) = sum(p^2 * [1, 2]) from [1, -1], lr 0.1; values printed by torch 2 (float32).
+    /// Three steps on f(p) = sum(p^2 * [1, 2]) from [1, -1], lr 0.1.
     fn run(rule: Rule) -> Vec<f32> {
         let p = Var::new(&[1f32, -1.0], &Device::Cpu).unwrap();
         let weights = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         let mut o = Optimizer::new(rule, 0.9, 0.01);
         for _ in 0..3 {
-            let loss = (p.as_tensor().sqr().unwrap() * &weights).unwrap().sum_all().unwrap();
-            o.step(&[("p".into(), p.clone())], &loss.backward().unwrap(), 0.1).unwrap();
+            let loss = (p.as_tensor().sqr().unwrap() * &weights)
+                .unwrap()
+                .sum_all()
+                .unwrap();
+            o.step(&[("p".into(), p.clone())], &loss.backward().unwrap(), 0.1)
+                .unwrap();
         }
         p.as_tensor().to_vec1().unwrap()
     }
@@ -113,10 +158,15 @@ mod tests {
                                 p -= 0.1 * m;
                             }
                             Rule::Adam | Rule::AdamW => {
-                                if rule == Rule::Adam { g += 0.01 * p } else { p *= 1.0 - 0.1 * 0.01 }
+                                if rule == Rule::Adam {
+                                    g += 0.01 * p
+                                } else {
+                                    p *= 1.0 - 0.1 * 0.01
+                                }
                                 m = 0.9 * m + 0.1 * g;
                                 v = 0.999 * v + 0.001 * g * g;
-                                let (mh, vh) = (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.999f64.powi(t)));
+                                let (mh, vh) =
+                                    (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.999f64.powi(t)));
                                 p -= 0.1 * mh / (vh.sqrt() + 1e-8);
                             }
                         }
@@ -127,8 +177,53 @@ mod tests {
         };
         for rule in [Rule::Sgd, Rule::Adam, Rule::AdamW] {
             for (got, want) in run(rule).iter().zip(want(rule)) {
-                assert!((f64::from(*got) - want).abs() < 1e-5, "{rule:?}: {got} {want}");
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-5,
+                    "{rule:?}: {got} {want}"
+                );
             }
         }
+    }
+
+    #[test]
+    fn weight_decay_moves_a_tensor_whose_gradient_is_zero() {
+        // With g = 0: SGD and AdamW shrink p by lr * decay; Adam normalises the decay and moves by lr.
+        for (rule, want) in [
+            (Rule::Sgd, 2.0 - 0.1 * 0.05 * 2.0),
+            (Rule::Adam, 2.0 - 0.1),
+            (Rule::AdamW, 2.0 - 0.1 * 0.05 * 2.0),
+        ] {
+            let p = Var::new(&[2f32], &Device::Cpu).unwrap();
+            let nothing = p.as_tensor().zeros_like().unwrap();
+            let loss = (p.as_tensor() * nothing).unwrap().sum_all().unwrap();
+            let mut o = Optimizer::new(rule, 0.9, 0.05);
+            o.step(&[("p".into(), p.clone())], &loss.backward().unwrap(), 0.1)
+                .unwrap();
+            let got = f64::from(p.as_tensor().to_vec1::<f32>().unwrap()[0]);
+            assert!((got - want).abs() < 1e-6, "{rule:?}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn adam_counts_the_steps_of_each_tensor() {
+        // `late` gets its first gradient in the third step; its move must be a first step's, which is lr.
+        let (early, late) = (
+            Var::new(&[1f32], &Device::Cpu).unwrap(),
+            Var::new(&[1f32], &Device::Cpu).unwrap(),
+        );
+        let both = [
+            ("early".to_owned(), early.clone()),
+            ("late".to_owned(), late.clone()),
+        ];
+        let mut o = Optimizer::new(Rule::Adam, 0.9, 0.0);
+        for step in 0..3 {
+            let mut loss = early.as_tensor().sum_all().unwrap();
+            if step == 2 {
+                loss = (loss + (late.as_tensor() * 3.0).unwrap().sum_all().unwrap()).unwrap();
+            }
+            o.step(&both, &loss.backward().unwrap(), 0.01).unwrap();
+        }
+        let got = late.as_tensor().to_vec1::<f32>().unwrap()[0];
+        assert!((got - 0.99).abs() < 1e-6, "{got}");
     }
 }

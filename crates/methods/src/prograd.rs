@@ -23,6 +23,7 @@ pub const ENTRY: Entry = Entry {
     read: |s| Box::new(ProGradConfig::read(s)),
 };
 
+#[derive(Clone, Debug)]
 struct ProGradConfig {
     count: usize,
     init: Option<String>,
@@ -31,10 +32,38 @@ struct ProGradConfig {
 }
 
 impl ProGradConfig {
+    /// Of the classes' dataset when the words are its template's.
+    fn lead(&self, classes: &Classes) -> Result<Lead> {
+        let words = match self.init.as_deref() {
+            Some("template") => template(classes)
+                .split("{}")
+                .next()
+                .unwrap_or_default()
+                .trim(),
+            Some(words) => words,
+            None => "",
+        };
+        let count = if words.is_empty() {
+            0
+        } else {
+            word_count(words)
+        };
+        if count > self.count {
+            bail!(
+                "the {count} words {words:?} do not fit into n_ctx = {}",
+                self.count
+            );
+        }
+        Ok(Lead {
+            free: self.count - count,
+            words: words.to_owned(),
+        })
+    }
+
     fn read(s: &mut Settings) -> Self {
         Self {
             count: s.count("n_ctx", 16, 1..=72, "context vectors, M"),
-            init: s.text("init", "template", "words the last vectors start from, zeros before: \"template\" takes those of the dataset's template; none: normal noise"),
+            init: s.words("init", "template", "words the last vectors start from, zeros before: \"template\" takes those of the dataset's template; none: normal noise"),
             lambda: s.number("lambda", 1.0, 0.0..=10.0, "share of the opposing part that is removed (0.8 for 8 and 16 shots of Flowers102, DTD, EuroSAT)"),
             temperature: s.number("temperature", 1.0, 0.01..=100.0, "of the distillation loss"),
         }
@@ -62,30 +91,47 @@ impl Config for ProGradConfig {
         Sees::Features
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         let width = clip.text.width();
-        let words = match self.init.as_deref() {
-            Some("template") => template(classes).split("{}").next().unwrap_or_default().trim(),
-            Some(words) => words,
-            None => "",
-        };
-        let (ctx, lead) = if !words.is_empty() {
-            let count = word_count(words);
-            if count > self.count {
-                bail!("the template's {count} words {words:?} do not fit into n_ctx = {}", self.count);
-            }
-            let free = self.count - count;
-            // Words are counted by spaces though a comma is a token of its own: its last token stays a frozen one.
-            let values = word_embeddings(clip, words, count)?;
-            let zeros = Tensor::zeros((free, width), values.dtype(), values.device())?;
-            let ctx = if free == 0 { values } else { Tensor::cat(&[zeros, values], 0)? };
-            (ctx, format!("{} {words}", placeholder(free)).trim().to_owned())
+        let lead = self.lead(classes)?;
+        let ctx = if lead.words.is_empty() {
+            init.normal(&[self.count, width], 0.02)?
         } else {
-            (init.normal(&[self.count, width], 0.02)?, placeholder(self.count))
+            // Words are counted by spaces though a comma is a token of its own: its last token stays a frozen one.
+            let values = word_embeddings(clip, &lead.words, self.count - lead.free)?;
+            let zeros = Tensor::zeros((lead.free, width), values.dtype(), values.device())?;
+            if lead.free == 0 {
+                values
+            } else {
+                Tensor::cat(&[zeros, values], 0)?
+            }
         };
-        let context = Context::of_values(clip, classes, ctx, lead)?;
-        let teacher = teacher(clip, classes)?;
-        Ok(Box::new(ProGrad { context, teacher, lambda: self.lambda, temperature: self.temperature }))
+        let context = Context::of_values(clip, classes, ctx, lead.text())?;
+        Ok(Box::new(ProGrad {
+            context,
+            teacher: teacher(clip, classes)?,
+            config: self.clone(),
+        }))
+    }
+}
+
+/// What stands before the class name while it is tokenized.
+struct Lead {
+    /// `X`s before the words.
+    free: usize,
+    words: String,
+}
+
+impl Lead {
+    fn text(&self) -> String {
+        format!("{} {}", placeholder(self.free), self.words)
+            .trim()
+            .to_owned()
     }
 }
 
@@ -97,8 +143,7 @@ struct ProGrad {
     context: Context,
     /// `[K, E]`, unit length.
     teacher: Tensor,
-    lambda: f64,
-    temperature: f64,
+    config: ProGradConfig,
 }
 
 impl Method for ProGrad {
@@ -113,19 +158,32 @@ impl Method for ProGrad {
         let student = clip.logits(&images, &self.context.texts(self.context.ctx.as_tensor())?)?; // [B, K]
         let teacher = clip.logits(&images, &self.teacher)?; // [B, K]
         let ce = cross_entropy(&student, &batch.labels)?;
-        let t = self.temperature;
+        let t = self.config.temperature;
         let soft = softmax(&(teacher / t)?)?;
-        let kl = ((soft * log_softmax(&(student / t)?)?)?.sum(D::Minus1)?.mean_all()? * (-t * t))?;
-        Ok(Loss { total: ce.clone(), parts: vec![("cross_entropy", ce), ("kl", kl)] })
+        let kl = ((soft * log_softmax(&(student / t)?)?)?
+            .sum(D::Minus1)?
+            .mean_all()?
+            * (-t * t))?;
+        Ok(Loss {
+            total: ce.clone(),
+            parts: vec![("cross_entropy", ce), ("kl", kl)],
+        })
     }
 
     /// `g_ce`, less `lambda` times its part along `g_kd` where the two disagree.
     fn gradients(&self, loss: &Loss) -> Result<GradStore> {
         let mut grads = loss.total.backward()?;
-        let Some((_, kl)) = loss.parts.iter().find(|(name, _)| *name == "kl") else { return Ok(grads) };
+        let Some((_, kl)) = loss.parts.iter().find(|(name, _)| *name == "kl") else {
+            return Ok(grads);
+        };
         let guide = kl.backward()?;
         for (_, var) in self.parameters() {
-            let (Some(g), Some(d)) = (grads.get(var.as_tensor()).cloned(), guide.get(var.as_tensor())) else { continue };
+            let (Some(g), Some(d)) = (
+                grads.get(var.as_tensor()).cloned(),
+                guide.get(var.as_tensor()),
+            ) else {
+                continue;
+            };
             let norm = d.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
             if norm == 0.0 {
                 continue;
@@ -133,14 +191,19 @@ impl Method for ProGrad {
             let direction = (d / f64::from(norm))?;
             let along = (&g * &direction)?.sum_all()?.to_scalar::<f32>()?;
             if along < 0.0 {
-                grads.insert(var.as_tensor(), (g - (direction * (self.lambda * f64::from(along)))?)?);
+                grads.insert(
+                    var.as_tensor(),
+                    (g - (direction * (self.config.lambda * f64::from(along)))?)?,
+                );
             }
         }
         Ok(grads)
     }
 
+    /// The context's values stay; the placeholder is the new dataset's own, whose last token can be a frozen one.
     fn bind(&mut self, classes: &Classes) -> Result<()> {
-        self.context.rebind(classes)?;
+        self.context
+            .rebind_behind(classes, self.config.lead(classes)?.text())?;
         self.teacher = teacher(&self.context.clip, classes)?;
         Ok(())
     }

@@ -9,12 +9,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var, bail};
 use clip::{Clip, model::unit};
 
 use crate::ivlp::{Independent, Sizes, tracked};
 use crate::losses::{cross_entropy, log_softmax, mean_absolute, softmax};
-use crate::{Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training, templates};
+use crate::{
+    Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training,
+    templates,
+};
 
 /// Registry entry. Defaults are base-to-novel's. Cross-dataset: depth 3, mean 6, deviation 10. Few-shot: 50 epochs, mean
 /// and deviation 30 and 30, or 45 and 5 for Cars, Flowers, Aircraft, DTD and EuroSAT.
@@ -33,23 +36,66 @@ struct PromptSrcConfig {
     mean: f64,
     deviation: f64,
     epoch_weights: Vec<f64>,
+    templates: Vec<String>,
 }
 
 impl PromptSrcConfig {
     fn read(s: &mut Settings) -> Self {
-        let config = Self {
+        let mut config = Self {
             sizes: Sizes::read(s),
             weights: [
-                s.number("text_weight", 25.0, 0.0..=1e6, "of the L1 distance to the text teacher"),
-                s.number("image_weight", 10.0, 0.0..=1e6, "of the L1 distance to the image teacher"),
-                s.number("logit_weight", 1.0, 0.0..=1e6, "of the divergence from the teacher's logits"),
+                s.number(
+                    "text_weight",
+                    25.0,
+                    0.0..=1e6,
+                    "of the L1 distance to the text teacher",
+                ),
+                s.number(
+                    "image_weight",
+                    10.0,
+                    0.0..=1e6,
+                    "of the L1 distance to the image teacher",
+                ),
+                s.number(
+                    "logit_weight",
+                    1.0,
+                    0.0..=1e6,
+                    "of the divergence from the teacher's logits",
+                ),
             ],
-            mean: s.number("gpa_mean", 15.0, -1e6..=1e6, "epoch (1-based) on which the aggregation centres"),
+            mean: s.number(
+                "gpa_mean",
+                15.0,
+                -1e6..=1e6,
+                "epoch (1-based) on which the aggregation centres",
+            ),
             deviation: s.number("gpa_std", 1.0, 1e-6..=1e6, "its width in epochs"),
-            epoch_weights: s.numbers("gpa_weights", "aggregation weight of each epoch outright, instead of mean and width"),
+            epoch_weights: s.numbers(
+                "gpa_weights",
+                "aggregation weight of each epoch outright, instead of mean and width",
+            ),
+            templates: s.texts(
+                "teacher_templates",
+                "texts the frozen teacher averages, `{}` for the name; none: the published 60",
+            ),
         };
+        if config.templates.is_empty() {
+            config.templates = templates::teacher()
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+        }
+        if let Some(bad) = config.templates.iter().find(|t| !t.contains("{}")) {
+            s.refuse(
+                "teacher_templates",
+                format!("{bad:?} has no {{}} for the name"),
+            );
+        }
         if config.sizes.image == 0 {
-            s.refuse("n_ctx_vision", "PromptSRC prompts the image tower; use 1 or more");
+            s.refuse(
+                "n_ctx_vision",
+                "PromptSRC prompts the image tower; use 1 or more",
+            );
         }
         config
     }
@@ -60,10 +106,16 @@ impl Config for PromptSrcConfig {
         Sees::Pixels
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         Ok(Box::new(PromptSrc {
             student: Independent::new(clip, classes, &self.sizes, init)?,
-            teacher: teacher(clip, classes)?,
+            teacher: teacher(clip, classes, &self.templates)?,
+            templates: self.templates.clone(),
             weights: self.weights,
             gaussian: (self.mean, self.deviation),
             epoch_weights: self.epoch_weights.clone(),
@@ -73,10 +125,9 @@ impl Config for PromptSrcConfig {
 }
 
 /// Unit text features `[K, E]`: per class the mean of un-normalised features over 60 templates, then normalised.
-fn teacher(clip: &Clip, classes: &Classes) -> Result<Tensor> {
-    let templates = templates::teacher();
+fn teacher(clip: &Clip, classes: &Classes, templates: &[String]) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
-    for template in &templates {
+    for template in templates {
         let features = clip.encode_texts(&classes.texts(template))?;
         sum = Some(match sum {
             None => features,
@@ -86,9 +137,22 @@ fn teacher(clip: &Clip, classes: &Classes) -> Result<Tensor> {
     unit(&(sum.expect("there are templates") / templates.len() as f64)?)
 }
 
+/// Densities at 1, 2, ... `epochs` of a Gaussian of `(mean, deviation)`, scaled to sum to 1.
+fn gaussian_weights((mean, deviation): (f64, f64), epochs: usize) -> Vec<f64> {
+    let exponents: Vec<f64> = (1..=epochs)
+        .map(|e| -((e as f64 - mean) / deviation).powi(2) / 2.0)
+        .collect();
+    // Far from the mean every density underflows; their ratios do not.
+    let largest = exponents.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let densities: Vec<f64> = exponents.iter().map(|x| (x - largest).exp()).collect();
+    let sum: f64 = densities.iter().sum();
+    densities.iter().map(|d| d / sum).collect()
+}
+
 struct PromptSrc {
     student: Independent,
     teacher: Tensor,
+    templates: Vec<String>,
     weights: [f64; 3],
     gaussian: (f64, f64),
     epoch_weights: Vec<f64>,
@@ -97,13 +161,17 @@ struct PromptSrc {
 }
 
 impl PromptSrc {
-    fn epoch_weight(&self, epoch: usize, epochs: usize) -> f64 {
-        if let Some(w) = self.epoch_weights.get(epoch) {
-            return *w;
+    fn epoch_weight(&self, epoch: usize, epochs: usize) -> Result<f64> {
+        if !self.epoch_weights.is_empty() {
+            if self.epoch_weights.len() != epochs {
+                bail!(
+                    "gpa_weights: {} weights for {epochs} epochs; give one an epoch",
+                    self.epoch_weights.len()
+                );
+            }
+            return Ok(self.epoch_weights[epoch]);
         }
-        let (mean, deviation) = self.gaussian;
-        let density = |e: usize| (-((e + 1) as f64 - mean).powi(2) / (2.0 * deviation * deviation)).exp();
-        density(epoch) / (0..epochs).map(density).sum::<f64>()
+        Ok(gaussian_weights(self.gaussian, epochs)[epoch])
     }
 }
 
@@ -123,22 +191,36 @@ impl Method for PromptSrc {
         let text = (mean_absolute(&texts, &self.teacher)? * self.weights[0])?;
         let image = (mean_absolute(&images, &frozen)? * self.weights[1])?;
         // Divided by all B K elements, as published, not by B.
-        let divergence = (softmax(&wanted)? * (log_softmax(&wanted)? - log_softmax(&logits)?)?)?.mean_all()?;
+        let divergence =
+            (softmax(&wanted)? * (log_softmax(&wanted)? - log_softmax(&logits)?)?)?.mean_all()?;
         let logit = (divergence * self.weights[2])?;
         let total = (((&ce + &text)? + &image)? + &logit)?;
         Ok(Loss {
             total,
-            parts: vec![("cross_entropy", ce), ("text_l1", text), ("image_l1", image), ("logit_kl", logit)],
+            parts: vec![
+                ("cross_entropy", ce),
+                ("text_l1", text),
+                ("image_l1", image),
+                ("logit_kl", logit),
+            ],
         })
     }
 
     fn end_epoch(&mut self, epoch: usize, epochs: usize) -> Result<()> {
-        let weight = self.epoch_weight(epoch, epochs);
-        let now = self.parameters().into_iter().map(|(_, v)| v.as_detached_tensor() * weight).collect::<Result<Vec<_>>>()?;
+        let weight = self.epoch_weight(epoch, epochs)?;
+        let now = self
+            .parameters()
+            .into_iter()
+            .map(|(_, v)| v.as_detached_tensor() * weight)
+            .collect::<Result<Vec<_>>>()?;
         self.aggregate = if epoch == 0 {
             now
         } else {
-            self.aggregate.iter().zip(now).map(|(sum, now)| sum + now).collect::<Result<_>>()?
+            self.aggregate
+                .iter()
+                .zip(now)
+                .map(|(sum, now)| sum + now)
+                .collect::<Result<_>>()?
         };
         Ok(())
     }
@@ -152,11 +234,52 @@ impl Method for PromptSrc {
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         self.student.bind(classes)?;
-        self.teacher = teacher(&self.student.clip, classes)?;
+        self.teacher = teacher(&self.student.clip, classes, &self.templates)?;
         Ok(())
     }
 
     fn predictor(&self) -> Result<Box<dyn Predict + '_>> {
         self.student.predictor()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aggregation_weights_are_the_published_ones() {
+        let weights = gaussian_weights((15.0, 1.0), 20);
+        for (epoch, want) in [
+            (13, 0.054),
+            (14, 0.242),
+            (15, 0.399),
+            (16, 0.242),
+            (17, 0.054),
+        ] {
+            assert!(
+                (weights[epoch - 1] - want).abs() < 5e-4,
+                "{epoch}: {}",
+                weights[epoch - 1]
+            );
+        }
+    }
+
+    #[test]
+    fn weights_far_from_the_mean_are_numbers_that_sum_to_one() {
+        for (mean, deviation) in [(1e6, 1e-6), (45.0, 1.0), (-300.0, 5.0), (3.0, 1e-6)] {
+            let weights = gaussian_weights((mean, deviation), 5);
+            assert!(
+                (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12,
+                "{mean} {deviation}: {weights:?}"
+            );
+        }
+        assert_eq!(
+            gaussian_weights((45.0, 1.0), 5)
+                .iter()
+                .rposition(|w| *w > 0.5),
+            Some(4),
+            "the nearest epoch leads"
+        );
     }
 }

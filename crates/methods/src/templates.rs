@@ -35,7 +35,12 @@ mod tests {
     #[test]
     fn there_are_as_many_as_published_and_each_has_one_place_for_the_name() {
         assert_eq!((imagenet().len(), teacher().len()), (80, 60));
-        assert!(imagenet().iter().chain(&SELECTED).all(|t| t.matches("{}").count() == 1));
+        assert!(
+            imagenet()
+                .iter()
+                .chain(&SELECTED)
+                .all(|t| t.matches("{}").count() == 1)
+        );
         assert!(SELECTED.iter().all(|t| imagenet().contains(t)));
         assert_eq!(teacher()[59], "itap of the {}.");
     }

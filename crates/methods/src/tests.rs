@@ -1,1 +1,85 @@
+//! Claims about the methods, on a tiny random CLIP.
 
+mod algorithms;
+mod every_method;
+mod tiny_clip;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use clip::Clip;
+
+use crate::{Batch, Classes, Entry, Images, Init, METHODS, Method, Settings, find, templates};
+use tiny_clip::{base, clip, noise, pixels};
+
+fn build_for(
+    entry: &Entry,
+    config: &str,
+    clip: &Arc<Clip>,
+    classes: &Classes,
+) -> candle_core::Result<Box<dyn Method>> {
+    let mut settings = Settings::new(config.parse().unwrap());
+    let config = (entry.read)(&mut settings);
+    assert_eq!(settings.finish().problems, [], "{}", entry.name);
+    config.build(clip, classes, &mut Init::seeded(1))
+}
+
+fn build(name: &str, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
+    build_for(find(name).unwrap(), config, clip, &base()).unwrap()
+}
+
+/// Methods that are trained before testing.
+fn trained() -> impl Iterator<Item = &'static Entry> {
+    METHODS.iter().filter(|e| e.training.is_some())
+}
+
+fn batch() -> Batch {
+    Batch {
+        images: Images::Pixels(pixels(4, 3)),
+        labels: Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap(),
+    }
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn logits(method: &dyn Method, images: &Images) -> Vec<f32> {
+    flat(&method.predictor().unwrap().logits(images).unwrap())
+}
+
+fn number(t: &Tensor) -> f64 {
+    f64::from(t.to_scalar::<f32>().unwrap())
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    flat(a)
+        .iter()
+        .zip(flat(b))
+        .map(|(a, b)| f64::from(*a) * f64::from(b))
+        .sum()
+}
+
+fn largest_gap(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+/// Moves every trained tensor to values of the towers' own size, where curvature is moderate, and hidden units away from
+/// the kink of their ReLU.
+fn scatter(method: &dyn Method) {
+    for ((name, var), seed) in method.parameters().iter().zip(500..) {
+        let values = noise(var.dims(), seed, 1.0);
+        let values = match name.rsplit("meta_net.").next() {
+            Some("linear1.weight") => values * 0.1,
+            Some("linear1.bias") => values.sign().unwrap() * 0.6,
+            Some("linear2.weight") => values * 0.6,
+            _ if name.ends_with("weight") => values * 0.2,
+            _ => values * 0.8,
+        };
+        var.set(&values.unwrap()).unwrap();
+    }
+}

@@ -1,7 +1,9 @@
 //! TPT: tune the context on one test picture at a time, so that its views agree; then forget.
 //!
 //! Shu et al., *Test-Time Prompt Tuning for Zero-Shot Generalization*, <https://arxiv.org/abs/2209.07511>.
-//! Follows the authors' `tpt_classification.py` at 63ecbac, without autocast.
+//! Follows the authors' `tpt_classification.py` at 63ecbac.
+//!
+//! Differs: no autocast, hence no GradScaler, which skips a picture's step when its half-precision gradient overflows.
 //!
 //! `V` views, the first of them the test view; `K` classes, `E` joint width.
 
@@ -39,19 +41,51 @@ struct TptConfig {
 impl TptConfig {
     fn read(s: &mut Settings) -> Self {
         let config = Self {
-            count: s.count("n_ctx", 4, 1..=72, "context vectors, M; the words' count replaces it when `init` is set"),
-            words: s
-                .text("init", "a photo of a", "words the context starts from (`_` stands for a space); none: noise")
-                .map(|w| w.replace('_', " ")),
-            views: s.count("views", 64, 2..=4096, "views of a picture, the test view included"),
-            keep: s.number("keep", 0.1, 0.0..=1.0, "share of views, those of lowest entropy, that are kept"),
+            count: s.count(
+                "n_ctx",
+                4,
+                1..=72,
+                "context vectors, M; the words' count replaces it when `init` is set",
+            ),
+            words: s.words(
+                "init",
+                "a photo of a",
+                "words the context starts from; none: noise",
+            ),
+            views: s.count(
+                "views",
+                64,
+                2..=4096,
+                "views of a picture, the test view included",
+            ),
+            keep: s.number(
+                "keep",
+                0.1,
+                0.0..=1.0,
+                "share of views, those of lowest entropy, that are kept",
+            ),
             steps: s.count("steps", 1, 1..=1000, "AdamW steps a picture"),
             lr: s.number("lr", 5e-3, 0.0..=100.0, "of AdamW"),
-            decay: s.number("weight_decay", 1e-2, 0.0..=10.0, "of AdamW (PyTorch's default, as published)"),
-            augmix: s.flag("augmix", true, "AugMix on the views of fine-grained datasets (never on ImageNet's, as published)"),
+            decay: s.number(
+                "weight_decay",
+                1e-2,
+                0.0..=10.0,
+                "of AdamW (PyTorch's default, as published)",
+            ),
+            augmix: s.flag(
+                "augmix",
+                true,
+                "AugMix on the views of fine-grained datasets (never on ImageNet's, as published)",
+            ),
         };
         if (config.views as f64 * config.keep) < 1.0 {
-            s.refuse("keep", format!("{} of {} views leaves none; keep at least one", config.keep, config.views));
+            s.refuse(
+                "keep",
+                format!(
+                    "{} of {} views leaves none; keep at least one",
+                    config.keep, config.views
+                ),
+            );
         }
         config
     }
@@ -59,12 +93,23 @@ impl TptConfig {
 
 impl Config for TptConfig {
     fn sees(&self) -> Sees {
-        Sees::Views { count: self.views, augmix: self.augmix }
+        Sees::Views {
+            count: self.views,
+            augmix: self.augmix,
+        }
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
         let context = Context::at_end(clip, classes, self.words.as_deref(), self.count, init)?;
-        Ok(Box::new(Tpt { context, config: self.clone() }))
+        Ok(Box::new(Tpt {
+            context,
+            config: self.clone(),
+        }))
     }
 }
 
@@ -112,7 +157,13 @@ pub fn mean_entropy(logits: &Tensor) -> Result<Tensor> {
     let log_p = log_softmax(logits)?;
     let n = log_p.dim(0)? as f64;
     let top = log_p.max_keepdim(0)?.detach();
-    let mean = (log_p.broadcast_sub(&top)?.exp()?.sum_keepdim(0)?.log()?.add(&top)? - n.ln())?;
+    let mean = (log_p
+        .broadcast_sub(&top)?
+        .exp()?
+        .sum_keepdim(0)?
+        .log()?
+        .add(&top)?
+        - n.ln())?;
     // A probability that underflows has no entropy, not a NaN.
     let mean = mean.maximum(f64::from(f32::MIN))?;
     (mean.exp()? * mean)?.sum_all()?.neg()
@@ -125,7 +176,10 @@ impl Tpt {
         let count = features.dim(0)?;
         let keep = (count as f64 * self.config.keep) as usize;
         if keep == 0 {
-            bail!("{count} views and keep = {} leave none to tune on", self.config.keep);
+            bail!(
+                "{count} views and keep = {} leave none to tune on",
+                self.config.keep
+            );
         }
         let ctx = Var::from_tensor(&self.context.ctx.as_detached_tensor())?;
         let named = [("ctx".to_owned(), ctx.clone())];
@@ -138,7 +192,8 @@ impl Tpt {
                 kept = confident(&logits.detach(), keep)?;
             }
             let rows: Vec<u32> = kept.iter().map(|i| *i as u32).collect();
-            let loss = mean_entropy(&logits.index_select(&Tensor::new(rows, logits.device())?, 0)?)?;
+            let loss =
+                mean_entropy(&logits.index_select(&Tensor::new(rows, logits.device())?, 0)?)?;
             last = f64::from(loss.to_scalar::<f32>()?);
             let gradients = loss.backward()?;
             if step == 0 {
@@ -147,9 +202,18 @@ impl Tpt {
             optimizer.step(&named, &gradients, self.config.lr)?;
         }
         let tuned = ctx.as_detached_tensor();
-        let logits = clip.logits(&features.narrow(0, 0, 1)?, &self.context.texts(&tuned)?)?.get(0)?;
+        let logits = clip
+            .logits(&features.narrow(0, 0, 1)?, &self.context.texts(&tuned)?)?
+            .get(0)?;
         let before = before.expect("there is at least one step");
-        Ok(Tuned { logits, before, context: tuned, gradient, kept, loss: last })
+        Ok(Tuned {
+            logits,
+            before,
+            context: tuned,
+            gradient,
+            kept,
+            loss: last,
+        })
     }
 }
 
@@ -186,13 +250,25 @@ impl Predict for TestTime<'_> {
 ///
 /// # Errors
 /// Those of the towers, and bad settings.
-pub fn tune_once(config: &toml::Table, clip: &Arc<Clip>, classes: &Classes, ctx: &Tensor, views: &Images) -> Result<Tuned> {
+pub fn tune_once(
+    config: &toml::Table,
+    clip: &Arc<Clip>,
+    classes: &Classes,
+    ctx: &Tensor,
+    views: &Images,
+) -> Result<Tuned> {
     let mut settings = Settings::new(config.clone());
     let config = TptConfig::read(&mut settings);
     if let Some(p) = settings.finish().problems.first() {
         bail!("{}: {}", p.field, p.message);
     }
-    let context = Context::at_end(clip, classes, config.words.as_deref(), config.count, &mut Init::seeded(0))?;
+    let context = Context::at_end(
+        clip,
+        classes,
+        config.words.as_deref(),
+        config.count,
+        &mut Init::seeded(0),
+    )?;
     let tpt = Tpt { context, config };
     tpt.context.ctx.set(ctx)?;
     tpt.tune(views)

@@ -60,7 +60,15 @@ impl Training {
 
     /// Names of the settings, for a suite reader to tell them from others.
     pub const KEYS: [&'static str; 9] = [
-        "epochs", "batch", "lr", "optimizer", "momentum", "weight_decay", "warmup_epochs", "warmup_lr", "schedule",
+        "epochs",
+        "batch",
+        "lr",
+        "optimizer",
+        "momentum",
+        "weight_decay",
+        "warmup_epochs",
+        "warmup_lr",
+        "schedule",
     ];
 
     /// Reads a suite's values over these defaults.
@@ -71,16 +79,29 @@ impl Training {
             Rule::AdamW => "adamw",
         };
         let mut rules = vec![name(self.optimizer)];
-        rules.extend(["sgd", "adam", "adamw"].iter().filter(|r| **r != name(self.optimizer)));
+        rules.extend(
+            ["sgd", "adam", "adamw"]
+                .iter()
+                .filter(|r| **r != name(self.optimizer)),
+        );
         let shape = |schedule: Schedule| match schedule {
             Schedule::Cosine => "cosine",
             Schedule::CosineSquared => "cosine-squared",
             Schedule::Constant => "constant",
         };
         let mut shapes = vec![shape(self.schedule)];
-        shapes.extend(["cosine", "cosine-squared", "constant"].iter().filter(|r| **r != shape(self.schedule)));
+        shapes.extend(
+            ["cosine", "cosine-squared", "constant"]
+                .iter()
+                .filter(|r| **r != shape(self.schedule)),
+        );
         Self {
-            epochs: s.count("epochs", self.epochs, 1..=100_000, "passes over the few-shot set"),
+            epochs: s.count(
+                "epochs",
+                self.epochs,
+                1..=100_000,
+                "passes over the few-shot set",
+            ),
             batch: s.count("batch", self.batch, 1..=65_536, "pictures a step"),
             lr: s.number("lr", self.lr, 0.0..=100.0, "base learning rate"),
             optimizer: match s.choice("optimizer", &rules, "update rule") {
@@ -89,10 +110,29 @@ impl Training {
                 _ => Rule::Sgd,
             },
             momentum: s.number("momentum", self.momentum, 0.0..=1.0, "of SGD"),
-            weight_decay: s.number("weight_decay", self.weight_decay, 0.0..=10.0, "of every trained tensor"),
-            warmup_epochs: s.count("warmup_epochs", self.warmup_epochs, 0..=1000, "epochs at warmup_lr, inside epochs"),
-            warmup_lr: s.number("warmup_lr", self.warmup_lr, 0.0..=100.0, "constant learning rate of warm-up"),
-            schedule: match s.choice("schedule", &shapes, "learning rate after warm-up, stepped once an epoch") {
+            weight_decay: s.number(
+                "weight_decay",
+                self.weight_decay,
+                0.0..=10.0,
+                "of every trained tensor",
+            ),
+            warmup_epochs: s.count(
+                "warmup_epochs",
+                self.warmup_epochs,
+                0..=1000,
+                "epochs at warmup_lr, inside epochs",
+            ),
+            warmup_lr: s.number(
+                "warmup_lr",
+                self.warmup_lr,
+                0.0..=100.0,
+                "constant learning rate of warm-up",
+            ),
+            schedule: match s.choice(
+                "schedule",
+                &shapes,
+                "learning rate after warm-up, stepped once an epoch",
+            ) {
                 "cosine-squared" => Schedule::CosineSquared,
                 "constant" => Schedule::Constant,
                 _ => Schedule::Cosine,
@@ -121,7 +161,11 @@ impl Training {
 
     /// Steps of an epoch over `pictures`: a last short batch is dropped, unless it is the only one.
     pub fn steps_per_epoch(&self, pictures: usize) -> usize {
-        if pictures >= self.batch { pictures / self.batch } else { usize::from(pictures > 0) }
+        if pictures >= self.batch {
+            pictures / self.batch
+        } else {
+            usize::from(pictures > 0)
+        }
     }
 
     /// Every setting by name.
@@ -146,8 +190,14 @@ mod tests {
         }
         let cocoop = Training::sgd(10, 1, 0.002);
         assert!((cocoop.lr(9) - 1.91e-4).abs() < 1e-6);
-        let squared = Training { schedule: Schedule::CosineSquared, ..Training::sgd(100, 128, 0.002) };
-        assert!((squared.lr(51) - 5.0e-4).abs() < 1e-9, "mid-training of KgCoOp's log");
+        let squared = Training {
+            schedule: Schedule::CosineSquared,
+            ..Training::sgd(100, 128, 0.002)
+        };
+        assert!(
+            (squared.lr(51) - 5.0e-4).abs() < 1e-9,
+            "mid-training of KgCoOp's log"
+        );
     }
 
     #[test]

@@ -10,7 +10,10 @@ use clip::{Clip, model::unit};
 
 use crate::ivlp::{ImageTokens, Prompted, tracked};
 use crate::losses::cross_entropy;
-use crate::{Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Sees, Training, templates};
+use crate::settings::Depth;
+use crate::{
+    Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Sees, Training, templates,
+};
 
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
@@ -20,15 +23,20 @@ pub const ENTRY: Entry = Entry {
     training: Some(Training::sgd(5, 4, 0.0025)),
     read: |s| {
         Box::new(VptConfig {
-            count: s.count("n_ctx", 8, 1..=512, "prompt tokens (8, though the published file is named for 4)"),
-            depth: s.count("depth", 12, 1..=128, "prompted image layers, J (cut to the tower's)"),
+            count: s.count(
+                "n_ctx",
+                8,
+                1..=512,
+                "prompt tokens (8, though the published file is named for 4)",
+            ),
+            depth: s.depth("depth", 12, "prompted image layers, J, the input included"),
         })
     },
 };
 
 struct VptConfig {
     count: usize,
-    depth: usize,
+    depth: Depth,
 }
 
 impl Config for VptConfig {
@@ -36,9 +44,18 @@ impl Config for VptConfig {
         Sees::Pixels
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
-        let image = ImageTokens::new(clip, self.count, self.depth, init)?;
-        Ok(Box::new(Vpt { clip: clip.clone(), image, texts: texts(clip, classes)? }))
+    fn build(
+        &self,
+        clip: &Arc<Clip>,
+        classes: &Classes,
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
+        let image = ImageTokens::new(clip, self.count, Some(self.depth), init)?;
+        Ok(Box::new(Vpt {
+            clip: clip.clone(),
+            image,
+            texts: texts(clip, classes)?,
+        }))
     }
 }
 
@@ -71,6 +88,10 @@ impl Method for Vpt {
 
     fn predictor(&self) -> Result<Box<dyn Predict + '_>> {
         let prompt = self.image.prompt(Var::as_detached_tensor);
-        Ok(Box::new(Prompted { clip: &self.clip, texts: self.texts.clone(), prompt }))
+        Ok(Box::new(Prompted {
+            clip: &self.clip,
+            texts: self.texts.clone(),
+            prompt,
+        }))
     }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, Var, bail};
 use clip::{Clip, model::unit};
 
-use crate::{Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Sees, Settings, templates};
+use crate::{
+    Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Sees, Settings, templates,
+};
 
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
@@ -43,7 +45,11 @@ impl Config for Templates {
     }
 
     fn build(&self, clip: &Arc<Clip>, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
-        let mut method = ZeroShot { clip: clip.clone(), templates: *self, texts: clip.logit_scale.clone() };
+        let mut method = ZeroShot {
+            clip: clip.clone(),
+            templates: *self,
+            texts: clip.logit_scale.clone(),
+        };
         method.bind(classes)?;
         Ok(Box::new(method))
     }
@@ -88,6 +94,9 @@ impl Method for ZeroShot {
     }
 
     fn predictor(&self) -> Result<Box<dyn Predict + '_>> {
-        Ok(Box::new(Cosine { clip: &self.clip, texts: self.texts.clone() }))
+        Ok(Box::new(Cosine {
+            clip: &self.clip,
+            texts: self.texts.clone(),
+        }))
     }
 }

@@ -16,7 +16,10 @@ const DRAWN: &[u8] = include_bytes!("../assets/drawn-clip.safetensors");
 pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
     if let Some(path) = file {
         if !path.exists() {
-            bail!("{}: there is no such file or folder (--model)", path.display());
+            bail!(
+                "{}: there is no such file or folder (--model)",
+                path.display()
+            );
         }
         return Ok(Arc::new(Clip::load(path)?));
     }
@@ -31,6 +34,7 @@ pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
 /// # Errors
 /// None, unless the binary is broken.
 pub fn shipped() -> Result<Arc<Clip>> {
-    let weights = clip::weights::embedded("drawn-clip.safetensors", DRAWN).context("the shipped CLIP")?;
+    let weights =
+        clip::weights::embedded("drawn-clip.safetensors", DRAWN).context("the shipped CLIP")?;
     Ok(Arc::new(Clip::from_weights(&weights)?))
 }

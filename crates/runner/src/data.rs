@@ -23,7 +23,9 @@ const ENCODED_AT_ONCE: usize = 64;
 /// Every dataset id there is.
 pub fn known(catalogue: &Catalogue) -> Vec<String> {
     let drawn = drawn::datasets().iter().map(|d| d.id.clone());
-    drawn.chain(catalogue.rows().iter().map(|r| r.id.clone())).collect()
+    drawn
+        .chain(catalogue.rows().iter().map(|r| r.id.clone()))
+        .collect()
 }
 
 /// Opens a drawn dataset, or one of the catalogue under `root`.
@@ -36,8 +38,14 @@ pub fn open(id: &str, catalogue: &Catalogue, root: Option<&Path>) -> Result<Data
     }
     let row = catalogue.find(id)?;
     let Some(root) = root else {
-        bail!("{id}: needs a data root: pass --data DIR (`promptbed data check --data DIR` tells what is there)")
+        bail!(
+            "dataset {id}: needs its pictures: pass --data DIR, the folder that holds {}",
+            row.images.display()
+        )
     };
+    if !root.is_dir() {
+        bail!("{}: there is no such folder (--data)", root.display());
+    }
     Dataset::open(row, root).with_context(|| format!("dataset {id}"))
 }
 
@@ -75,18 +83,32 @@ impl Feed {
     fn tensor(&self, pictures: &[Arc<Rgb>]) -> Result<Tensor> {
         let each = 3 * self.size * self.size;
         let mut data = vec![0f32; pictures.len() * each];
-        data.par_chunks_mut(each).zip(pictures).for_each(|(out, p)| normalise(p, out));
-        Ok(Tensor::from_vec(data, (pictures.len(), 3, self.size, self.size), &Device::Cpu)?)
+        data.par_chunks_mut(each)
+            .zip(pictures)
+            .for_each(|(out, p)| normalise(p, out));
+        Ok(Tensor::from_vec(
+            data,
+            (pictures.len(), 3, self.size, self.size),
+            &Device::Cpu,
+        )?)
     }
 
     fn test_pictures(&self, items: &[Item]) -> Result<Vec<Arc<Rgb>>> {
         let pictures = items
             .par_iter()
             .map(|item| {
-                if let Some(p) = self.pixels.lock().expect("no panic while held").get(&item.path) {
+                if let Some(p) = self
+                    .pixels
+                    .lock()
+                    .expect("no panic while held")
+                    .get(&item.path)
+                {
                     return Ok(p.clone());
                 }
-                Ok(Arc::new(test_view(&self.dataset.source.rgb(item)?, self.size)))
+                Ok(Arc::new(test_view(
+                    &self.dataset.source.rgb(item)?,
+                    self.size,
+                )))
             })
             .collect::<Result<Vec<_>, datasets::Error>>()?;
         let mut cache = self.pixels.lock().expect("no panic while held");
@@ -110,10 +132,18 @@ impl Feed {
         self.tensor(&self.test_pictures(items)?)
     }
 
-    fn encode(&self, count: usize, pixels: impl Fn(std::ops::Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
+    fn encode(
+        &self,
+        count: usize,
+        pixels: impl Fn(std::ops::Range<usize>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let pieces = (0..count)
             .step_by(ENCODED_AT_ONCE)
-            .map(|i| Ok(self.clip.encode_image(&pixels(i..count.min(i + ENCODED_AT_ONCE))?)?))
+            .map(|i| {
+                Ok(self
+                    .clip
+                    .encode_image(&pixels(i..count.min(i + ENCODED_AT_ONCE))?)?)
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&pieces, 0)?)
     }
@@ -127,7 +157,13 @@ impl Feed {
         if cache.is_none() {
             let all = &self.dataset.split.test;
             let features = self.encode(all.len(), |range| self.test_pixels(&all[range]))?;
-            *cache = Some((features, all.iter().zip(0..).map(|(item, row)| (item.path.clone(), row)).collect()));
+            *cache = Some((
+                features,
+                all.iter()
+                    .zip(0..)
+                    .map(|(item, row)| (item.path.clone(), row))
+                    .collect(),
+            ));
         }
         let (features, rows) = cache.as_ref().expect("just filled");
         let rows: Vec<u32> = items.iter().map(|i| rows[&i.path]).collect();
@@ -138,18 +174,39 @@ impl Feed {
     ///
     /// # Errors
     /// As [`Feed::test_pixels`].
-    pub fn tuning_views(&self, item: &Item, count: usize, augmix: bool, seed: u64, index: u64) -> Result<Tensor> {
+    pub fn tuning_views(
+        &self,
+        item: &Item,
+        count: usize,
+        augmix: bool,
+        seed: u64,
+        index: u64,
+    ) -> Result<Tensor> {
         let picture = self.dataset.source.rgb(item)?;
         let mut stream = Stream::named(seed, "tuning-views", index);
         let views = datasets::views::tpt_views(&picture, self.size, count, augmix, &mut stream);
-        Ok(Tensor::from_vec(views.concat(), (count, 3, self.size, self.size), &Device::Cpu)?)
+        Ok(Tensor::from_vec(
+            views.concat(),
+            (count, 3, self.size, self.size),
+            &Device::Cpu,
+        )?)
     }
 
     /// The training pictures of one trial.
     pub fn training<'a>(&'a self, items: &'a [Item], views: Views, seed: u64) -> Training<'a> {
-        let paths: Vec<String> = items.iter().map(|i| i.path.to_string_lossy().into_owned()).collect();
+        let paths: Vec<String> = items
+            .iter()
+            .map(|i| i.path.to_string_lossy().into_owned())
+            .collect();
         let picks = crate::hash::hex(paths.join("\n").as_bytes());
-        Training { feed: self, items, picks, views, seed, decoded: Mutex::default() }
+        Training {
+            feed: self,
+            items,
+            picks,
+            views,
+            seed,
+            decoded: Mutex::default(),
+        }
     }
 }
 
@@ -166,7 +223,13 @@ pub struct Training<'a> {
 
 impl Training<'_> {
     fn picture(&self, index: usize) -> Result<Arc<Rgb>, datasets::Error> {
-        if let Some(p) = self.decoded.lock().expect("no panic while held").0.get(&index) {
+        if let Some(p) = self
+            .decoded
+            .lock()
+            .expect("no panic while held")
+            .0
+            .get(&index)
+        {
             return Ok(p.clone());
         }
         let picture = Arc::new(self.feed.dataset.source.rgb(&self.items[index])?);
@@ -182,7 +245,11 @@ impl Training<'_> {
     fn view(&self, index: usize, turn: u64) -> Result<Arc<Rgb>, datasets::Error> {
         let picture = self.picture(index)?;
         let place = turn * self.items.len() as u64 + index as u64;
-        Ok(Arc::new(train_view(&picture, self.feed.size, &mut Stream::named(self.seed, "views", place))))
+        Ok(Arc::new(train_view(
+            &picture,
+            self.feed.size,
+            &mut Stream::named(self.seed, "views", place),
+        )))
     }
 
     /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
@@ -198,7 +265,10 @@ impl Training<'_> {
             Views::Fresh => epoch,
             Views::Cached(n) => epoch % n,
         };
-        let views = indices.par_iter().map(|i| self.view(*i, turn as u64)).collect::<Result<Vec<_>, _>>()?;
+        let views = indices
+            .par_iter()
+            .map(|i| self.view(*i, turn as u64))
+            .collect::<Result<Vec<_>, _>>()?;
         self.feed.tensor(&views)
     }
 
@@ -208,7 +278,9 @@ impl Training<'_> {
     /// As [`Training::pixels`].
     pub fn features(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
         let turn = match self.views {
-            Views::Fresh => return Ok(self.feed.clip.encode_image(&self.pixels(indices, epoch)?)?),
+            Views::Fresh => {
+                return Ok(self.feed.clip.encode_image(&self.pixels(indices, epoch)?)?);
+            }
             Views::Cached(n) => epoch % n,
             Views::None => usize::MAX,
         };
@@ -216,7 +288,9 @@ impl Training<'_> {
         let key = (self.seed, self.picks.clone(), turn);
         if !cache.contains_key(&key) {
             let all: Vec<usize> = (0..self.items.len()).collect();
-            let features = self.feed.encode(all.len(), |range| self.pixels(&all[range], epoch))?;
+            let features = self
+                .feed
+                .encode(all.len(), |range| self.pixels(&all[range], epoch))?;
             cache.insert(key.clone(), features);
         }
         let rows: Vec<u32> = indices.iter().map(|i| *i as u32).collect();

@@ -19,8 +19,10 @@ macro_rules! say {
     }};
 }
 
+pub mod analysis;
 pub mod backbone;
 pub mod cli;
+pub mod compare;
 pub mod data;
 pub mod hash;
 mod looks;
@@ -29,7 +31,9 @@ pub mod pretrain;
 pub mod progress;
 pub mod prompts;
 pub mod published;
+pub mod reason;
 pub mod record;
+pub mod report;
 pub mod stats;
 pub mod store;
 pub mod suite;

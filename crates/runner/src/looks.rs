@@ -83,8 +83,9 @@ struct Row {
     dash: Dash,
 }
 
-static ROWS: LazyLock<BTreeMap<String, Row>> =
-    LazyLock::new(|| toml::from_str(include_str!("../assets/looks.toml")).expect("looks.toml is tested"));
+static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
+    toml::from_str(include_str!("../assets/looks.toml")).expect("looks.toml is tested")
+});
 
 /// The look of a method. The first method of an algorithm wears the algorithm's; further ones keep its colour, with
 /// other markers and broken lines, and go by their labels.
@@ -102,17 +103,29 @@ pub fn look(method: &Method) -> Look {
         look.name.clone_from(&method.label);
     }
     if method.variant > 0 {
-        let place = MARKERS.iter().position(|m| *m == look.marker).expect("MARKERS has every marker");
+        let place = MARKERS
+            .iter()
+            .position(|m| *m == look.marker)
+            .expect("MARKERS has every marker");
         look.marker = MARKERS[(place + 3 * method.variant) % MARKERS.len()];
-        look.dash = if method.variant % 2 == 1 { Dash::Dashed } else { Dash::Dotted };
+        look.dash = if method.variant % 2 == 1 {
+            Dash::Dashed
+        } else {
+            Dash::Dotted
+        };
     }
     look
 }
 
 /// A look for an algorithm without a row, always the same for the same name.
 fn derived(algorithm: &str) -> Look {
-    let hash = algorithm.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    let colours: Vec<_> = ROWS.values().filter_map(|row| parse_colour(&row.colour)).collect();
+    let hash = algorithm.bytes().fold(0x811c_9dc5_u32, |h, b| {
+        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
+    let colours: Vec<_> = ROWS
+        .values()
+        .filter_map(|row| parse_colour(&row.colour))
+        .collect();
     Look {
         name: algorithm.to_owned(),
         colour: colours[(hash >> 8) as usize % colours.len()],
@@ -123,7 +136,9 @@ fn derived(algorithm: &str) -> Look {
 
 /// `#RRGGBB`.
 fn parse_colour(text: &str) -> Option<(u8, u8, u8)> {
-    let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6 && digits.is_ascii())?;
+    let digits = text
+        .strip_prefix('#')
+        .filter(|digits| digits.len() == 6 && digits.is_ascii())?;
     let channel = |i: usize| u8::from_str_radix(&digits[i..i + 2], 16).ok();
     Some((channel(0)?, channel(2)?, channel(4)?))
 }
@@ -135,7 +150,12 @@ mod tests {
     use super::*;
 
     fn method(label: &str, algorithm: &str, variant: usize) -> Method {
-        Method { label: label.to_owned(), algorithm: algorithm.to_owned(), variant, is_trained: true }
+        Method {
+            label: label.to_owned(),
+            algorithm: algorithm.to_owned(),
+            variant,
+            is_trained: true,
+        }
     }
 
     #[test]
@@ -152,16 +172,34 @@ mod tests {
     #[test]
     fn a_method_looks_the_same_wherever_it_stands() {
         let coop = look(&method("coop", "coop", 0));
-        assert_eq!((coop.name.as_str(), coop.colour, coop.marker), ("CoOp", (0, 0x72, 0xB2), Marker::Circle));
-        assert_eq!(look(&method("mine", "mine", 0)), look(&method("mine", "mine", 0)));
-        assert_eq!(look(&method("zero_shot", "zero_shot", 0)).name, "Zero-shot CLIP");
+        assert_eq!(
+            (coop.name.as_str(), coop.colour, coop.marker),
+            ("CoOp", (0, 0x72, 0xB2), Marker::Circle)
+        );
+        assert_eq!(
+            look(&method("mine", "mine", 0)),
+            look(&method("mine", "mine", 0))
+        );
+        assert_eq!(
+            look(&method("zero_shot", "zero_shot", 0)).name,
+            "Zero-shot CLIP"
+        );
     }
 
     #[test]
     fn variants_keep_the_colour_and_change_the_rest() {
-        let looks: Vec<Look> = (0..3).map(|i| look(&method(&format!("coop-m{i}"), "coop", i))).collect();
+        let looks: Vec<Look> = (0..3)
+            .map(|i| look(&method(&format!("coop-m{i}"), "coop", i)))
+            .collect();
         assert!(looks.iter().all(|l| l.colour == looks[0].colour));
-        assert_eq!(looks.iter().map(|l| l.marker).collect::<BTreeSet<_>>().len(), 3);
+        assert_eq!(
+            looks
+                .iter()
+                .map(|l| l.marker)
+                .collect::<BTreeSet<_>>()
+                .len(),
+            3
+        );
         assert_eq!(looks[1].name, "coop-m1");
     }
 }

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Ok(Done::NotAll) => ExitCode::from(1),
         Ok(Done::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            promptbed::say!("error: {error:#}");
+            promptbed::say!("error: {}", promptbed::reason::reason(&error));
             ExitCode::from(2)
         }
     }

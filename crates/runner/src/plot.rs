@@ -1,6 +1,8 @@
 //! Charts, drawn once and written as SVG and PNG, with the font that ships here.
 
+mod calibration;
 mod canvas;
+mod cost;
 mod curves;
 mod dots;
 mod grid;
@@ -9,7 +11,9 @@ mod scatter;
 
 use std::path::{Path, PathBuf};
 
+pub use calibration::reliability;
 pub use canvas::Drawing;
+pub use cost::cost;
 
 use crate::record::Protocol;
 use crate::store::{Loaded, StoreError, replace};
@@ -43,8 +47,20 @@ struct Style {
 impl Size {
     fn style(self) -> Style {
         match self {
-            Self::Screen => Style { width: 960.0, text: 12.5, line: 1.6, marker: 4.2, pixels: 2 },
-            Self::Paper => Style { width: 504.0, text: 7.5, line: 0.9, marker: 2.4, pixels: 6 },
+            Self::Screen => Style {
+                width: 960.0,
+                text: 12.5,
+                line: 1.6,
+                marker: 4.2,
+                pixels: 2,
+            },
+            Self::Paper => Style {
+                width: 504.0,
+                text: 7.5,
+                line: 0.9,
+                marker: 2.4,
+                pixels: 6,
+            },
         }
     }
 }
@@ -62,16 +78,26 @@ pub struct Chart {
 
 /// Every chart of every section.
 pub fn charts(summary: &Summary, size: Size) -> Vec<Chart> {
-    let style = size.style();
+    summary
+        .sections
+        .iter()
+        .flat_map(|section| section_charts(section, size))
+        .collect()
+}
+
+/// Every chart of one section.
+pub fn section_charts(section: &Section, size: Size) -> Vec<Chart> {
     let mut charts = Vec::new();
-    for section in &summary.sections {
-        let painter = Painter { section, style };
-        if section.protocol == Protocol::BaseToNovel {
-            painter.base_to_novel(&mut charts);
-        } else {
-            painter.accuracy(&mut charts);
-        }
+    let painter = Painter {
+        section,
+        style: size.style(),
+    };
+    if section.protocol == Protocol::BaseToNovel {
+        painter.base_to_novel(&mut charts);
+    } else {
+        painter.accuracy(&mut charts);
     }
+    charts.extend(cost(section, size));
     charts
 }
 
@@ -87,17 +113,33 @@ pub fn render_all(loaded: &Loaded, dir: &Path) -> Result<Vec<PathBuf>, StoreErro
 ///
 /// # Errors
 /// When a chart cannot be drawn or a file not written.
-pub fn render_all_sized(loaded: &Loaded, dir: &Path, size: Size) -> Result<Vec<PathBuf>, StoreError> {
+pub fn render_all_sized(
+    loaded: &Loaded,
+    dir: &Path,
+    size: Size,
+) -> Result<Vec<PathBuf>, StoreError> {
     let folder = dir.join("charts");
-    std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io { path: folder.clone(), source })?;
+    std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io {
+        path: folder.clone(),
+        source,
+    })?;
     let mut written = Vec::new();
     for chart in charts(&Summary::new(loaded), size) {
         let end = if size == Size::Paper { "-paper" } else { "" };
         let svg = folder.join(format!("{}{end}.svg", chart.slug));
-        let fail = |problem: String| StoreError::Chart { path: svg.clone(), problem };
-        replace(&svg, chart.drawing.svg(&chart.title).map_err(fail)?.as_bytes())?;
+        let fail = |problem: String| StoreError::Chart {
+            path: svg.clone(),
+            problem,
+        };
+        replace(
+            &svg,
+            chart.drawing.svg(&chart.title).map_err(fail)?.as_bytes(),
+        )?;
         let png = folder.join(format!("{}{end}.png", chart.slug));
-        let fail = |problem: String| StoreError::Chart { path: png.clone(), problem };
+        let fail = |problem: String| StoreError::Chart {
+            path: png.clone(),
+            problem,
+        };
         replace(&png, &chart.drawing.png(size.style().pixels).map_err(fail)?)?;
         written.extend([svg, png]);
     }
@@ -113,13 +155,18 @@ impl<'a> Painter<'a> {
     /// The average first, then each dataset; a single dataset alone.
     fn places(&self) -> Vec<Place<'a>> {
         let average = (self.section.targets().count() > 1).then_some(Place::Average);
-        average.into_iter().chain(self.section.datasets.iter().map(|d| Place::Dataset(d))).collect()
+        average
+            .into_iter()
+            .chain(self.section.datasets.iter().map(|d| Place::Dataset(d)))
+            .collect()
     }
 
     fn place_name(&self, place: Place<'_>) -> String {
         match place {
             Place::Average => format!("Average over {}", self.section.targets().count()),
-            Place::Dataset(d) if self.section.source.as_deref() == Some(d) => format!("{d} (source)"),
+            Place::Dataset(d) if self.section.source.as_deref() == Some(d) => {
+                format!("{d} (source)")
+            }
             Place::Dataset(d) => d.to_owned(),
         }
     }
@@ -133,15 +180,24 @@ impl<'a> Painter<'a> {
         ];
         let places = self.places();
         if section.shots.len() > 1 {
-            let panels: Vec<_> =
-                halves.iter().map(|(name, _, metric)| ((*name).to_owned(), places[0], *metric)).collect();
+            let panels: Vec<_> = halves
+                .iter()
+                .map(|(name, _, metric)| ((*name).to_owned(), places[0], *metric))
+                .collect();
             charts.push(Chart {
                 slug: format!("{}-average", section.slug()),
-                title: format!("{}: {}, against shots", section.title(), self.place_name(places[0])),
+                title: format!(
+                    "{}: {}, against shots",
+                    section.title(),
+                    self.place_name(places[0])
+                ),
                 drawing: self.curves(&panels, 3),
             });
             for (name, slug, metric) in halves.iter().filter(|_| places.len() > 1) {
-                let panels: Vec<_> = places.iter().map(|p| (self.place_name(*p), *p, *metric)).collect();
+                let panels: Vec<_> = places
+                    .iter()
+                    .map(|p| (self.place_name(*p), *p, *metric))
+                    .collect();
                 charts.push(Chart {
                     slug: format!("{}-{slug}-datasets", section.slug()),
                     title: format!("{}: {name}, by dataset, against shots", section.title()),
@@ -149,7 +205,10 @@ impl<'a> Painter<'a> {
                 });
             }
         } else {
-            let panels: Vec<_> = halves.iter().map(|(name, _, metric)| ((*name).to_owned(), *metric)).collect();
+            let panels: Vec<_> = halves
+                .iter()
+                .map(|(name, _, metric)| ((*name).to_owned(), *metric))
+                .collect();
             let shots = section.shots.first().copied().unwrap_or(0);
             charts.push(Chart {
                 slug: format!("{}-datasets", section.slug()),
@@ -165,9 +224,16 @@ impl<'a> Painter<'a> {
         let places = self.places();
         for class_set in &section.class_sets {
             let metric = Metric::Accuracy(class_set);
-            let suffix = if section.class_sets.len() > 1 { format!("-{class_set}") } else { String::new() };
+            let suffix = if section.class_sets.len() > 1 {
+                format!("-{class_set}")
+            } else {
+                String::new()
+            };
             if section.shots.len() > 1 {
-                let panels: Vec<_> = places.iter().map(|p| (self.place_name(*p), *p, metric)).collect();
+                let panels: Vec<_> = places
+                    .iter()
+                    .map(|p| (self.place_name(*p), *p, metric))
+                    .collect();
                 charts.push(Chart {
                     slug: format!("{}{suffix}-by-shots", section.slug()),
                     title: format!("{}: accuracy against shots", section.title()),

@@ -71,8 +71,10 @@ impl Recipe {
     /// # Errors
     /// Names the file, line and field.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let recipe: Self = toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot be read", path.display()))?;
+        let recipe: Self =
+            toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
         let mut wrong = Vec::new();
         let mut check = |ok: bool, what: &str| {
             if !ok {
@@ -80,16 +82,34 @@ impl Recipe {
             }
         };
         check(recipe.version == 1, "version: this program reads version 1");
-        check(recipe.image.width % 64 == 0 && recipe.image.width > 0, "image.width: must be a multiple of 64");
-        check(recipe.text.width % 64 == 0 && recipe.text.width > 0, "text.width: must be a multiple of 64");
         check(
-            recipe.image.patch > 0 && recipe.image.size % recipe.image.patch.max(1) == 0 && recipe.image.size > 0,
+            recipe.image.width.is_multiple_of(64) && recipe.image.width > 0,
+            "image.width: must be a multiple of 64",
+        );
+        check(
+            recipe.text.width.is_multiple_of(64) && recipe.text.width > 0,
+            "text.width: must be a multiple of 64",
+        );
+        check(
+            recipe.image.patch > 0
+                && recipe.image.size.is_multiple_of(recipe.image.patch.max(1))
+                && recipe.image.size > 0,
             "image.patch: must divide image.size",
         );
-        check(recipe.image.layers > 0 && recipe.text.layers > 0, "layers: both towers need at least one");
-        check(recipe.steps > 0 && recipe.batch > 1, "steps, batch: at least 1 step of at least 2 drawings");
+        check(
+            recipe.image.layers > 0 && recipe.text.layers > 0,
+            "layers: both towers need at least one",
+        );
+        check(
+            recipe.steps > 0 && recipe.batch > 1,
+            "steps, batch: at least 1 step of at least 2 drawings",
+        );
         check(recipe.embedding > 0, "embedding: must be 1 or more");
-        if wrong.is_empty() { Ok(recipe) } else { bail!(wrong.join("\n")) }
+        if wrong.is_empty() {
+            Ok(recipe)
+        } else {
+            bail!(wrong.join("\n"))
+        }
     }
 
     fn lr(&self, step: usize) -> f64 {
@@ -110,22 +130,50 @@ fn fresh(recipe: &Recipe, tokens: usize) -> Result<BTreeMap<String, Tensor>> {
     let device = Device::Cpu;
     let ones = |n: usize| Tensor::ones(n, DType::F32, &device);
     let zeros = |n: usize| Tensor::zeros(n, DType::F32, &device);
-    put("token_embedding.weight".into(), init.normal(&[tokens, text.width], 0.02)?);
-    put("positional_embedding".into(), init.normal(&[77, text.width], 0.01)?);
-    put("text_projection".into(), init.normal(&[text.width, e], (text.width as f64).powf(-0.5))?);
-    put("logit_scale".into(), Tensor::new((1.0f32 / 0.07).ln(), &device)?);
+    put(
+        "token_embedding.weight".into(),
+        init.normal(&[tokens, text.width], 0.02)?,
+    );
+    put(
+        "positional_embedding".into(),
+        init.normal(&[77, text.width], 0.01)?,
+    );
+    put(
+        "text_projection".into(),
+        init.normal(&[text.width, e], (text.width as f64).powf(-0.5))?,
+    );
+    put(
+        "logit_scale".into(),
+        Tensor::new((1.0f32 / 0.07).ln(), &device)?,
+    );
     let scale = (image.width as f64).powf(-0.5);
     let places = (image.size / image.patch).pow(2) + 1;
-    let conv = init.uniform(&[image.width, 3, image.patch, image.patch], 1.0 / ((3 * image.patch * image.patch) as f64).sqrt())?;
+    let conv = init.uniform(
+        &[image.width, 3, image.patch, image.patch],
+        1.0 / ((3 * image.patch * image.patch) as f64).sqrt(),
+    )?;
     put("visual.conv1.weight".into(), conv);
-    put("visual.class_embedding".into(), init.normal(&[image.width], scale)?);
-    put("visual.positional_embedding".into(), init.normal(&[places, image.width], scale)?);
+    put(
+        "visual.class_embedding".into(),
+        init.normal(&[image.width], scale)?,
+    );
+    put(
+        "visual.positional_embedding".into(),
+        init.normal(&[places, image.width], scale)?,
+    );
     put("visual.proj".into(), init.normal(&[image.width, e], scale)?);
-    for (norm, width) in [("ln_final", text.width), ("visual.ln_pre", image.width), ("visual.ln_post", image.width)] {
+    for (norm, width) in [
+        ("ln_final", text.width),
+        ("visual.ln_pre", image.width),
+        ("visual.ln_post", image.width),
+    ] {
         put(format!("{norm}.weight"), ones(width)?);
         put(format!("{norm}.bias"), zeros(width)?);
     }
-    for (base, w, layers) in [("transformer", text.width, text.layers), ("visual.transformer", image.width, image.layers)] {
+    for (base, w, layers) in [
+        ("transformer", text.width, text.layers),
+        ("visual.transformer", image.width, image.layers),
+    ] {
         let attention = (w as f64).powf(-0.5);
         let into = attention * (2.0 * layers as f64).powf(-0.5);
         for i in 0..layers {
@@ -134,11 +182,17 @@ fn fresh(recipe: &Recipe, tokens: usize) -> Result<BTreeMap<String, Tensor>> {
                 put(name(&format!("{norm}.weight")), ones(w)?);
                 put(name(&format!("{norm}.bias")), zeros(w)?);
             }
-            put(name("attn.in_proj_weight"), init.normal(&[3 * w, w], attention)?);
+            put(
+                name("attn.in_proj_weight"),
+                init.normal(&[3 * w, w], attention)?,
+            );
             put(name("attn.in_proj_bias"), zeros(3 * w)?);
             put(name("attn.out_proj.weight"), init.normal(&[w, w], into)?);
             put(name("attn.out_proj.bias"), zeros(w)?);
-            put(name("mlp.c_fc.weight"), init.normal(&[4 * w, w], (2.0 * w as f64).powf(-0.5))?);
+            put(
+                name("mlp.c_fc.weight"),
+                init.normal(&[4 * w, w], (2.0 * w as f64).powf(-0.5))?,
+            );
             put(name("mlp.c_fc.bias"), zeros(4 * w)?);
             put(name("mlp.c_proj.weight"), init.normal(&[w, 4 * w], into)?);
             put(name("mlp.c_proj.bias"), zeros(w)?);
@@ -153,7 +207,11 @@ fn vocabulary() -> Vec<u32> {
     let mut ids: BTreeSet<u32> = [clip::tokenizer::SOT, clip::tokenizer::EOT].into();
     let mut texts = drawn::vocabulary_texts();
     texts.push(methods::context::placeholder(1)); // the word that stands for a learned vector
-    texts.extend(methods::templates::imagenet().into_iter().map(|t| t.replace("{}", "")));
+    texts.extend(
+        methods::templates::imagenet()
+            .into_iter()
+            .map(|t| t.replace("{}", "")),
+    );
     texts.iter().for_each(|t| ids.extend(tokenizer.encode(t)));
     ids.into_iter().collect()
 }
@@ -162,8 +220,14 @@ fn vocabulary() -> Vec<u32> {
 fn pixels(pictures: &[datasets::Rgb], size: usize) -> Result<Tensor> {
     let each = 3 * size * size;
     let mut data = vec![0f32; pictures.len() * each];
-    data.par_chunks_mut(each).zip(pictures).for_each(|(out, p)| datasets::transform::normalise(p, out));
-    Ok(Tensor::from_vec(data, (pictures.len(), 3, size, size), &Device::Cpu)?)
+    data.par_chunks_mut(each)
+        .zip(pictures)
+        .for_each(|(out, p)| datasets::transform::normalise(p, out));
+    Ok(Tensor::from_vec(
+        data,
+        (pictures.len(), 3, size, size),
+        &Device::Cpu,
+    )?)
 }
 
 /// What is reported now and then.
@@ -180,10 +244,18 @@ pub struct Progress {
 ///
 /// # Errors
 /// When the loss stops being finite.
-pub fn pretrain(recipe: &Recipe, every: usize, mut report: impl FnMut(Progress, &Clip)) -> Result<(Clip, Vec<u32>)> {
+pub fn pretrain(
+    recipe: &Recipe,
+    every: usize,
+    mut report: impl FnMut(Progress, &Clip),
+) -> Result<(Clip, Vec<u32>)> {
     let ids = vocabulary();
     let clip = Clip::trainable(&fresh(recipe, ids.len())?, Some(&ids))?;
-    let parameters: Vec<(String, Var)> = clip.trained().iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+    let parameters: Vec<(String, Var)> = clip
+        .trained()
+        .iter()
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
     let mut optimizer = Optimizer::new(Rule::AdamW, 0.0, recipe.weight_decay);
     let started = Instant::now();
     let (mut sum, mut count) = (0.0, 0);
@@ -205,10 +277,19 @@ pub fn pretrain(recipe: &Recipe, every: usize, mut report: impl FnMut(Progress, 
             labels.push(label);
         }
         let pictures: Vec<_> = samples.iter().map(|(p, _)| p.clone()).collect();
-        let loss = loss(&clip, &pixels(&pictures, recipe.image.size)?, &texts, &labels)?;
+        let loss = loss(
+            &clip,
+            &pixels(&pictures, recipe.image.size)?,
+            &texts,
+            &labels,
+        )?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
-            bail!("the loss is {value} at step {step}; lower lr ({}) or raise warmup ({})", recipe.lr, recipe.warmup);
+            bail!(
+                "the loss is {value} at step {step}; lower lr ({}) or raise warmup ({})",
+                recipe.lr,
+                recipe.warmup
+            );
         }
         optimizer.step(&parameters, &loss.backward()?, recipe.lr(step))?;
         if let Some(scale) = clip.trained().get("logit_scale") {
@@ -220,7 +301,14 @@ pub fn pretrain(recipe: &Recipe, every: usize, mut report: impl FnMut(Progress, 
         sum += value;
         count += 1;
         if (step + 1) % every == 0 || step + 1 == recipe.steps {
-            report(Progress { step: step + 1, loss: sum / f64::from(count), seconds: started.elapsed().as_secs_f64() }, &clip);
+            report(
+                Progress {
+                    step: step + 1,
+                    loss: sum / f64::from(count),
+                    seconds: started.elapsed().as_secs_f64(),
+                },
+                &clip,
+            );
             (sum, count) = (0.0, 0);
         }
     }
@@ -229,10 +317,19 @@ pub fn pretrain(recipe: &Recipe, every: usize, mut report: impl FnMut(Progress, 
 
 /// Symmetric contrastive loss of pictures `[B, 3, R, R]` and texts, `labels[b]` being the text of picture `b`.
 fn loss(clip: &Clip, pixels: &Tensor, texts: &[String], labels: &[u32]) -> Result<Tensor> {
-    let group = texts.iter().map(|t| clip.slots(t)).collect::<candle_core::Result<Vec<Vec<Slot>>>>()?;
-    let words = unit(&clip.text.encode(&clip.text.plan(&[group])?, &TextPrompt::default())?)?; // [C, E]
+    let group = texts
+        .iter()
+        .map(|t| clip.slots(t))
+        .collect::<candle_core::Result<Vec<Vec<Slot>>>>()?;
+    let words = unit(
+        &clip
+            .text
+            .encode(&clip.text.plan(&[group])?, &TextPrompt::default())?,
+    )?; // [C, E]
     let images = unit(&clip.encode_image(pixels)?)?; // [B, E]
-    let logits = images.matmul(&words.t()?)?.broadcast_mul(&clip.logit_scale.exp()?)?; // [B, C]
+    let logits = images
+        .matmul(&words.t()?)?
+        .broadcast_mul(&clip.logit_scale.exp()?)?; // [B, C]
     let labels_t = Tensor::new(labels, pixels.device())?;
     let to_text = cross_entropy(&logits, &labels_t)?;
     let mut share = vec![0f32; texts.len() * labels.len()];
@@ -242,7 +339,10 @@ fn loss(clip: &Clip, pixels: &Tensor, texts: &[String], labels: &[u32]) -> Resul
         share[*l as usize * labels.len() + b] = 1.0 / of[*l as usize];
     }
     let share = Tensor::from_vec(share, (texts.len(), labels.len()), pixels.device())?;
-    let to_image = (log_softmax(&logits.t()?.contiguous()?)? * share)?.sum(D::Minus1)?.mean_all()?.neg()?;
+    let to_image = (log_softmax(&logits.t()?.contiguous()?)? * share)?
+        .sum(D::Minus1)?
+        .mean_all()?
+        .neg()?;
     Ok(((to_text + to_image)? * 0.5)?)
 }
 
@@ -253,12 +353,20 @@ fn loss(clip: &Clip, pixels: &Tensor, texts: &[String], labels: &[u32]) -> Resul
 pub fn save(clip: &Clip, ids: &[u32], path: &Path) -> Result<()> {
     let mut tensors: std::collections::HashMap<String, Tensor> = std::collections::HashMap::new();
     for (name, t) in clip.tensors()? {
-        let t = if name == "logit_scale" { t } else { t.to_dtype(DType::F16)? };
+        let t = if name == "logit_scale" {
+            t
+        } else {
+            t.to_dtype(DType::F16)?
+        };
         tensors.insert(name, t);
     }
     let ids: Vec<i64> = ids.iter().map(|i| i64::from(*i)).collect();
-    tensors.insert("token_embedding.ids".into(), Tensor::new(ids, &Device::Cpu)?);
-    candle_core::safetensors::save(&tensors, path).with_context(|| format!("{}: cannot be written", path.display()))?;
+    tensors.insert(
+        "token_embedding.ids".into(),
+        Tensor::new(ids, &Device::Cpu)?,
+    );
+    candle_core::safetensors::save(&tensors, path)
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
     Ok(())
 }
 
@@ -272,10 +380,19 @@ pub fn zero_shot(clip: &Clip) -> Result<Vec<(String, [f64; 3])>> {
         .iter()
         .map(|d| {
             let k = d.classes.len();
-            let items: Vec<(usize, u64)> = (0..k).flat_map(|c| drawn::TEST.map(move |i| (c, i))).collect();
-            let pictures: Vec<_> = items.par_iter().map(|(c, i)| drawn::render(d, *c, *i, size)).collect();
+            let items: Vec<(usize, u64)> = (0..k)
+                .flat_map(|c| drawn::TEST.map(move |i| (c, i)))
+                .collect();
+            let pictures: Vec<_> = items
+                .par_iter()
+                .map(|(c, i)| drawn::render(d, *c, *i, size))
+                .collect();
             let images = unit(&clip.encode_image(&pixels(&pictures, size)?)?.detach())?;
-            let texts: Vec<String> = d.classes.iter().map(|c| d.template.replace("{}", &c.name)).collect();
+            let texts: Vec<String> = d
+                .classes
+                .iter()
+                .map(|c| d.template.replace("{}", &c.name))
+                .collect();
             let words = unit(&clip.encode_texts(&texts)?.detach())?;
             let scores: Vec<Vec<f32>> = images.matmul(&words.t()?)?.to_vec2()?;
             let half = k.div_ceil(2);
@@ -289,7 +406,10 @@ pub fn zero_shot(clip: &Clip) -> Result<Vec<(String, [f64; 3])>> {
                     .collect();
                 100.0 * mine.iter().filter(|r| **r).count() as f64 / mine.len() as f64
             };
-            Ok((d.id.clone(), [accuracy(0..k), accuracy(0..half), accuracy(half..k)]))
+            Ok((
+                d.id.clone(),
+                [accuracy(0..k), accuracy(0..half), accuracy(half..k)],
+            ))
         })
         .collect()
 }

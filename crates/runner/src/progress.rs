@@ -34,8 +34,12 @@ impl Progress {
         let bars = std::io::stderr().is_terminal().then(|| {
             let multi = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
             let overall = multi.add(ProgressBar::new(0));
-            let style = |template: &str| ProgressStyle::with_template(template).expect("the templates are valid");
-            overall.set_style(style("{bar:40.cyan} {pos}/{len} trials  {elapsed} elapsed, {eta} left  {msg}"));
+            let style = |template: &str| {
+                ProgressStyle::with_template(template).expect("the templates are valid")
+            };
+            overall.set_style(style(
+                "{bar:40.cyan} {pos}/{len} trials  {elapsed} elapsed, {eta} left  {msg}",
+            ));
             overall.enable_steady_tick(Duration::from_millis(500));
             let each = (0..jobs).map(|_| {
                 let bar = multi.add(ProgressBar::new(1));
@@ -45,8 +49,18 @@ impl Progress {
             let each = each.collect();
             (multi, overall, each)
         });
-        let plain = Plain { all: 0, before: 0, done: 0, failed: 0, started: Instant::now(), spoken: None };
-        Self { bars, plain: Mutex::new(plain) }
+        let plain = Plain {
+            all: 0,
+            before: 0,
+            done: 0,
+            failed: 0,
+            started: Instant::now(),
+            spoken: None,
+        };
+        Self {
+            bars,
+            plain: Mutex::new(plain),
+        }
     }
 
     /// A sweep of `all` trials of which `before` are finished already.
@@ -68,7 +82,10 @@ impl Progress {
     pub fn begin(&self, job: usize, trial: &Planned) {
         if let Some((_, _, jobs)) = &self.bars {
             jobs[job].reset();
-            jobs[job].set_message(format!("{} on {}, {} shots, seed {}", trial.method, trial.dataset, trial.shots, trial.seed));
+            jobs[job].set_message(format!(
+                "{} on {}, {} shots, seed {}",
+                trial.method, trial.dataset, trial.shots, trial.seed
+            ));
         }
     }
 
@@ -111,7 +128,14 @@ impl Progress {
         p.spoken = Some(Instant::now());
         let elapsed = p.started.elapsed().as_secs_f64();
         let left = elapsed / p.done as f64 * (p.all - p.before - p.done) as f64;
-        let figures: Vec<String> = record.tests.iter().map(|t| format!("{} {:.1}", t.class_set, t.accuracy())).collect();
+        let mut figures: Vec<String> = record
+            .tests
+            .iter()
+            .map(|t| format!("{} {:.1}", t.class_set, t.accuracy()))
+            .collect();
+        if record.outcome != Outcome::Finished {
+            figures = vec!["failed".to_owned()];
+        }
         crate::say!(
             "{}/{} trials, {elapsed:.0} s elapsed, about {left:.0} s left; last {} on {}: {}",
             p.before + p.done,

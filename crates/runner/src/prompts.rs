@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
+use crate::store::replace;
 use crate::trial::Outcomes;
 
 /// Key of the description in the file's metadata.
@@ -56,15 +57,17 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
         step: outcomes.cost.steps,
     };
     let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&description)?)]);
-    let tensors: Vec<(&str, &Tensor)> = outcomes.prompts.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    let tensors: Vec<(&str, &Tensor)> = outcomes
+        .prompts
+        .iter()
+        .map(|(n, t)| (n.as_str(), t))
+        .collect();
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
-    let fail = || format!("{}: cannot be written", path.display());
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(fail)?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("{}: cannot be made", dir.display()))?;
     }
-    let part = path.with_extension("part");
-    std::fs::write(&part, bytes).with_context(fail)?;
-    std::fs::rename(&part, path).with_context(fail)
+    Ok(replace(path, &bytes)?)
 }
 
 /// Reads a prompt file.
@@ -72,12 +75,19 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
 /// # Errors
 /// A file that is not one, naming what is wrong.
 pub fn read(path: &Path) -> Result<(Description, BTreeMap<String, Tensor>)> {
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).with_context(|| format!("{}", path.display()))?;
+    let bytes =
+        std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+        .with_context(|| format!("{}", path.display()))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(KEY)) else {
-        bail!("{}: holds no `{KEY}` description; it was not written by promptbed", path.display());
+        bail!(
+            "{}: holds no `{KEY}` description; it was not written by promptbed",
+            path.display()
+        );
     };
-    let description = serde_json::from_str(text).with_context(|| format!("{}: {KEY}", path.display()))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).with_context(|| format!("{}", path.display()))?;
+    let description =
+        serde_json::from_str(text).with_context(|| format!("{}: {KEY}", path.display()))?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .with_context(|| format!("{}", path.display()))?;
     Ok((description, tensors.into_iter().collect()))
 }

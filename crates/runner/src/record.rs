@@ -101,7 +101,11 @@ pub struct Test {
 impl Test {
     /// Top-1 accuracy in percent.
     pub fn accuracy(&self) -> f64 {
-        if self.total == 0 { f64::NAN } else { 100.0 * self.correct as f64 / self.total as f64 }
+        if self.total == 0 {
+            f64::NAN
+        } else {
+            100.0 * self.correct as f64 / self.total as f64
+        }
     }
 }
 

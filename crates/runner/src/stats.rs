@@ -41,7 +41,10 @@ fn squares(values: &[f64]) -> Option<f64> {
 /// Mean and population deviation of percentages first rounded to one decimal: what Dassl prints and its
 /// `parse_test_res.py` averages. Only for comparing like with like; `None` of nothing.
 pub fn as_published(values: &[f64]) -> Option<(f64, f64)> {
-    let rounded: Vec<f64> = values.iter().map(|value| (value * 10.0).round() / 10.0).collect();
+    let rounded: Vec<f64> = values
+        .iter()
+        .map(|value| (value * 10.0).round() / 10.0)
+        .collect();
     Some((mean(&rounded)?, population_deviation(&rounded)?))
 }
 
@@ -51,7 +54,10 @@ pub fn as_published(values: &[f64]) -> Option<(f64, f64)> {
 /// # Panics
 /// When `level` is not inside (0, 1).
 pub fn t_interval(values: &[f64], level: f64) -> Option<(f64, f64)> {
-    assert!(level > 0.0 && level < 1.0, "a confidence level lies inside (0, 1), not {level}");
+    assert!(
+        level > 0.0 && level < 1.0,
+        "a confidence level lies inside (0, 1), not {level}"
+    );
     let (centre, deviation) = (mean(values)?, sample_deviation(values)?);
     let n = values.len() as f64;
     let half = student_t_quantile(0.5 + level / 2.0, n - 1.0) * deviation / n.sqrt();
@@ -62,14 +68,21 @@ pub fn t_interval(values: &[f64], level: f64) -> Option<(f64, f64)> {
 ///
 /// The papers take it of *seed-averaged* accuracies, and of the averaged columns in their average rows.
 pub fn harmonic_mean(base: f64, novel: f64) -> f64 {
-    if base + novel == 0.0 { 0.0 } else { 2.0 * base * novel / (base + novel) }
+    if base + novel == 0.0 {
+        0.0
+    } else {
+        2.0 * base * novel / (base + novel)
+    }
 }
 
 /// A number close enough to the reference: `tolerance` is relative, absolute below 1.
 #[cfg(test)]
 #[track_caller]
 fn assert_close(got: f64, want: f64, tolerance: f64) {
-    assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{got} is not {want} (tolerance {tolerance})");
+    assert!(
+        (got - want).abs() <= tolerance * want.abs().max(1.0),
+        "{got} is not {want} (tolerance {tolerance})"
+    );
 }
 
 #[cfg(test)]
@@ -83,10 +96,18 @@ mod tests {
     fn means_and_deviations_agree_with_numpy() {
         assert_close(mean(&THREE).unwrap(), 82.39999999999999, 1e-14);
         assert_close(sample_deviation(&THREE).unwrap(), 0.8888194417315619, 1e-13);
-        assert_close(population_deviation(&THREE).unwrap(), 0.7257180352359105, 1e-13);
+        assert_close(
+            population_deviation(&THREE).unwrap(),
+            0.7257180352359105,
+            1e-13,
+        );
         assert_close(mean(&FIVE).unwrap(), 43.15, 1e-14);
         assert_close(sample_deviation(&FIVE).unwrap(), 26.884940022250372, 1e-13);
-        assert_close(population_deviation(&FIVE).unwrap(), 24.046621384302618, 1e-13);
+        assert_close(
+            population_deviation(&FIVE).unwrap(),
+            24.046621384302618,
+            1e-13,
+        );
     }
 
     #[test]

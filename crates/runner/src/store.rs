@@ -91,6 +91,21 @@ pub struct Planned {
     pub seed: u64,
 }
 
+impl Planned {
+    /// The line a record fulfils.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            key: record.key.clone(),
+            protocol: record.protocol,
+            method: record.method.clone(),
+            algorithm: record.algorithm.clone(),
+            dataset: record.dataset.clone(),
+            shots: record.shots,
+            seed: record.seed,
+        }
+    }
+}
+
 /// Everything a results folder holds that can be trusted, and what cannot.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
@@ -116,7 +131,10 @@ impl Store {
     pub fn create(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
         for folder in [dir.join("trials"), dir.join("predictions")] {
-            std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
+            std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io {
+                path: folder,
+                source,
+            })?;
         }
         Ok(Self { dir })
     }
@@ -128,7 +146,11 @@ impl Store {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
         let trials = dir.join("trials");
-        if trials.is_dir() { Ok(Self { dir }) } else { Err(StoreError::Missing { path: trials }) }
+        if trials.is_dir() {
+            Ok(Self { dir })
+        } else {
+            Err(StoreError::Missing { path: trials })
+        }
     }
 
     /// The folder.
@@ -148,15 +170,21 @@ impl Store {
     /// do not add up, a key that is not a file name).
     pub fn write(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.record_path(&record.key);
-        let refuse = |problem: String| StoreError::Record { path: path.clone(), problem };
-        if record.key.is_empty() || record.key.starts_with('.') || record.key.contains(['/', '\\']) {
+        let refuse = |problem: String| StoreError::Record {
+            path: path.clone(),
+            problem,
+        };
+        if record.key.is_empty() || record.key.starts_with('.') || record.key.contains(['/', '\\'])
+        {
             return Err(refuse(format!("key: {:?} is not a file name", record.key)));
         }
-        let json = serde_json::to_vec_pretty(record)
-            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
+        let json = serde_json::to_vec_pretty(record).map_err(|source| StoreError::Json {
+            path: path.clone(),
+            source,
+        })?;
         // Reading it back is the check: JSON has no NaN, so serde writes one as null, which no reader would take.
         parse(&json, &record.key).map_err(refuse)?;
-        file::replace(&path, &json)
+        replace(&path, &json)
     }
 
     /// Reads every record. A file that cannot be trusted is named in [`Loaded::problems`], never skipped in silence.
@@ -166,9 +194,15 @@ impl Store {
     pub fn read_all(&self) -> Result<Loaded, StoreError> {
         let mut loaded = Loaded::default();
         for path in file::finished(&self.dir.join("trials"))? {
-            let key = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let key = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let read = if path.extension().is_some_and(|e| e == "json") {
-                std::fs::read(&path).map_err(|e| e.to_string()).and_then(|bytes| parse(&bytes, &key))
+                std::fs::read(&path)
+                    .map_err(|e| e.to_string())
+                    .and_then(|bytes| parse(&bytes, &key))
             } else {
                 Err("not a record: records end in .json".to_owned())
             };
@@ -179,7 +213,9 @@ impl Store {
         }
         match self.read_plan() {
             Ok(plan) => loaded.planned = in_order(plan),
-            Err(StoreError::Json { path, source }) => loaded.problems.push((path, source.to_string())),
+            Err(StoreError::Json { path, source }) => {
+                loaded.problems.push((path, source.to_string()))
+            }
             Err(error) => return Err(error),
         }
         Ok(loaded)
@@ -187,8 +223,9 @@ impl Store {
 
     /// Whether a whole record with this key says its trial ran to the end. A failed or corrupted one may be run again.
     pub fn has_finished(&self, key: &str) -> bool {
-        std::fs::read(self.record_path(key))
-            .is_ok_and(|bytes| parse(&bytes, key).is_ok_and(|record| record.outcome == Outcome::Finished))
+        std::fs::read(self.record_path(key)).is_ok_and(|bytes| {
+            parse(&bytes, key).is_ok_and(|record| record.outcome == Outcome::Finished)
+        })
     }
 
     /// Records what a suite asks for, replacing what that suite asked for before. Tables then know which trials are
@@ -204,15 +241,19 @@ impl Store {
         };
         plan.insert(suite.to_owned(), planned.to_vec());
         let path = self.dir.join("plan.json");
-        let json = serde_json::to_vec_pretty(&plan)
-            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
-        file::replace(&path, &json)
+        let json = serde_json::to_vec_pretty(&plan).map_err(|source| StoreError::Json {
+            path: path.clone(),
+            source,
+        })?;
+        replace(&path, &json)
     }
 
     fn read_plan(&self) -> Result<BTreeMap<String, Vec<Planned>>, StoreError> {
         let path = self.dir.join("plan.json");
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source }),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(source) => Err(StoreError::Io { path, source }),
         }
@@ -222,18 +263,24 @@ impl Store {
 /// Trials of every suite, each once.
 fn in_order(plan: BTreeMap<String, Vec<Planned>>) -> Vec<Planned> {
     let mut seen = BTreeSet::new();
-    plan.into_values().flatten().filter(|trial| seen.insert(trial.key.clone())).collect()
+    plan.into_values()
+        .flatten()
+        .filter(|trial| seen.insert(trial.key.clone()))
+        .collect()
 }
 
 /// A record from its file's bytes, or the reason why it cannot be trusted.
 fn parse(bytes: &[u8], key: &str) -> Result<Record, String> {
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| format!("corrupted: {e}"))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(bytes).map_err(|e| format!("corrupted: {e}"))?;
     let schema = value.get("schema").and_then(serde_json::Value::as_u64);
     match schema {
         None => return Err("schema: missing; not a record".to_owned()),
         Some(0) => return Err("schema: 0 was never in use".to_owned()),
         Some(newer) if newer > u64::from(SCHEMA) => {
-            return Err(format!("schema: {newer} is newer than {SCHEMA}, the newest this program reads; update it"));
+            return Err(format!(
+                "schema: {newer} is newer than {SCHEMA}, the newest this program reads; update it"
+            ));
         }
         // An older schema is migrated here, on the value, one step a version; there is none before 1.
         Some(_) => {}
@@ -241,14 +288,20 @@ fn parse(bytes: &[u8], key: &str) -> Result<Record, String> {
     // `from_slice` again rather than `from_value`: its errors say where in the file.
     let record: Record = serde_json::from_slice(bytes).map_err(|e| format!("corrupted: {e}"))?;
     if record.key != key {
-        return Err(format!("key: {:?} does not match the file's name", record.key));
+        return Err(format!(
+            "key: {:?} does not match the file's name",
+            record.key
+        ));
     }
     if record.outcome == Outcome::Finished && record.tests.is_empty() {
         return Err("tests: a finished trial has at least one".to_owned());
     }
     for (i, test) in record.tests.iter().enumerate() {
         if test.total == 0 || test.correct > test.total {
-            return Err(format!("tests[{i}]: {} correct of {} pictures", test.correct, test.total));
+            return Err(format!(
+                "tests[{i}]: {} correct of {} pictures",
+                test.correct, test.total
+            ));
         }
         let correct: u64 = test.classes.iter().map(|class| class.correct).sum();
         let total: u64 = test.classes.iter().map(|class| class.total).sum();

@@ -2,15 +2,20 @@
 //!
 //! Tables, charts and the report all read a [`Summary`], so they can never disagree.
 
+mod cost;
+mod figure;
 mod health;
+mod order;
 #[cfg(test)]
 pub mod sample;
 mod section;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use cost::Spending;
+pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 pub use health::{Collapse, Failure, Health};
-pub use section::{Cell, Entry, Figure, Method, Metric, Place, Section};
+pub use section::Section;
 
 use crate::record::{Outcome, Protocol, Record};
 use crate::store::{Loaded, Planned};
@@ -39,7 +44,10 @@ pub fn protocol_title(protocol: Protocol) -> &'static str {
 
 /// Whether a protocol trains on one dataset and tests on others.
 pub(crate) fn has_source(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::CrossDataset | Protocol::DomainGeneralization)
+    matches!(
+        protocol,
+        Protocol::CrossDataset | Protocol::DomainGeneralization
+    )
 }
 
 /// Everything a results folder says, in order.
@@ -58,13 +66,24 @@ impl Summary {
         let mut groups: BTreeMap<(Protocol, &str, &str), Vec<&Record>> = BTreeMap::new();
         for record in &kept {
             let source = &record.provenance;
-            let group = (record.protocol, source.backbone.as_str(), source.backbone_fingerprint.as_str());
+            let group = (
+                record.protocol,
+                source.backbone.as_str(),
+                source.backbone_fingerprint.as_str(),
+            );
             groups.entry(group).or_default().push(record);
         }
-        let backbones: BTreeSet<&str> = groups.keys().map(|&(_, _, fingerprint)| fingerprint).collect();
+        let backbones: BTreeSet<&str> = groups
+            .keys()
+            .map(|&(_, _, fingerprint)| fingerprint)
+            .collect();
         let mut sections = Vec::new();
         for ((protocol, backbone, fingerprint), records) in &groups {
-            let planned: Vec<&Planned> = loaded.planned.iter().filter(|p| p.protocol == *protocol).collect();
+            let planned: Vec<&Planned> = loaded
+                .planned
+                .iter()
+                .filter(|p| p.protocol == *protocol)
+                .collect();
             for source in sources(*protocol, records) {
                 sections.push(Section::new(
                     *protocol,
@@ -80,6 +99,15 @@ impl Summary {
         let health = Health::new(loaded, &kept, set_aside, &sections);
         Self { sections, health }
     }
+
+    /// The same with seeds summed up another way.
+    #[must_use]
+    pub fn with_spread(mut self, spread: Spread) -> Self {
+        for section in &mut self.sections {
+            section.spread = spread;
+        }
+        self
+    }
 }
 
 /// Source datasets of a protocol's records; one `None` where the protocol has none.
@@ -88,7 +116,11 @@ fn sources<'a>(protocol: Protocol, records: &[&'a Record]) -> Vec<Option<&'a str
         return vec![None];
     }
     let of = |trained: bool| -> BTreeSet<&'a str> {
-        records.iter().filter(|r| !trained || r.shots > 0).map(|r| r.dataset.as_str()).collect()
+        records
+            .iter()
+            .filter(|r| !trained || r.shots > 0)
+            .map(|r| r.dataset.as_str())
+            .collect()
     };
     let mut found = of(true);
     if found.is_empty() {
@@ -117,7 +149,13 @@ fn keep(loaded: &Loaded) -> (Vec<&Record>, Vec<String>) {
             record.seed,
         );
         // A finished trial beats a failed one; between two of a kind the later one counts.
-        let rank = |r: &Record| (r.outcome == Outcome::Finished, r.provenance.started, r.key.clone());
+        let rank = |r: &Record| {
+            (
+                r.outcome == Outcome::Finished,
+                r.provenance.started,
+                r.key.clone(),
+            )
+        };
         match newest.get(&trial) {
             Some(other) if rank(other) >= rank(record) => set_aside.push(record.key.clone()),
             Some(other) => {

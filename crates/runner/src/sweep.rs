@@ -13,9 +13,10 @@ use methods::Sees;
 
 use crate::data::{self, Feed};
 use crate::progress::Progress;
+use crate::reason::reason;
 use crate::record::{Cost, Outcome, Protocol, Provenance, Record, SCHEMA};
-use crate::store::{Planned, Store};
-use crate::suite::{Line, Resolved, Suite};
+use crate::store::{Planned, Store, replace};
+use crate::suite::{Line, Resolved, Suite, is_transfer};
 use crate::trial::{self, Interrupted, Target, Task};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
@@ -57,22 +58,42 @@ impl Sweep {
     ///
     /// # Errors
     /// Every dataset that cannot be opened, all at once.
-    pub fn new(suite: Suite, clip: Arc<Clip>, catalogue: &Catalogue, root: Option<&Path>) -> Result<Self> {
+    pub fn new(
+        suite: Suite,
+        clip: Arc<Clip>,
+        catalogue: &Catalogue,
+        root: Option<&Path>,
+    ) -> Result<Self> {
         let mut wanted = suite.datasets.clone();
-        wanted.extend(suite.source.iter().filter(|s| !suite.datasets.contains(s)).cloned());
+        for id in suite.source.iter().chain(suite.variants.iter().flatten()) {
+            if !wanted.contains(id) {
+                wanted.push(id.clone());
+            }
+        }
         let (mut feeds, mut wrong) = (BTreeMap::new(), Vec::new());
         for id in &wanted {
             match data::open(id, catalogue, root) {
                 Ok(dataset) => {
                     feeds.insert(id.clone(), Arc::new(Feed::new(dataset, clip.clone())));
                 }
-                Err(e) => wrong.push(format!("{e:#}")),
+                Err(e) => {
+                    let told = reason(&e);
+                    // A data folder that is not there is one mistake, however many datasets should be in it.
+                    if !wrong.contains(&told) {
+                        wrong.push(told);
+                    }
+                }
             }
         }
         if !wrong.is_empty() {
             bail!(wrong.join("\n"));
         }
-        let mut sweep = Self { suite, clip, feeds, trials: Vec::new() };
+        let mut sweep = Self {
+            suite,
+            clip,
+            feeds,
+            trials: Vec::new(),
+        };
         sweep.trials = sweep.list()?;
         Ok(sweep)
     }
@@ -89,42 +110,62 @@ impl Sweep {
 
     fn list(&self) -> Result<Vec<Trial>> {
         let suite = &self.suite;
-        let trained_on = suite.source.as_ref().map_or_else(|| suite.datasets.clone(), |s| vec![s.clone()]);
         let mut trials = Vec::new();
         let mut drawn: HashMap<(String, usize, u64), Arc<Picks>> = HashMap::new();
-        for (index, line) in suite.methods.iter().enumerate() {
-            for dataset in &trained_on {
-                let trained = line.entry.training.is_some();
-                if trained && suite.protocol == Protocol::TestTime {
-                    bail!("{}: {} needs a training set, test-time has none", suite.name, line.label);
-                }
-                let shots = if trained { suite.shots.clone() } else { vec![0] };
-                for &shots in &shots {
-                    let method = line.resolve(dataset, shots);
-                    let random = trained || matches!(method.config.sees(), Sees::Views { .. });
-                    // What draws nothing is the same for every seed.
-                    let seeds = if random { &suite.seeds[..] } else { &suite.seeds[..suite.seeds.len().min(1)] };
-                    for &seed in seeds {
-                        let picks = trained.then(|| {
-                            let entry = drawn.entry((dataset.clone(), shots, seed));
-                            entry.or_insert_with(|| Arc::new(picks::draw(&self.feeds[dataset].dataset.split, shots, seed))).clone()
-                        });
-                        let method = line.resolve(dataset, shots);
-                        let key = self.key(line, &method, dataset, shots, seed, picks.as_deref());
-                        trials.push(Trial {
-                            planned: Planned {
-                                key,
-                                protocol: suite.protocol,
+        for &protocol in &suite.protocols {
+            let trained_on = if is_transfer(protocol) {
+                suite.source.iter().cloned().collect()
+            } else {
+                suite.datasets.clone()
+            };
+            for (index, line) in suite
+                .methods
+                .iter()
+                .enumerate()
+                .filter(|(_, l)| l.runs_under(protocol))
+            {
+                for dataset in &trained_on {
+                    let trained = line.entry.training.is_some();
+                    let shots = if trained {
+                        suite.shots.clone()
+                    } else {
+                        vec![0]
+                    };
+                    for &shots in &shots {
+                        let sees = line.resolve(protocol, dataset, shots).config.sees();
+                        let random = trained || matches!(sees, Sees::Views { .. });
+                        // What draws nothing is the same for every seed.
+                        let seeds = if random {
+                            &suite.seeds[..]
+                        } else {
+                            &suite.seeds[..suite.seeds.len().min(1)]
+                        };
+                        for &seed in seeds {
+                            let picks = trained.then(|| {
+                                let split = &self.feeds[dataset].dataset.split;
+                                let entry = drawn.entry((dataset.clone(), shots, seed));
+                                entry
+                                    .or_insert_with(|| Arc::new(picks::draw(split, shots, seed)))
+                                    .clone()
+                            });
+                            let method = line.resolve(protocol, dataset, shots);
+                            let mut planned = Planned {
+                                key: String::new(),
+                                protocol,
                                 method: line.label.clone(),
                                 algorithm: line.entry.name.to_owned(),
                                 dataset: dataset.clone(),
                                 shots,
                                 seed,
-                            },
-                            line: index,
-                            method,
-                            picks,
-                        });
+                            };
+                            planned.key = self.key(&planned, &method, picks.as_deref());
+                            trials.push(Trial {
+                                planned,
+                                line: index,
+                                method,
+                                picks,
+                            });
+                        }
                     }
                 }
             }
@@ -133,38 +174,66 @@ impl Sweep {
     }
 
     /// A readable name and a hash of everything that can change the result.
-    fn key(&self, line: &Line, method: &Resolved, dataset: &str, shots: usize, seed: u64, picks: Option<&Picks>) -> String {
-        let targets: Vec<(String, String)> = self.targets(dataset).iter().map(|t| (t.feed.dataset.id.clone(), t.feed.dataset.split.hash())).collect();
+    fn key(&self, p: &Planned, method: &Resolved, picks: Option<&Picks>) -> String {
+        let feed = &self.feeds[&p.dataset].dataset;
+        let targets: Vec<[String; 3]> = self
+            .targets(p)
+            .iter()
+            .map(|t| {
+                [
+                    t.feed.dataset.id.clone(),
+                    t.feed.dataset.split.hash(),
+                    t.feed.dataset.template.clone(),
+                ]
+            })
+            .collect();
         let all = serde_json::json!({
             "results": RESULTS,
-            "algorithm": line.entry.name,
+            "algorithm": p.algorithm,
             "settings": method.settings,
-            "protocol": self.suite.protocol,
+            "protocol": p.protocol,
             "views": self.suite.views.to_string(),
             "backbone": self.clip.fingerprint(),
-            "split": self.feeds[dataset].dataset.split.hash(),
-            "template": self.feeds[dataset].dataset.template,
+            "split": feed.split.hash(),
+            "template": feed.template,
             "targets": targets,
             "picks": picks.map(Picks::hash),
-            "seed": seed,
+            "seed": p.seed,
         });
         let hash = crate::hash::hex(all.to_string().as_bytes());
-        format!("{}-{dataset}-{shots}shot-seed{seed}-{}", line.label, &hash[..10])
+        format!(
+            "{}-{}-{}shot-seed{}-{}",
+            p.method,
+            p.dataset,
+            p.shots,
+            p.seed,
+            &hash[..10]
+        )
     }
 
-    fn training_set(&self) -> ClassSet {
-        if self.suite.protocol == Protocol::BaseToNovel { ClassSet::Base } else { ClassSet::All }
-    }
-
-    fn targets(&self, dataset: &str) -> Vec<Target> {
-        let own = |set| Target { feed: self.feeds[dataset].clone(), set };
-        match self.suite.protocol {
+    fn targets(&self, planned: &Planned) -> Vec<Target> {
+        let own = |set| Target {
+            feed: self.feeds[&planned.dataset].clone(),
+            set,
+        };
+        match planned.protocol {
             Protocol::FewShot | Protocol::TestTime => vec![own(ClassSet::All)],
             Protocol::BaseToNovel => vec![own(ClassSet::Base), own(ClassSet::Novel)],
             Protocol::CrossDataset | Protocol::DomainGeneralization => {
+                let shifted = self
+                    .suite
+                    .variants
+                    .as_ref()
+                    .filter(|_| planned.protocol == Protocol::DomainGeneralization);
+                let others = shifted
+                    .unwrap_or(&self.suite.datasets)
+                    .iter()
+                    .filter(|id| **id != planned.dataset);
                 let mut targets = vec![own(ClassSet::All)];
-                let others = self.suite.datasets.iter().filter(|id| *id != dataset);
-                targets.extend(others.map(|id| Target { feed: self.feeds[id].clone(), set: ClassSet::All }));
+                targets.extend(others.map(|id| Target {
+                    feed: self.feeds[id].clone(),
+                    set: ClassSet::All,
+                }));
                 targets
             }
         }
@@ -174,13 +243,24 @@ impl Sweep {
     ///
     /// # Errors
     /// When results cannot be written. A trial that fails is counted, not an error here.
-    pub fn run(&self, store: &Store, jobs: usize, threads: usize, stop: &AtomicBool, progress: &Progress) -> Result<Tally> {
+    pub fn run(
+        &self,
+        store: &Store,
+        jobs: usize,
+        threads: usize,
+        stop: &AtomicBool,
+        progress: &Progress,
+    ) -> Result<Tally> {
         let planned: Vec<Planned> = self.trials.iter().map(|t| t.planned.clone()).collect();
         store.write_plan(&self.suite.name, &planned)?;
         let mut tally = Tally::default();
         let mut queue = VecDeque::new();
         for trial in &self.trials {
-            if store.has_finished(&trial.planned.key) { tally.before += 1 } else { queue.push_back(trial) }
+            if store.has_finished(&trial.planned.key) {
+                tally.before += 1
+            } else {
+                queue.push_back(trial)
+            }
         }
         progress.start(self.trials.len(), tally.before);
         let (queue, tally) = (Mutex::new(queue), Mutex::new(tally));
@@ -189,10 +269,24 @@ impl Sweep {
             for job in 0..jobs {
                 let (queue, tally, broken) = (&queue, &tally, &broken);
                 let worker = move || -> Result<()> {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+                    let pool = rayon::ThreadPoolBuilder::new()
+                        .num_threads(threads)
+                        .build()?;
                     while !stop.load(Ordering::Relaxed) {
-                        let Some(trial) = queue.lock().expect("no panic while held").pop_front() else { break };
-                        let outcome = pool.install(|| self.one(store, trial, threads, stop, &|done, all| progress.step(job, done, all), &|| progress.begin(job, &trial.planned)));
+                        let Some(trial) = queue.lock().expect("no panic while held").pop_front()
+                        else {
+                            break;
+                        };
+                        let outcome = pool.install(|| {
+                            self.one(
+                                store,
+                                trial,
+                                threads,
+                                stop,
+                                &|done, all| progress.step(job, done, all),
+                                &|| progress.begin(job, &trial.planned),
+                            )
+                        });
                         let mut tally = tally.lock().expect("no panic while held");
                         match outcome {
                             Ok(record) => {
@@ -226,7 +320,7 @@ impl Sweep {
             return Err(e);
         }
         let mut tally = tally.into_inner().expect("no panic while held");
-        tally.interrupted |= stop.load(Ordering::Relaxed);
+        tally.interrupted |= !queue.into_inner().expect("no panic while held").is_empty();
         Ok(tally)
     }
 
@@ -240,7 +334,9 @@ impl Sweep {
         begin: &dyn Fn(),
     ) -> Result<Record> {
         begin();
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let started = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
         let clock = Instant::now();
         let p = &trial.planned;
         let feed = &self.feeds[&p.dataset];
@@ -274,17 +370,29 @@ impl Sweep {
                 started,
             },
         };
-        record.settings.insert("views".to_owned(), self.suite.views.to_string().into());
+        record
+            .settings
+            .insert("views".to_owned(), self.suite.views.to_string().into());
         match result {
             Ok(outcomes) => {
                 if outcomes.outcome == Outcome::Finished {
                     store.write_predictions(&p.key, &outcomes.predictions)?;
-                    crate::prompts::write(&store.dir().join("prompts").join(format!("{}.safetensors", p.key)), &record, &outcomes)?;
+                    crate::prompts::write(
+                        &store
+                            .dir()
+                            .join("prompts")
+                            .join(format!("{}.safetensors", p.key)),
+                        &record,
+                        &outcomes,
+                    )?;
                     if let Some(picks) = &trial.picks {
-                        let path = store.dir().join("picks").join(format!("{}-{}shot-seed{}.json", p.dataset, p.shots, p.seed));
+                        let path = store
+                            .dir()
+                            .join("picks")
+                            .join(format!("{}-{}shot-seed{}.json", p.dataset, p.shots, p.seed));
                         std::fs::create_dir_all(store.dir().join("picks"))
-                            .and_then(|()| if path.exists() { Ok(()) } else { std::fs::write(&path, picks.to_json()) })
                             .with_context(|| format!("{}: cannot be written", path.display()))?;
+                        replace(&path, picks.to_json().as_bytes())?;
                     }
                 }
                 record.outcome = outcomes.outcome;
@@ -295,7 +403,11 @@ impl Sweep {
             }
             Err(e) if e.is::<Interrupted>() => return Err(e),
             Err(e) => {
-                record.outcome = Outcome::Failed { reason: format!("{e:#}"), step: None, last_loss: None };
+                record.outcome = Outcome::Failed {
+                    reason: reason(&e),
+                    step: None,
+                    last_loss: None,
+                };
                 record.cost.train_seconds = clock.elapsed().as_secs_f64();
             }
         }
@@ -303,8 +415,18 @@ impl Sweep {
         Ok(record)
     }
 
-    fn outcomes(&self, trial: &Trial, feed: &Arc<Feed>, stop: &AtomicBool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<trial::Outcomes> {
-        let set = self.training_set();
+    fn outcomes(
+        &self,
+        trial: &Trial,
+        feed: &Arc<Feed>,
+        stop: &AtomicBool,
+        step: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<trial::Outcomes> {
+        let set = if trial.planned.protocol == Protocol::BaseToNovel {
+            ClassSet::Base
+        } else {
+            ClassSet::All
+        };
         let picked = match &trial.picks {
             None => Vec::new(),
             Some(picks) => feed.dataset.split.with_picks(picks).subset(set)?.0.train,
@@ -315,7 +437,7 @@ impl Sweep {
             feed,
             set,
             picks: &picked,
-            targets: &self.targets(&trial.planned.dataset),
+            targets: &self.targets(&trial.planned),
             views: self.suite.views,
             seed: trial.planned.seed,
             stop,
@@ -333,5 +455,8 @@ impl Sweep {
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find_map(|l| l.strip_prefix("model name"));
-    line.map_or_else(|| std::env::consts::ARCH.to_owned(), |l| l.trim_start_matches([' ', '\t', ':']).to_owned())
+    line.map_or_else(
+        || std::env::consts::ARCH.to_owned(),
+        |l| l.trim_start_matches([' ', '\t', ':']).to_owned(),
+    )
 }

@@ -1,5 +1,6 @@
 //! Tables: built once from a [`Summary`], written as Markdown, CSV, LaTeX and terminal text.
 
+pub mod against;
 mod build;
 mod csv;
 mod latex;
@@ -8,10 +9,10 @@ mod terminal;
 
 use std::path::{Path, PathBuf};
 
-pub use build::tables;
+pub use build::{section_tables, tables};
 
 use crate::store::{Loaded, StoreError, replace};
-use crate::summary::{Entry, Summary};
+use crate::summary::{Entry, Spread, Summary};
 
 /// Which entries compete for best and second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +100,14 @@ impl Table {
 
     /// Whether any entry has a spread to print.
     pub fn has_deviations(&self) -> bool {
-        let entries = self.groups.iter().flat_map(|g| &g.rows).flat_map(|r| &r.entries);
-        entries.filter_map(Entry::figure).any(|f| f.deviation.is_some())
+        let entries = self
+            .groups
+            .iter()
+            .flat_map(|g| &g.rows)
+            .flat_map(|r| &r.entries);
+        entries
+            .filter_map(Entry::figure)
+            .any(|f| f.deviation.is_some())
     }
 }
 
@@ -109,13 +116,37 @@ impl Table {
 /// # Errors
 /// When a file cannot be written.
 pub fn render_all(loaded: &Loaded, dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    render_all_as(loaded, dir, Spread::Sample)
+}
+
+/// [`render_all`] with seeds summed up another way: names of tables as published end in `-as-published`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn render_all_as(
+    loaded: &Loaded,
+    dir: &Path,
+    spread: Spread,
+) -> Result<Vec<PathBuf>, StoreError> {
     let folder = dir.join("tables");
-    std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io { path: folder.clone(), source })?;
+    std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io {
+        path: folder.clone(),
+        source,
+    })?;
     let mut written = Vec::new();
-    for table in tables(&Summary::new(loaded)) {
-        let csv = csv::render(&table)
-            .map_err(|source| StoreError::Parquet { path: folder.join(format!("{}.csv", table.slug)), source })?;
-        for (extension, text) in [("md", markdown::render(&table)), ("csv", csv), ("tex", latex::render(&table))] {
+    for mut table in tables(&Summary::new(loaded).with_spread(spread)) {
+        if spread == Spread::AsPublished {
+            table.slug += "-as-published";
+        }
+        let csv = csv::render(&table).map_err(|source| StoreError::Parquet {
+            path: folder.join(format!("{}.csv", table.slug)),
+            source,
+        })?;
+        for (extension, text) in [
+            ("md", markdown::render(&table)),
+            ("csv", csv),
+            ("tex", latex::render(&table)),
+        ] {
             let path = folder.join(format!("{}.{extension}", table.slug));
             replace(&path, text.as_bytes())?;
             written.push(path);
@@ -126,8 +157,16 @@ pub fn render_all(loaded: &Loaded, dir: &Path) -> Result<Vec<PathBuf>, StoreErro
 
 /// The tables a person wants to see at the end of a run, in 100 columns, and what is wrong with the folder.
 pub fn terminal(loaded: &Loaded) -> String {
-    let summary = Summary::new(loaded);
+    terminal_as(loaded, Spread::Sample)
+}
+
+/// [`terminal`] with seeds summed up another way.
+pub fn terminal_as(loaded: &Loaded, spread: Spread) -> String {
+    let summary = Summary::new(loaded).with_spread(spread);
     let mut text = String::new();
+    if spread == Spread::AsPublished && !summary.sections.is_empty() {
+        text += "As the published scripts print it: seeds rounded to one decimal, population deviation.\n\n";
+    }
     for table in build::at_a_glance(&summary) {
         text += &terminal::render(&table, terminal::WIDTH);
         text.push('\n');

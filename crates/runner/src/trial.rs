@@ -86,7 +86,11 @@ struct Diverged {
 
 fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
     let (_, names) = feed.dataset.split.subset(set)?;
-    Ok(Classes::new(&names, &feed.dataset.id, &feed.dataset.template))
+    Ok(Classes::new(
+        &names,
+        &feed.dataset.id,
+        &feed.dataset.template,
+    ))
 }
 
 /// Runs a trial.
@@ -96,7 +100,10 @@ fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
 /// but an [`Outcome::Failed`].
 pub fn run(task: &Task) -> Result<Outcomes> {
     let classes = classes_of(task.feed, task.set)?;
-    let mut method = task.method.config.build(task.clip, &classes, &mut Init::seeded(task.seed))?;
+    let mut method = task
+        .method
+        .config
+        .build(task.clip, &classes, &mut Init::seeded(task.seed))?;
     let mut out = Outcomes {
         outcome: Outcome::Finished,
         tests: Vec::new(),
@@ -109,17 +116,32 @@ pub fn run(task: &Task) -> Result<Outcomes> {
     };
     let sees = task.method.config.sees();
     if let Some(training) = &task.method.training {
-        out.cost.parameters = method.parameters().iter().map(|(_, v)| v.elem_count() as u64).sum();
+        out.cost.parameters = method
+            .parameters()
+            .iter()
+            .map(|(_, v)| v.elem_count() as u64)
+            .sum();
         let started = Instant::now();
         let failed = train(task, training, sees, method.as_mut(), &mut out)?;
         out.cost.train_seconds = started.elapsed().as_secs_f64();
         if let Some(d) = failed {
-            let reason = format!("the loss became {} at step {}; a lower lr may help", d.value, d.step);
-            out.outcome = Outcome::Failed { reason, step: Some(d.step), last_loss: d.last };
+            let reason = format!(
+                "the loss became {} at step {}; a lower lr may help",
+                d.value, d.step
+            );
+            out.outcome = Outcome::Failed {
+                reason,
+                step: Some(d.step),
+                last_loss: d.last,
+            };
             return Ok(out);
         }
     }
-    out.prompts = method.parameters().into_iter().map(|(n, v)| (n, v.as_detached_tensor())).collect();
+    out.prompts = method
+        .parameters()
+        .into_iter()
+        .map(|(n, v)| (n, v.as_detached_tensor()))
+        .collect();
     let started = Instant::now();
     for (index, target) in task.targets.iter().enumerate() {
         let bound = if std::ptr::eq(&*target.feed, task.feed) && target.set == task.set {
@@ -147,7 +169,10 @@ fn train(
     let n = task.picks.len();
     let steps = training.steps_per_epoch(n);
     if steps == 0 {
-        bail!("dataset {}: no training pictures were picked", task.feed.dataset.id);
+        bail!(
+            "dataset {}: no training pictures were picked",
+            task.feed.dataset.id
+        );
     }
     let source = task.feed.training(task.picks, task.views, task.seed);
     let mut optimizer = training.optimizer();
@@ -165,17 +190,26 @@ fn train(
                 _ => Images::Features(source.features(chunk, epoch)?),
             };
             let labels: Vec<u32> = chunk.iter().map(|i| task.picks[*i].label).collect();
-            let loss = method.loss(&Batch { images, labels: Tensor::new(labels, &Device::Cpu)? })?;
+            let loss = method.loss(&Batch {
+                images,
+                labels: Tensor::new(labels, &Device::Cpu)?,
+            })?;
             let value = f64::from(loss.total.to_scalar::<f32>()?);
             if !value.is_finite() {
-                return Ok(Some(Diverged { step: done, last, value }));
+                return Ok(Some(Diverged {
+                    step: done,
+                    last,
+                    value,
+                }));
             }
             let gradients = method.gradients(&loss)?;
             if done == 0 {
                 // A tower op without a gradient would leave a prompt untrained in silence.
                 for (name, var) in method.parameters() {
                     if gradients.get(var.as_tensor()).is_none() {
-                        bail!("{name} gets no gradient; this is a defect of the method, please report it");
+                        bail!(
+                            "{name} gets no gradient; this is a defect of the method, please report it"
+                        );
                     }
                 }
             }
@@ -192,11 +226,18 @@ fn train(
     method.finish()?;
     out.cost.steps = done;
     let finite = |t: &Tensor| -> Result<bool> {
-        Ok(t.flatten_all()?.to_vec1::<f32>()?.iter().all(|v| v.is_finite()))
+        Ok(t.flatten_all()?
+            .to_vec1::<f32>()?
+            .iter()
+            .all(|v| v.is_finite()))
     };
     for (_, var) in method.parameters() {
         if !finite(&var.as_detached_tensor())? {
-            return Ok(Some(Diverged { step: done, last, value: f64::NAN }));
+            return Ok(Some(Diverged {
+                step: done,
+                last,
+                value: f64::NAN,
+            }));
         }
     }
     Ok(None)
@@ -214,11 +255,19 @@ fn test(
     let (split, _) = target.feed.dataset.split.subset(target.set)?;
     let items = &split.test;
     if items.is_empty() {
-        bail!("dataset {}: no test pictures of its {} classes", target.feed.dataset.id, target.set.name());
+        bail!(
+            "dataset {}: no test pictures of its {} classes",
+            target.feed.dataset.id,
+            target.set.name()
+        );
     }
     let predictor = method.predictor()?;
     let mut predictions: Vec<Prediction> = Vec::with_capacity(items.len());
-    let at_once = if matches!(sees, Sees::Views { .. }) { 1 } else { TESTED_AT_ONCE };
+    let at_once = if matches!(sees, Sees::Views { .. }) {
+        1
+    } else {
+        TESTED_AT_ONCE
+    };
     for (number, chunk) in items.chunks(at_once).enumerate() {
         if task.stop.load(Ordering::Relaxed) {
             return Err(Interrupted.into());
@@ -229,10 +278,18 @@ fn test(
             Sees::Views { count, augmix } => {
                 // AugMix only where the published code has it: not on ImageNet and its variants.
                 let mix = augmix && !target.feed.dataset.id.starts_with("imagenet");
-                Images::Pixels(target.feed.tuning_views(&chunk[0], count, mix, task.seed, number as u64)?)
+                Images::Pixels(target.feed.tuning_views(
+                    &chunk[0],
+                    count,
+                    mix,
+                    task.seed,
+                    number as u64,
+                )?)
             }
         };
-        let logits = predictor.logits(&images)?.to_dtype(candle_core::DType::F32)?;
+        let logits = predictor
+            .logits(&images)?
+            .to_dtype(candle_core::DType::F32)?;
         let p = methods::losses::softmax(&logits)?;
         let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
         let confidence: Vec<f32> = p.max(D::Minus1)?.to_vec1()?;
@@ -251,8 +308,15 @@ fn test(
             });
         }
     }
-    let mut tallies: Vec<ClassTally> =
-        classes.names.iter().map(|n| ClassTally { name: n.clone(), correct: 0, total: 0 }).collect();
+    let mut tallies: Vec<ClassTally> = classes
+        .names
+        .iter()
+        .map(|n| ClassTally {
+            name: n.clone(),
+            correct: 0,
+            total: 0,
+        })
+        .collect();
     for p in &predictions {
         let tally = &mut tallies[p.label as usize];
         tally.total += 1;
@@ -265,7 +329,9 @@ fn test(
         total: tallies.iter().map(|t| t.total).sum(),
         classes: tallies,
         ece: {
-            let sure = predictions.iter().map(|p| (f64::from(p.confidence), p.label == p.predicted));
+            let sure = predictions
+                .iter()
+                .map(|p| (f64::from(p.confidence), p.label == p.predicted));
             expected_calibration_error(&reliability(sure, ECE_BINS))
         },
         seconds: started.elapsed().as_secs_f64(),
@@ -277,5 +343,7 @@ fn test(
 pub fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }

@@ -15,7 +15,12 @@ use methods::{Batch, Classes, Images, Init, Method, Rule, Settings, optimizer::O
 use serde::{Deserialize, Serialize};
 
 /// Largest deviation allowed of each kind; see [`Deviations`].
-pub const TOLERANCE: Deviations = Deviations { loss: 1e-4, gradient: 1e-3, values: 1e-3, logits: 1e-3 };
+pub const TOLERANCE: Deviations = Deviations {
+    loss: 1e-4,
+    gradient: 1e-3,
+    values: 1e-3,
+    logits: 1e-3,
+};
 
 /// How far a replay is from its recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -79,12 +84,18 @@ pub fn traces_in(dir: &Path) -> Result<Vec<PathBuf>> {
     if dir.join("trace.json").is_file() {
         return Ok(vec![dir.to_owned()]);
     }
-    let entries = std::fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
-    let mut found: Vec<PathBuf> =
-        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.join("trace.json").is_file()).collect();
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.join("trace.json").is_file())
+        .collect();
     found.sort();
     if found.is_empty() {
-        bail!("{}: holds no trace.json, nor does a folder in it", dir.display());
+        bail!(
+            "{}: holds no trace.json, nor does a folder in it",
+            dir.display()
+        );
     }
     Ok(found)
 }
@@ -109,11 +120,18 @@ fn dataset_id(published: &str) -> String {
         ("ImageNetA", "imagenet-a"),
         ("ImageNetR", "imagenet-r"),
     ];
-    known.iter().find(|(name, _)| *name == published).map_or(published.to_owned(), |(_, id)| (*id).to_owned())
+    known
+        .iter()
+        .find(|(name, _)| *name == published)
+        .map_or(published.to_owned(), |(_, id)| (*id).to_owned())
 }
 
 fn text(params: &toml::Table, key: &str) -> String {
-    params.get(key).and_then(toml::Value::as_str).unwrap_or_default().replace('_', " ")
+    params
+        .get(key)
+        .and_then(toml::Value::as_str)
+        .unwrap_or_default()
+        .replace('_', " ")
 }
 
 /// The trace's parameters under this program's setting names.
@@ -159,9 +177,19 @@ fn config(trace: &Trace, tensors: &HashMap<String, Tensor>) -> Result<toml::Tabl
             put("init", init);
             put("depth_text", get("depth"));
             put("depth_vision", get("depth"));
+            if trace.method == "promptsrc" {
+                let texts = trace.teacher_templates.iter();
+                let texts = texts.map(|t| toml::Value::String(t.clone())).collect();
+                put("teacher_templates", Some(toml::Value::Array(texts)));
+            }
             if let Some(w) = tensors.get("gpa.weights") {
                 let w: Vec<f64> = w.to_dtype(DType::F64)?.to_vec1()?;
-                put("gpa_weights", Some(toml::Value::Array(w.into_iter().map(toml::Value::Float).collect())));
+                put(
+                    "gpa_weights",
+                    Some(toml::Value::Array(
+                        w.into_iter().map(toml::Value::Float).collect(),
+                    )),
+                );
             }
         }
         "tpt" => {
@@ -184,25 +212,43 @@ struct Recording {
 
 impl Recording {
     fn get(&self, name: &str) -> Result<&Tensor> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| anyhow!("{}: tensor {name} is missing", self.dir.join("trace.safetensors").display()))
+        self.tensors.get(name).ok_or_else(|| {
+            anyhow!(
+                "{}: tensor {name} is missing",
+                self.dir.join("trace.safetensors").display()
+            )
+        })
     }
 
     fn named(&self, prefix: &str) -> BTreeMap<String, Tensor> {
-        let own = |(k, v): (&String, &Tensor)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone()));
-        self.tensors.iter().filter_map(own).filter(|(k, _)| k != "weights").collect()
+        let own =
+            |(k, v): (&String, &Tensor)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone()));
+        self.tensors
+            .iter()
+            .filter_map(own)
+            .filter(|(k, _)| k != "weights")
+            .collect()
     }
 }
 
 fn largest(t: &Tensor) -> Result<f64> {
-    Ok(f64::from(t.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+    Ok(f64::from(
+        t.abs()?
+            .flatten_all()?
+            .max(0)?
+            .to_dtype(DType::F32)?
+            .to_scalar::<f32>()?,
+    ))
 }
 
 /// Largest difference as a share of the recording's largest magnitude.
 fn share(ours: &Tensor, theirs: &Tensor) -> Result<f64> {
     if ours.dims() != theirs.dims() {
-        bail!("a tensor is {:?}, recorded as {:?}", ours.dims(), theirs.dims());
+        bail!(
+            "a tensor is {:?}, recorded as {:?}",
+            ours.dims(),
+            theirs.dims()
+        );
     }
     let difference = largest(&(ours.to_dtype(DType::F32)? - theirs.to_dtype(DType::F32)?)?)?;
     Ok(difference / largest(theirs)?.max(f64::MIN_POSITIVE))
@@ -214,7 +260,7 @@ fn apart(ours: &Tensor, theirs: &Tensor) -> Result<f64> {
 
 fn worst(into: &mut f64, value: f64) {
     // Not a number is worse than any number.
-    if !(value <= *into) {
+    if value.is_nan() || value > *into {
         *into = value;
     }
 }
@@ -230,23 +276,33 @@ fn loss_gap(ours: f64, theirs: f64) -> f64 {
 /// A folder that is not a trace, naming what is wrong with it.
 pub fn replay(dir: &Path) -> Result<Replay> {
     let json = dir.join("trace.json");
-    let text = std::fs::read_to_string(&json).with_context(|| format!("{}: cannot be read", json.display()))?;
-    let trace: Trace = serde_json::from_str(&text).with_context(|| format!("{}", json.display()))?;
+    let text = std::fs::read_to_string(&json)
+        .with_context(|| format!("{}: cannot be read", json.display()))?;
+    let trace: Trace =
+        serde_json::from_str(&text).with_context(|| format!("{}", json.display()))?;
     let file = dir.join("trace.safetensors");
-    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).with_context(|| format!("{}", file.display()))?;
-    let recording = Recording { dir: dir.to_owned(), tensors };
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+        .with_context(|| format!("{}", file.display()))?;
+    let recording = Recording {
+        dir: dir.to_owned(),
+        tensors,
+    };
     let model = dir.parent().unwrap_or(dir).join(&trace.model);
-    let model = if model.exists() { model } else { dir.join(&trace.model) };
+    let model = if model.exists() {
+        model
+    } else {
+        dir.join(&trace.model)
+    };
     let clip = Arc::new(Clip::load(&model)?);
-    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = dir
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let row = catalogue_template(&dataset_id(&trace.dataset));
     let classes = Classes::new(&trace.classnames, &dataset_id(&trace.dataset), &row);
-    let config = config(&trace, &recording.tensors).with_context(|| format!("{}", json.display()))?;
-    if !trace.teacher_templates.is_empty()
-        && trace.teacher_templates.iter().map(String::as_str).ne(methods::templates::teacher())
-    {
-        bail!("{}: teacher_templates: not the published 60", json.display());
-    }
+    let config =
+        config(&trace, &recording.tensors).with_context(|| format!("{}", json.display()))?;
     let mut replay = Replay {
         trace: name,
         method: trace.method.clone(),
@@ -272,7 +328,10 @@ pub fn replay(dir: &Path) -> Result<Replay> {
 fn catalogue_template(id: &str) -> String {
     datasets::catalogue::Catalogue::built_in()
         .get(id)
-        .map_or_else(|| methods::templates::PHOTO.to_owned(), |row| row.template.clone())
+        .map_or_else(
+            || methods::templates::PHOTO.to_owned(),
+            |row| row.template.clone(),
+        )
 }
 
 fn training(
@@ -283,11 +342,17 @@ fn training(
     recording: &Recording,
     replay: &mut Replay,
 ) -> Result<()> {
-    let entry = methods::find(&trace.method).ok_or_else(|| anyhow!("method: {:?} is unknown", trace.method))?;
+    let entry = methods::find(&trace.method)
+        .ok_or_else(|| anyhow!("method: {:?} is unknown", trace.method))?;
     let mut settings = Settings::new(config);
     let config = (entry.read)(&mut settings);
     if let Some(p) = settings.finish().problems.first() {
-        bail!("{}: params.{}: {}", recording.dir.join("trace.json").display(), p.field, p.message);
+        bail!(
+            "{}: params.{}: {}",
+            recording.dir.join("trace.json").display(),
+            p.field,
+            p.message
+        );
     }
     let mut method = config.build(clip, classes, &mut Init::seeded(0))?;
     methods::load_parameters(method.as_ref(), &recording.named("init."))?;
@@ -304,20 +369,39 @@ fn training(
     };
     let test = Images::Pixels(recording.get("test_images")?.clone());
     let d = &mut replay.deviation;
-    worst(&mut d.logits, apart(&method.predictor()?.logits(&test)?, recording.get("logits.before")?)?);
+    worst(
+        &mut d.logits,
+        apart(
+            &method.predictor()?.logits(&test)?,
+            recording.get("logits.before")?,
+        )?,
+    );
     let mut optimizer = Optimizer::new(Rule::Sgd, 0.9, 5e-4);
     let steps = losses.len();
     for (step, want) in losses.iter().enumerate() {
-        let batch = Batch { images: Images::Pixels(images.get(step)?), labels: labels.get(step)? };
+        let batch = Batch {
+            images: Images::Pixels(images.get(step)?),
+            labels: labels.get(step)?,
+        };
         let loss = method.loss(&batch)?;
-        worst(&mut d.loss, loss_gap(f64::from(loss.total.to_scalar::<f32>()?), *want));
+        worst(
+            &mut d.loss,
+            loss_gap(f64::from(loss.total.to_scalar::<f32>()?), *want),
+        );
         if let Some(parts) = &parts {
             for ((_, part), want) in loss.parts.iter().zip(&parts[step]) {
-                worst(&mut d.loss, loss_gap(f64::from(part.to_scalar::<f32>()?), *want));
+                worst(
+                    &mut d.loss,
+                    loss_gap(f64::from(part.to_scalar::<f32>()?), *want),
+                );
             }
         }
-        if let (Some(guide), Some((_, kl))) = (&guide, loss.parts.iter().find(|(n, _)| *n == "kl")) {
-            worst(&mut d.loss, loss_gap(f64::from(kl.to_scalar::<f32>()?), guide[step]));
+        if let (Some(guide), Some((_, kl))) = (&guide, loss.parts.iter().find(|(n, _)| *n == "kl"))
+        {
+            worst(
+                &mut d.loss,
+                loss_gap(f64::from(kl.to_scalar::<f32>()?), guide[step]),
+            );
         }
         let gradients = method.gradients(&loss)?;
         if step == 0 {
@@ -328,30 +412,59 @@ fn training(
                 worst(&mut d.gradient, share(&ours, &want)?);
             }
         }
-        let lr = *trace.lr.get(step).or(trace.lr.last()).ok_or_else(|| anyhow!("lr: is empty"))?;
+        let lr = *trace
+            .lr
+            .get(step)
+            .or(trace.lr.last())
+            .ok_or_else(|| anyhow!("lr: is empty"))?;
         optimizer.step(&method.parameters(), &gradients, lr)?;
         method.end_epoch(step, steps)?;
     }
     replay.steps = steps;
     compare_values(method.as_ref(), &recording.named("final."), d)?;
-    worst(&mut d.logits, apart(&method.predictor()?.logits(&test)?, recording.get("logits.after")?)?);
+    worst(
+        &mut d.logits,
+        apart(
+            &method.predictor()?.logits(&test)?,
+            recording.get("logits.after")?,
+        )?,
+    );
     let aggregated = recording.named("gpa.");
     if !aggregated.is_empty() {
         method.finish()?;
         compare_values(method.as_ref(), &aggregated, d)?;
-        worst(&mut d.logits, apart(&method.predictor()?.logits(&test)?, recording.get("logits.gpa")?)?);
+        worst(
+            &mut d.logits,
+            apart(
+                &method.predictor()?.logits(&test)?,
+                recording.get("logits.gpa")?,
+            )?,
+        );
     }
     Ok(())
 }
 
-fn compare_values(method: &dyn Method, want: &BTreeMap<String, Tensor>, d: &mut Deviations) -> Result<()> {
-    let ours: BTreeMap<String, Tensor> =
-        method.parameters().into_iter().map(|(n, v)| (n, v.as_detached_tensor())).collect();
+fn compare_values(
+    method: &dyn Method,
+    want: &BTreeMap<String, Tensor>,
+    d: &mut Deviations,
+) -> Result<()> {
+    let ours: BTreeMap<String, Tensor> = method
+        .parameters()
+        .into_iter()
+        .map(|(n, v)| (n, v.as_detached_tensor()))
+        .collect();
     if ours.len() != want.len() {
-        bail!("{} tensors are trained, {} are recorded", ours.len(), want.len());
+        bail!(
+            "{} tensors are trained, {} are recorded",
+            ours.len(),
+            want.len()
+        );
     }
     for (name, want) in want {
-        let ours = ours.get(name).ok_or_else(|| anyhow!("{name} is recorded but not trained"))?;
+        let ours = ours
+            .get(name)
+            .ok_or_else(|| anyhow!("{name} is recorded but not trained"))?;
         worst(&mut d.values, share(ours, want)?);
     }
     Ok(())
@@ -365,21 +478,46 @@ fn test_time(
     replay: &mut Replay,
 ) -> Result<()> {
     let views = recording.get("views")?;
-    let (before, after) = (recording.get("logits.before")?, recording.get("logits.after")?);
-    let losses: Vec<f64> = recording.get("loss")?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    let (before, after) = (
+        recording.get("logits.before")?,
+        recording.get("logits.after")?,
+    );
+    let losses: Vec<f64> = recording
+        .get("loss")?
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1()?;
     let kept: Vec<Vec<i64>> = recording.get("selected")?.to_dtype(DType::I64)?.to_vec2()?;
-    let start = recording.named("init.").into_values().next().ok_or_else(|| anyhow!("tensor init.* is missing"))?;
+    let start = recording
+        .named("init.")
+        .into_values()
+        .next()
+        .ok_or_else(|| anyhow!("tensor init.* is missing"))?;
     let finals = recording.named("final.").into_values().next();
     let gradient = recording.named("grad0.").into_values().next();
     let d = &mut replay.deviation;
     for picture in 0..views.dim(0)? {
-        let tuned = methods::tpt::tune_once(config, clip, classes, &start, &Images::Pixels(views.get(picture)?))?;
+        let tuned = methods::tpt::tune_once(
+            config,
+            clip,
+            classes,
+            &start,
+            &Images::Pixels(views.get(picture)?),
+        )?;
         worst(&mut d.loss, loss_gap(tuned.loss, losses[picture]));
         worst(&mut d.logits, apart(&tuned.before, &before.get(picture)?)?);
         worst(&mut d.logits, apart(&tuned.logits, &after.get(picture)?)?);
-        replay.same_views &= tuned.kept.iter().map(|i| *i as i64).eq(kept[picture].iter().copied());
+        replay.same_views &= tuned
+            .kept
+            .iter()
+            .map(|i| *i as i64)
+            .eq(kept[picture].iter().copied());
         if let Some(want) = &finals {
-            let want = if want.rank() == 3 { want.get(picture)? } else { want.clone() };
+            let want = if want.rank() == 3 {
+                want.get(picture)?
+            } else {
+                want.clone()
+            };
             worst(&mut d.values, share(&tuned.context, &want)?);
         }
         if let (Some(want), Some(ours)) = (&gradient, &tuned.gradient) {

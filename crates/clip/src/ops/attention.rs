@@ -62,7 +62,11 @@ impl Plan {
                     start: row,
                     length: group.prefix,
                 };
-                tasks.push(Task { units: vec![unit], prefix_start: row, prefix: 0 });
+                tasks.push(Task {
+                    units: vec![unit],
+                    prefix_start: row,
+                    prefix: 0,
+                });
                 row += group.prefix;
             }
             let units = group.segments.iter().map(|&length| {
@@ -80,7 +84,12 @@ impl Plan {
             });
             push_tasks(&mut tasks, units.collect(), prefix_start, group.prefix);
         }
-        Self { tasks, query_rows: layout.rows(), key_rows: layout.rows(), causal: layout.is_causal() }
+        Self {
+            tasks,
+            query_rows: layout.rows(),
+            key_rows: layout.rows(),
+            causal: layout.is_causal(),
+        }
     }
 
     /// Only one row of each segment asks: `positions[s]` is its own position in segment `s`. Query row `s` is segment `s`.
@@ -107,15 +116,28 @@ impl Plan {
             }
             s += n;
         }
-        Self { tasks, query_rows: s, key_rows: layout.rows(), causal: layout.is_causal() }
+        Self {
+            tasks,
+            query_rows: s,
+            key_rows: layout.rows(),
+            causal: layout.is_causal(),
+        }
     }
 }
 
 fn push_tasks(tasks: &mut Vec<Task>, units: Vec<Unit>, prefix_start: usize, prefix: usize) {
     // Long segments without a prefix (pictures) are a task each; short ones (class names) share one.
-    let a_task = if units.first().is_some_and(|u| u.length > 48) { 1 } else { SEGMENTS_PER_TASK };
+    let a_task = if units.first().is_some_and(|u| u.length > 48) {
+        1
+    } else {
+        SEGMENTS_PER_TASK
+    };
     for chunk in units.chunks(a_task) {
-        tasks.push(Task { units: chunk.to_vec(), prefix_start, prefix });
+        tasks.push(Task {
+            units: chunk.to_vec(),
+            prefix_start,
+            prefix,
+        });
     }
 }
 
@@ -141,14 +163,15 @@ impl Out {
     }
 }
 
-/// Scores of one unit and head into `scores` `[queries, prefix + length]`, scaled, `-inf` where the mask forbids.
-fn scores(u: &Unit, causal: bool, q: Mat, kv: &[f32], stride: usize, head: usize, d: usize, scores: &mut [f32]) {
-    let keys = u.prefix + u.length;
+/// Scores of one unit and head into `scores` `[queries, prefix + length]`, not scaled, `-inf` where the mask forbids.
+/// `kv` starts at the head's first key value; its rows are `stride` apart.
+fn scores(u: &Unit, causal: bool, q: Mat, kv: &[f32], stride: usize, scores: &mut [f32]) {
+    let (keys, d) = (u.prefix + u.length, q.cols());
     if u.prefix > 0 {
-        let k = Mat::new(&kv[u.prefix_start * stride + head * d..], u.prefix, d, stride);
+        let k = Mat::new(&kv[u.prefix_start * stride..], u.prefix, d, stride);
         product(scores, keys, q, k.t(), false, Threads::One);
     }
-    let k = Mat::new(&kv[u.start * stride + head * d..], u.length, d, stride);
+    let k = Mat::new(&kv[u.start * stride..], u.length, d, stride);
     product(&mut scores[u.prefix..], keys, q, k.t(), false, Threads::One);
     if causal {
         for i in 0..u.queries {
@@ -161,49 +184,75 @@ fn scores(u: &Unit, causal: bool, q: Mat, kv: &[f32], stride: usize, head: usize
 /// Attention output `[query_rows, heads * size]` into `out`, log-sums `[heads, query_rows]` into `logsum`.
 ///
 /// `q` is `[query_rows, W]`; `kv` holds keys then values, `[key_rows, 2 W]`.
-pub fn forward(plan: &Plan, heads: Heads, q: &[f32], kv: &[f32], out: &mut [f32], logsum: &mut [f32]) {
+pub fn forward(
+    plan: &Plan,
+    heads: Heads,
+    q: &[f32],
+    kv: &[f32],
+    out: &mut [f32],
+    logsum: &mut [f32],
+) {
     let (d, w) = (heads.size, heads.count * heads.size);
     assert_eq!(q.len(), plan.query_rows * w);
     assert_eq!(kv.len(), plan.key_rows * 2 * w);
-    assert_eq!((out.len(), logsum.len()), (q.len(), plan.query_rows * heads.count));
+    assert_eq!(
+        (out.len(), logsum.len()),
+        (q.len(), plan.query_rows * heads.count)
+    );
     let scale = 1.0 / (d as f32).sqrt();
     let (out, logsum) = (Out(out.as_mut_ptr()), Out(logsum.as_mut_ptr()));
     let arch = Arch::new();
-    (0..plan.tasks.len() * heads.count).into_par_iter().for_each_init(Vec::new, |buffer: &mut Vec<f32>, item| {
-        let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
-        for u in &task.units {
-            let keys = u.prefix + u.length;
-            buffer.resize(u.queries * keys, 0.0);
-            let s = &mut buffer[..u.queries * keys];
-            scores(u, plan.causal, Mat::new(&q[u.query * w + head * d..], u.queries, d, w), kv, 2 * w, head, d, s);
-            arch.dispatch(|| {
-                for (i, row) in s.chunks_exact_mut(keys).enumerate() {
-                    let top = max(row) * scale;
-                    for v in row.iter_mut() {
-                        *v = exp(*v * scale - top);
+    (0..plan.tasks.len() * heads.count)
+        .into_par_iter()
+        .for_each_init(Vec::new, |buffer: &mut Vec<f32>, item| {
+            let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
+            for u in &task.units {
+                let keys = u.prefix + u.length;
+                buffer.resize(u.queries * keys, 0.0);
+                let s = &mut buffer[..u.queries * keys];
+                scores(
+                    u,
+                    plan.causal,
+                    Mat::new(&q[u.query * w + head * d..], u.queries, d, w),
+                    &kv[head * d..],
+                    2 * w,
+                    s,
+                );
+                arch.dispatch(|| {
+                    for (i, row) in s.chunks_exact_mut(keys).enumerate() {
+                        let top = max(row) * scale;
+                        for v in row.iter_mut() {
+                            *v = exp(*v * scale - top);
+                        }
+                        let total = sum(row);
+                        // SAFETY: this head's entry for this query, written by this task alone.
+                        unsafe {
+                            *logsum.at(head * plan.query_rows + u.query + i) = top + total.ln()
+                        };
+                        let inverse = 1.0 / total;
+                        for v in row.iter_mut() {
+                            *v *= inverse;
+                        }
                     }
-                    let total = sum(row);
-                    // SAFETY: this head's entry for this query, written by this task alone.
-                    unsafe { *logsum.at(head * plan.query_rows + u.query + i) = top + total.ln() };
-                    let inverse = 1.0 / total;
-                    for v in row.iter_mut() {
-                        *v *= inverse;
-                    }
+                });
+                let to = out.at(u.query * w + head * d);
+                let p = Mat::new(&s[u.prefix..], u.queries, u.length, keys);
+                let v = Mat::new(&kv[u.start * 2 * w + w + head * d..], u.length, d, 2 * w);
+                // SAFETY: rows of this unit's queries and columns of this head belong to this task alone.
+                unsafe { product_into(to, w, p, v, false, Threads::One) };
+                if u.prefix > 0 {
+                    let p = Mat::new(s, u.queries, u.prefix, keys);
+                    let v = Mat::new(
+                        &kv[u.prefix_start * 2 * w + w + head * d..],
+                        u.prefix,
+                        d,
+                        2 * w,
+                    );
+                    // SAFETY: as above.
+                    unsafe { product_into(to, w, p, v, true, Threads::One) };
                 }
-            });
-            let to = out.at(u.query * w + head * d);
-            let p = Mat::new(&s[u.prefix..], u.queries, u.length, keys);
-            let v = Mat::new(&kv[u.start * 2 * w + w + head * d..], u.length, d, 2 * w);
-            // SAFETY: rows of this unit's queries and columns of this head belong to this task alone.
-            unsafe { product_into(to, w, p, v, false, Threads::One) };
-            if u.prefix > 0 {
-                let p = Mat::new(s, u.queries, u.prefix, keys);
-                let v = Mat::new(&kv[u.prefix_start * 2 * w + w + head * d..], u.prefix, d, 2 * w);
-                // SAFETY: as above.
-                unsafe { product_into(to, w, p, v, true, Threads::One) };
             }
-        }
-    });
+        });
 }
 
 /// What backward reads.
@@ -219,10 +268,20 @@ pub struct Saved<'a> {
 }
 
 /// Gradients of queries and of keys and values, both starting at zero, given that of the output.
-pub fn backward(plan: &Plan, heads: Heads, saved: &Saved, grad: &[f32], dq: &mut [f32], dkv: &mut [f32]) {
+pub fn backward(
+    plan: &Plan,
+    heads: Heads,
+    saved: &Saved,
+    grad: &[f32],
+    dq: &mut [f32],
+    dkv: &mut [f32],
+) {
     let (d, w) = (heads.size, heads.count * heads.size);
     let (q, kv) = (saved.q, saved.kv);
-    assert_eq!((dq.len(), dkv.len(), grad.len()), (q.len(), kv.len(), q.len()));
+    assert_eq!(
+        (dq.len(), dkv.len(), grad.len()),
+        (q.len(), kv.len(), q.len())
+    );
     let scale = 1.0 / (d as f32).sqrt();
     let (dq, dkv_out) = (Out(dq.as_mut_ptr()), Out(dkv.as_mut_ptr()));
     let arch = Arch::new();
@@ -242,12 +301,24 @@ pub fn backward(plan: &Plan, heads: Heads, saved: &Saved, grad: &[f32], dq: &mut
                     let g = &mut g_buffer[..u.queries * keys];
                     let queries = Mat::new(&q[u.query * w + head * d..], u.queries, d, w);
                     let dout = Mat::new(&grad[u.query * w + head * d..], u.queries, d, w);
-                    scores(u, plan.causal, queries, kv, 2 * w, head, d, p);
+                    scores(u, plan.causal, queries, &kv[head * d..], 2 * w, p);
                     // Gradient of the probabilities: dOut Vt.
                     let own_v = Mat::new(&kv[u.start * 2 * w + w + head * d..], u.length, d, 2 * w);
-                    product(&mut g[u.prefix..], keys, dout, own_v.t(), false, Threads::One);
+                    product(
+                        &mut g[u.prefix..],
+                        keys,
+                        dout,
+                        own_v.t(),
+                        false,
+                        Threads::One,
+                    );
                     if u.prefix > 0 {
-                        let v = Mat::new(&kv[u.prefix_start * 2 * w + w + head * d..], u.prefix, d, 2 * w);
+                        let v = Mat::new(
+                            &kv[u.prefix_start * 2 * w + w + head * d..],
+                            u.prefix,
+                            d,
+                            2 * w,
+                        );
                         product(g, keys, dout, v.t(), false, Threads::One);
                     }
                     arch.dispatch(|| {
@@ -268,19 +339,35 @@ pub fn backward(plan: &Plan, heads: Heads, saved: &Saved, grad: &[f32], dq: &mut
                             }
                         }
                     });
-                    let (own_p, own_g) =
-                        (Mat::new(&p[u.prefix..], u.queries, u.length, keys), Mat::new(&g[u.prefix..], u.queries, u.length, keys));
+                    let (own_p, own_g) = (
+                        Mat::new(&p[u.prefix..], u.queries, u.length, keys),
+                        Mat::new(&g[u.prefix..], u.queries, u.length, keys),
+                    );
                     let own_k = Mat::new(&kv[u.start * 2 * w + head * d..], u.length, d, 2 * w);
-                    let (to_q, to_k) = (dq.at(u.query * w + head * d), dkv_out.at(u.start * 2 * w + head * d));
+                    let (to_q, to_k) = (
+                        dq.at(u.query * w + head * d),
+                        dkv_out.at(u.start * 2 * w + head * d),
+                    );
                     // SAFETY: this unit's query rows and own key rows, in this head's columns, belong to this task alone.
                     unsafe {
                         product_into(to_q, w, own_g, own_k, false, Threads::One);
                         product_into(to_k, 2 * w, own_g.t(), queries, false, Threads::One);
-                        product_into(dkv_out.at(u.start * 2 * w + w + head * d), 2 * w, own_p.t(), dout, false, Threads::One);
+                        product_into(
+                            dkv_out.at(u.start * 2 * w + w + head * d),
+                            2 * w,
+                            own_p.t(),
+                            dout,
+                            false,
+                            Threads::One,
+                        );
                     }
                     if u.prefix > 0 {
-                        let (pp, pg) = (Mat::new(p, u.queries, u.prefix, keys), Mat::new(g, u.queries, u.prefix, keys));
-                        let k = Mat::new(&kv[u.prefix_start * 2 * w + head * d..], u.prefix, d, 2 * w);
+                        let (pp, pg) = (
+                            Mat::new(p, u.queries, u.prefix, keys),
+                            Mat::new(g, u.queries, u.prefix, keys),
+                        );
+                        let k =
+                            Mat::new(&kv[u.prefix_start * 2 * w + head * d..], u.prefix, d, 2 * w);
                         // SAFETY: as above.
                         unsafe { product_into(to_q, w, pg, k, true, Threads::One) };
                         product(&mut shared, 2 * d, pg.t(), queries, true, Threads::One);

@@ -77,7 +77,10 @@ impl BlockShape {
 
     /// Numbers in the flat weights.
     pub fn len(&self) -> usize {
-        self.parts().iter().map(|p| p.iter().product::<usize>()).sum()
+        self.parts()
+            .iter()
+            .map(|p| p.iter().product::<usize>())
+            .sum()
     }
 
     /// A block without weights does not exist.
@@ -95,7 +98,10 @@ impl BlockShape {
     }
 
     fn heads(&self) -> Heads {
-        Heads { count: self.heads, size: self.width / self.heads }
+        Heads {
+            count: self.heads,
+            size: self.width / self.heads,
+        }
     }
 }
 
@@ -113,16 +119,29 @@ impl Block {
     ///
     /// # Errors
     /// When `x` has not the layout's rows.
-    pub fn forward(&self, x: &Tensor, layout: &Arc<Layout>, select: Option<&[usize]>) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        layout: &Arc<Layout>,
+        select: Option<&[usize]>,
+    ) -> Result<Tensor> {
         let (r, w) = x.dims2()?;
         if r != layout.rows() || w != self.shape.width {
-            bail!("block of width {} and {} rows got [{r}, {w}]", self.shape.width, layout.rows());
+            bail!(
+                "block of width {} and {} rows got [{r}, {w}]",
+                self.shape.width,
+                layout.rows()
+            );
         }
         if !x.device().is_cpu() {
             return composed::block(self, x, layout, select);
         }
         let selected = select.map(|positions| -> Vec<usize> {
-            layout.spans().zip(positions).map(|(span, &p)| span.start + p).collect()
+            layout
+                .spans()
+                .zip(positions)
+                .map(|(span, &p)| span.start + p)
+                .collect()
         });
         let plan = match select {
             None => Plan::all(layout),
@@ -178,42 +197,112 @@ impl Fused {
     fn forward(&self, x: &[f32], theta: &[f32]) -> Vec<f32> {
         let (w, h) = (self.shape.width, self.shape.hidden);
         let r = x.len() / w;
-        let [g1, b1, w_in, b_in, w_out, b_out, g2, b2, w_fc, b_fc, w_proj, b_proj] = self.shape.split(theta);
+        let [
+            g1,
+            b1,
+            w_in,
+            b_in,
+            w_out,
+            b_out,
+            g2,
+            b2,
+            w_fc,
+            b_fc,
+            w_proj,
+            b_proj,
+        ] = self.shape.split(theta);
 
         let mut normed = vec![0f32; r * w];
         rows::norm_forward(x, g1, b1, &mut normed);
         let mut kv = vec![0f32; r * 2 * w];
         rows::fill_rows(&mut kv, &b_in[w..], None);
         let w_kv = Mat::new(&w_in[w * w..], 2 * w, w, w);
-        product(&mut kv, 2 * w, Mat::new(&normed, r, w, w), w_kv.t(), true, Threads::Pool);
-        let chosen = self.selected.as_ref().map(|s| (gather(&normed, s, w), gather(x, s, w)));
-        let (asking, residual) = chosen.as_ref().map_or((&normed[..], x), |(n, x)| (&n[..], &x[..]));
+        product(
+            &mut kv,
+            2 * w,
+            Mat::new(&normed, r, w, w),
+            w_kv.t(),
+            true,
+            Threads::Pool,
+        );
+        let chosen = self
+            .selected
+            .as_ref()
+            .map(|s| (gather(&normed, s, w), gather(x, s, w)));
+        let (asking, residual) = chosen
+            .as_ref()
+            .map_or((&normed[..], x), |(n, x)| (&n[..], &x[..]));
         let rs = asking.len() / w;
         let mut q = vec![0f32; rs * w];
         rows::fill_rows(&mut q, &b_in[..w], None);
-        product(&mut q, w, Mat::new(asking, rs, w, w), Mat::new(w_in, w, w, w).t(), true, Threads::Pool);
+        product(
+            &mut q,
+            w,
+            Mat::new(asking, rs, w, w),
+            Mat::new(w_in, w, w, w).t(),
+            true,
+            Threads::Pool,
+        );
 
         let mut attended = vec![0f32; rs * w];
         let mut logsum = vec![0f32; rs * self.shape.heads];
-        attention::forward(&self.plan, self.shape.heads(), &q, &kv, &mut attended, &mut logsum);
+        attention::forward(
+            &self.plan,
+            self.shape.heads(),
+            &q,
+            &kv,
+            &mut attended,
+            &mut logsum,
+        );
 
         let mut middle = vec![0f32; rs * w];
         rows::fill_rows(&mut middle, b_out, Some(residual));
-        product(&mut middle, w, Mat::new(&attended, rs, w, w), Mat::new(w_out, w, w, w).t(), true, Threads::Pool);
+        product(
+            &mut middle,
+            w,
+            Mat::new(&attended, rs, w, w),
+            Mat::new(w_out, w, w, w).t(),
+            true,
+            Threads::Pool,
+        );
 
         normed.truncate(rs * w);
         rows::norm_forward(&middle, g2, b2, &mut normed);
         let mut hidden = vec![0f32; rs * h];
         rows::fill_rows(&mut hidden, b_fc, None);
-        product(&mut hidden, h, Mat::new(&normed, rs, w, w), Mat::new(w_fc, h, w, w).t(), true, Threads::Pool);
+        product(
+            &mut hidden,
+            h,
+            Mat::new(&normed, rs, w, w),
+            Mat::new(w_fc, h, w, w).t(),
+            true,
+            Threads::Pool,
+        );
         let mut active = vec![0f32; rs * h];
         self.activate(&hidden, &mut active);
         let mut out = vec![0f32; rs * w];
         rows::fill_rows(&mut out, b_proj, Some(&middle));
-        product(&mut out, w, Mat::new(&active, rs, h, h), Mat::new(w_proj, w, h, h).t(), true, Threads::Pool);
+        product(
+            &mut out,
+            w,
+            Mat::new(&active, rs, h, h),
+            Mat::new(w_proj, w, h, h).t(),
+            true,
+            Threads::Pool,
+        );
         if self.keep {
-            let saved = Saved { q, kv, attended, logsum, middle, hidden };
-            *self.saved.lock().expect("no thread panics while it holds this") = Some(saved);
+            let saved = Saved {
+                q,
+                kv,
+                attended,
+                logsum,
+                middle,
+                hidden,
+            };
+            *self
+                .saved
+                .lock()
+                .expect("no thread panics while it holds this") = Some(saved);
         }
         out
     }
@@ -223,12 +312,24 @@ impl Fused {
         let (w, h) = (self.shape.width, self.shape.hidden);
         let (r, rs) = (x.len() / w, grad.len() / w);
         let [g1, b1, w_in, _, w_out, _, g2, b2, w_fc, _, w_proj, _] = self.shape.split(theta);
-        let guard = self.saved.lock().expect("no thread panics while it holds this");
-        let s = guard.as_ref().expect("backward runs after forward, which kept this because the graph is tracked");
+        let guard = self
+            .saved
+            .lock()
+            .expect("no thread panics while it holds this");
+        let s = guard
+            .as_ref()
+            .expect("backward runs after forward, which kept this because the graph is tracked");
         let mut weights = self.train.then(|| WeightGradients::new(&self.shape));
 
         let mut d_hidden = vec![0f32; rs * h];
-        product(&mut d_hidden, h, Mat::new(grad, rs, w, w), Mat::new(w_proj, w, h, h), false, Threads::Pool);
+        product(
+            &mut d_hidden,
+            h,
+            Mat::new(grad, rs, w, w),
+            Mat::new(w_proj, w, h, h),
+            false,
+            Threads::Pool,
+        );
         if let Some(weights) = &mut weights {
             let mut active = vec![0f32; rs * h];
             self.activate(&s.hidden, &mut active);
@@ -239,7 +340,14 @@ impl Fused {
             Activation::Gelu => rows::erf_gelu_backward(&s.hidden, &mut d_hidden),
         }
         let mut d_normed = vec![0f32; rs * w];
-        product(&mut d_normed, w, Mat::new(&d_hidden, rs, h, h), Mat::new(w_fc, h, w, w), false, Threads::Pool);
+        product(
+            &mut d_normed,
+            w,
+            Mat::new(&d_hidden, rs, h, h),
+            Mat::new(w_fc, h, w, w),
+            false,
+            Threads::Pool,
+        );
         if let Some(weights) = &mut weights {
             let mut normed = vec![0f32; rs * w];
             rows::norm_forward(&s.middle, g2, b2, &mut normed);
@@ -250,23 +358,63 @@ impl Fused {
         rows::norm_backward(&s.middle, g2, &d_normed, &mut d_middle);
 
         let mut d_attended = d_normed; // same size, written anew
-        product(&mut d_attended, w, Mat::new(&d_middle, rs, w, w), Mat::new(w_out, w, w, w), false, Threads::Pool);
+        product(
+            &mut d_attended,
+            w,
+            Mat::new(&d_middle, rs, w, w),
+            Mat::new(w_out, w, w, w),
+            false,
+            Threads::Pool,
+        );
         let mut dq = vec![0f32; rs * w];
         let mut dkv = vec![0f32; r * 2 * w];
-        let saved = attention::Saved { q: &s.q, kv: &s.kv, out: &s.attended, logsum: &s.logsum };
-        attention::backward(&self.plan, self.shape.heads(), &saved, &d_attended, &mut dq, &mut dkv);
+        let saved = attention::Saved {
+            q: &s.q,
+            kv: &s.kv,
+            out: &s.attended,
+            logsum: &s.logsum,
+        };
+        attention::backward(
+            &self.plan,
+            self.shape.heads(),
+            &saved,
+            &d_attended,
+            &mut dq,
+            &mut dkv,
+        );
 
         let mut d_first = vec![0f32; r * w];
-        product(&mut d_first, w, Mat::new(&dkv, r, 2 * w, 2 * w), Mat::new(&w_in[w * w..], 2 * w, w, w), false, Threads::Pool);
+        product(
+            &mut d_first,
+            w,
+            Mat::new(&dkv, r, 2 * w, 2 * w),
+            Mat::new(&w_in[w * w..], 2 * w, w, w),
+            false,
+            Threads::Pool,
+        );
         let query_weights = Mat::new(w_in, w, w, w);
         let mut dx = match &self.selected {
             None => {
-                product(&mut d_first, w, Mat::new(&dq, rs, w, w), query_weights, true, Threads::Pool);
+                product(
+                    &mut d_first,
+                    w,
+                    Mat::new(&dq, rs, w, w),
+                    query_weights,
+                    true,
+                    Threads::Pool,
+                );
                 d_middle.clone()
             }
             Some(selected) => {
                 let mut from_queries = vec![0f32; rs * w];
-                product(&mut from_queries, w, Mat::new(&dq, rs, w, w), query_weights, false, Threads::Pool);
+                product(
+                    &mut from_queries,
+                    w,
+                    Mat::new(&dq, rs, w, w),
+                    query_weights,
+                    false,
+                    Threads::Pool,
+                );
                 let mut dx = vec![0f32; r * w];
                 for (i, &row) in selected.iter().enumerate() {
                     for j in 0..w {
@@ -281,7 +429,10 @@ impl Fused {
             weights.linear(4, &d_middle, w, &s.attended, w);
             let mut normed = vec![0f32; r * w];
             rows::norm_forward(x, g1, b1, &mut normed);
-            let asking = self.selected.as_ref().map_or_else(|| normed.clone(), |s| gather(&normed, s, w));
+            let asking = self
+                .selected
+                .as_ref()
+                .map_or_else(|| normed.clone(), |s| gather(&normed, s, w));
             weights.attention_inputs(&dq, &asking, &dkv, &normed);
             weights.norm(0, x, &d_first);
         }
@@ -302,14 +453,26 @@ impl WeightGradients {
         for part in shape.parts() {
             starts.push(starts[starts.len() - 1] + part.iter().product::<usize>());
         }
-        Self { flat: vec![0.0; shape.len()], starts, width: shape.width }
+        Self {
+            flat: vec![0.0; shape.len()],
+            starts,
+            width: shape.width,
+        }
     }
 
     /// Part `index` is a weight `[out, inner]`, the part after it its bias.
     fn linear(&mut self, index: usize, grad: &[f32], out: usize, input: &[f32], inner: usize) {
         let n = grad.len() / out;
-        let (weight, bias) = self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(out * inner);
-        product(weight, inner, Mat::new(grad, n, out, out).t(), Mat::new(input, n, inner, inner), false, Threads::Pool);
+        let (weight, bias) =
+            self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(out * inner);
+        product(
+            weight,
+            inner,
+            Mat::new(grad, n, out, out).t(),
+            Mat::new(input, n, inner, inner),
+            false,
+            Threads::Pool,
+        );
         rows::column_sums(grad, bias);
     }
 
@@ -318,14 +481,29 @@ impl WeightGradients {
         let (weight, bias) = self.flat[self.starts[2]..self.starts[4]].split_at_mut(3 * w * w);
         let (wq, wkv) = weight.split_at_mut(w * w);
         let (rs, r) = (dq.len() / w, normed.len() / w);
-        product(wq, w, Mat::new(dq, rs, w, w).t(), Mat::new(asking, rs, w, w), false, Threads::Pool);
-        product(wkv, w, Mat::new(dkv, r, 2 * w, 2 * w).t(), Mat::new(normed, r, w, w), false, Threads::Pool);
+        product(
+            wq,
+            w,
+            Mat::new(dq, rs, w, w).t(),
+            Mat::new(asking, rs, w, w),
+            false,
+            Threads::Pool,
+        );
+        product(
+            wkv,
+            w,
+            Mat::new(dkv, r, 2 * w, 2 * w).t(),
+            Mat::new(normed, r, w, w),
+            false,
+            Threads::Pool,
+        );
         rows::column_sums(dq, &mut bias[..w]);
         rows::column_sums(dkv, &mut bias[w..]);
     }
 
     fn norm(&mut self, index: usize, x: &[f32], grad: &[f32]) {
-        let (gain, bias) = self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(self.width);
+        let (gain, bias) =
+            self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(self.width);
         rows::norm_weights_backward(x, grad, gain, bias);
     }
 }
@@ -335,17 +513,34 @@ impl CustomOp2 for Fused {
         "transformer-block"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Strides, s2: &CpuStorage, l2: &Strides) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Strides,
+        s2: &CpuStorage,
+        l2: &Strides,
+    ) -> Result<(CpuStorage, Shape)> {
         let out = self.forward(values(s1, l1)?, values(s2, l2)?);
         let shape = Shape::from((out.len() / self.shape.width, self.shape.width));
         Ok((CpuStorage::F32(out), shape))
     }
 
-    fn bwd(&self, x: &Tensor, theta: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dtheta) =
-            with_values(x, |x| with_values(theta, |theta| with_values(grad, |grad| Ok(self.backward(x, theta, grad)))))?;
+    fn bwd(
+        &self,
+        x: &Tensor,
+        theta: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dtheta) = with_values(x, |x| {
+            with_values(theta, |theta| {
+                with_values(grad, |grad| Ok(self.backward(x, theta, grad)))
+            })
+        })?;
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
-        let dtheta = dtheta.map(|d| Tensor::from_vec(d, theta.shape(), theta.device())).transpose()?;
+        let dtheta = dtheta
+            .map(|d| Tensor::from_vec(d, theta.shape(), theta.device()))
+            .transpose()?;
         Ok((Some(dx), dtheta))
     }
 }

@@ -22,7 +22,9 @@ pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Those of candle.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let e = x
+        .broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?
+        .exp()?;
     e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
@@ -58,7 +60,12 @@ fn mask(layout: &Layout, device: &Device) -> Result<Tensor> {
 ///
 /// # Errors
 /// Those of candle.
-pub fn block(block: &Block, x: &Tensor, layout: &Layout, select: Option<&[usize]>) -> Result<Tensor> {
+pub fn block(
+    block: &Block,
+    x: &Tensor,
+    layout: &Layout,
+    select: Option<&[usize]>,
+) -> Result<Tensor> {
     let (r, w) = x.dims2()?;
     let mut at = 0;
     let parts = block
@@ -71,27 +78,60 @@ pub fn block(block: &Block, x: &Tensor, layout: &Layout, select: Option<&[usize]
             block.theta.narrow(0, at - n, n)?.reshape(p.as_slice())
         })
         .collect::<Result<Vec<_>>>()?;
-    let [g1, b1, w_in, b_in, w_out, b_out, g2, b2, w_fc, b_fc, w_proj, b_proj] = &parts[..] else {
+    let [
+        g1,
+        b1,
+        w_in,
+        b_in,
+        w_out,
+        b_out,
+        g2,
+        b2,
+        w_fc,
+        b_fc,
+        w_proj,
+        b_proj,
+    ] = &parts[..]
+    else {
         unreachable!("a block has twelve parts")
     };
-    let linear = |x: &Tensor, weight: &Tensor, bias: &Tensor| x.matmul(&weight.t()?)?.broadcast_add(bias);
+    let linear =
+        |x: &Tensor, weight: &Tensor, bias: &Tensor| x.matmul(&weight.t()?)?.broadcast_add(bias);
     let (heads, d) = (block.shape.heads, w / block.shape.heads);
     let qkv = linear(&layer_norm(x, g1, b1)?, w_in, b_in)?;
     let uniform = layout.groups().len() == 1
         && layout.groups()[0].prefix == 0
         && !layout.is_causal()
         && layout.groups()[0].segments.windows(2).all(|s| s[0] == s[1]);
-    let (count, length) = if uniform { (layout.segments(), r / layout.segments()) } else { (1, r) };
+    let (count, length) = if uniform {
+        (layout.segments(), r / layout.segments())
+    } else {
+        (1, r)
+    };
     let split = |i: usize| -> Result<Tensor> {
-        qkv.narrow(1, i * w, w)?.reshape((count, length, heads, d))?.transpose(1, 2)?.contiguous()
+        qkv.narrow(1, i * w, w)?
+            .reshape((count, length, heads, d))?
+            .transpose(1, 2)?
+            .contiguous()
     };
     let (q, k, v) = (split(0)?, split(1)?, split(2)?);
     let scores = (q.matmul(&k.t()?.contiguous()?)? / (d as f64).sqrt())?;
-    let scores = if uniform { scores } else { scores.broadcast_add(&mask(layout, x.device())?)? };
-    let attended = softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((r, w))?;
+    let scores = if uniform {
+        scores
+    } else {
+        scores.broadcast_add(&mask(layout, x.device())?)?
+    };
+    let attended = softmax(&scores)?
+        .matmul(&v)?
+        .transpose(1, 2)?
+        .reshape((r, w))?;
     let mut x = (x + linear(&attended, w_out, b_out)?)?;
     if let Some(positions) = select {
-        let rows: Vec<u32> = layout.spans().zip(positions).map(|(s, &p)| (s.start + p) as u32).collect();
+        let rows: Vec<u32> = layout
+            .spans()
+            .zip(positions)
+            .map(|(s, &p)| (s.start + p) as u32)
+            .collect();
         x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
     }
     let h = linear(&layer_norm(&x, g2, b2)?, w_fc, b_fc)?;

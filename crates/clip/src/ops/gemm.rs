@@ -15,7 +15,13 @@ pub struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// Rows of `cols` values that lie `row_stride` apart.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose, without moving a value.
@@ -27,6 +33,11 @@ impl<'a> Mat<'a> {
             col_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
     }
 
     fn last(&self) -> usize {
@@ -53,7 +64,10 @@ pub fn product(out: &mut [f32], out_stride: usize, a: Mat, b: Mat, keep: bool, t
     if m == 0 || n == 0 {
         return;
     }
-    assert!(out_stride >= n && out.len() >= (m - 1) * out_stride + n, "product writes past its output");
+    assert!(
+        out_stride >= n && out.len() >= (m - 1) * out_stride + n,
+        "product writes past its output"
+    );
     // SAFETY: `out` is exclusively borrowed and long enough, as just asserted.
     unsafe { product_into(out.as_mut_ptr(), out_stride, a, b, keep, threads) }
 }
@@ -62,13 +76,23 @@ pub fn product(out: &mut [f32], out_stride: usize, a: Mat, b: Mat, keep: bool, t
 ///
 /// # Safety
 /// Rows `0..a.rows` of `b.cols` values, `out_stride` apart, must be valid for writes and touched by no one else.
-pub unsafe fn product_into(out: *mut f32, out_stride: usize, a: Mat, b: Mat, keep: bool, threads: Threads) {
+pub unsafe fn product_into(
+    out: *mut f32,
+    out_stride: usize,
+    a: Mat,
+    b: Mat,
+    keep: bool,
+    threads: Threads,
+) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     if m == 0 || n == 0 {
         return;
     }
     if k > 0 {
-        assert!(a.data.len() > a.last() && b.data.len() > b.last(), "product reads past its inputs");
+        assert!(
+            a.data.len() > a.last() && b.data.len() > b.last(),
+            "product reads past its inputs"
+        );
     }
     let parallelism = match threads {
         Threads::Pool if rayon::current_num_threads() > 1 && m * n * k >= 1 << 18 => {
@@ -121,7 +145,14 @@ mod tests {
         let (m, k, n) = (5, 7, 3);
         let (a, b) = (noise(m * k, 1), noise(n * k, 2));
         let mut out = vec![1.0; m * n];
-        product(&mut out, n, Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t(), true, Threads::One);
+        product(
+            &mut out,
+            n,
+            Mat::new(&a, m, k, k),
+            Mat::new(&b, n, k, k).t(),
+            true,
+            Threads::One,
+        );
         for i in 0..m {
             for j in 0..n {
                 let want: f32 = 1.0 + (0..k).map(|l| a[i * k + l] * b[j * k + l]).sum::<f32>();
@@ -132,13 +163,21 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        for (m, k, n) in [(300, 512, 1536), (64, 2048, 512), (788, 768, 768), (37, 128, 512)] {
+        for (m, k, n) in [
+            (300, 512, 1536),
+            (64, 2048, 512),
+            (788, 768, 768),
+            (37, 128, 512),
+        ] {
             let (a, b) = (noise(m * k, 3), noise(n * k, 4));
             let mut one = vec![0.0; m * n];
             let mut two = vec![0.0; m * n];
             let (lhs, rhs) = (Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t());
             product(&mut one, n, lhs, rhs, false, Threads::One);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(2)
+                .build()
+                .unwrap();
             pool.install(|| product(&mut two, n, lhs, rhs, false, Threads::Pool));
             assert_eq!(one, two, "{m}x{k}x{n}");
         }

@@ -29,13 +29,27 @@ impl Layout {
 
     /// `count` sequences of `length` rows that all see each other's rows, as the image tower has them.
     pub fn full(count: usize, length: usize) -> Self {
-        Self::new(vec![Group { prefix: 0, segments: vec![length; count] }], false)
+        Self::new(
+            vec![Group {
+                prefix: 0,
+                segments: vec![length; count],
+            }],
+            false,
+        )
     }
 
     fn new(groups: Vec<Group>, causal: bool) -> Self {
-        let rows = groups.iter().map(|g| g.prefix + g.segments.iter().sum::<usize>()).sum();
+        let rows = groups
+            .iter()
+            .map(|g| g.prefix + g.segments.iter().sum::<usize>())
+            .sum();
         let segments = groups.iter().map(|g| g.segments.len()).sum();
-        Self { groups, causal, rows, segments }
+        Self {
+            groups,
+            causal,
+            rows,
+            segments,
+        }
     }
 
     /// All rows, `R`.
@@ -66,7 +80,12 @@ impl Layout {
             let mut start = row + g.prefix;
             row = start + g.segments.iter().sum::<usize>();
             g.segments.iter().map(move |&length| {
-                let span = Span { prefix_start, prefix: g.prefix, start, length };
+                let span = Span {
+                    prefix_start,
+                    prefix: g.prefix,
+                    start,
+                    length,
+                };
                 start += length;
                 span
             })
@@ -90,7 +109,11 @@ pub struct Span {
 impl Span {
     /// The packed row that holds position `position` of the sequence.
     pub fn row(&self, position: usize) -> usize {
-        if position < self.prefix { self.prefix_start + position } else { self.start + position - self.prefix }
+        if position < self.prefix {
+            self.prefix_start + position
+        } else {
+            self.start + position - self.prefix
+        }
     }
 }
 
@@ -100,11 +123,28 @@ mod tests {
 
     #[test]
     fn spans_cover_every_row_once() {
-        let groups = vec![Group { prefix: 3, segments: vec![2, 4] }, Group { prefix: 0, segments: vec![1] }];
+        let groups = vec![
+            Group {
+                prefix: 3,
+                segments: vec![2, 4],
+            },
+            Group {
+                prefix: 0,
+                segments: vec![1],
+            },
+        ];
         let layout = Layout::causal(groups);
         assert_eq!(layout.rows(), 10);
         let spans: Vec<Span> = layout.spans().collect();
-        assert_eq!(spans[1], Span { prefix_start: 0, prefix: 3, start: 5, length: 4 });
+        assert_eq!(
+            spans[1],
+            Span {
+                prefix_start: 0,
+                prefix: 3,
+                start: 5,
+                length: 4
+            }
+        );
         assert_eq!(spans[2].row(0), 9);
         assert_eq!((spans[1].row(1), spans[1].row(3)), (1, 5));
     }

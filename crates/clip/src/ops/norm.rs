@@ -12,7 +12,13 @@ pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return composed::layer_norm(x, gain, bias);
     }
-    x.contiguous()?.apply_op3(gain, bias, LayerNorm { train: gain.track_op() || bias.track_op() })
+    x.contiguous()?.apply_op3(
+        gain,
+        bias,
+        LayerNorm {
+            train: gain.track_op() || bias.track_op(),
+        },
+    )
 }
 
 struct LayerNorm {

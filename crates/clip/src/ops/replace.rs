@@ -21,7 +21,12 @@ pub enum Put {
 ///
 /// # Errors
 /// When a row, a source or a width does not fit.
-pub fn put_rows(x: &Tensor, prompt: &Tensor, rows: &Arc<Vec<(usize, usize)>>, put: Put) -> Result<Tensor> {
+pub fn put_rows(
+    x: &Tensor,
+    prompt: &Tensor,
+    rows: &Arc<Vec<(usize, usize)>>,
+    put: Put,
+) -> Result<Tensor> {
     let ((r, w), (n, pw)) = (x.dims2()?, prompt.dims2()?);
     if w != pw {
         bail!("prompt rows are {pw} wide, the tower's are {w}");
@@ -32,7 +37,11 @@ pub fn put_rows(x: &Tensor, prompt: &Tensor, rows: &Arc<Vec<(usize, usize)>>, pu
     if !x.device().is_cpu() {
         return composed(x, prompt, rows, put);
     }
-    let op = PutRows { rows: rows.clone(), put, into_tracked: x.track_op() };
+    let op = PutRows {
+        rows: rows.clone(),
+        put,
+        into_tracked: x.track_op(),
+    };
     x.contiguous()?.apply_op2(&prompt.contiguous()?, op)
 }
 
@@ -63,11 +72,20 @@ impl CustomOp2 for PutRows {
         "put-rows"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Strides, s2: &CpuStorage, l2: &Strides) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Strides,
+        s2: &CpuStorage,
+        l2: &Strides,
+    ) -> Result<(CpuStorage, Shape)> {
         let (prompt, w) = (values(s2, l2)?, l1.shape().dims2()?.1);
         let mut out = values(s1, l1)?.to_vec();
         for &(row, source) in self.rows.iter() {
-            let (to, from) = (&mut out[row * w..(row + 1) * w], &prompt[source * w..(source + 1) * w]);
+            let (to, from) = (
+                &mut out[row * w..(row + 1) * w],
+                &prompt[source * w..(source + 1) * w],
+            );
             match self.put {
                 Put::Instead => to.copy_from_slice(from),
                 Put::OnTop => to.iter_mut().zip(from).for_each(|(a, b)| *a += b),
@@ -76,12 +94,21 @@ impl CustomOp2 for PutRows {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(&self, _: &Tensor, prompt: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        _: &Tensor,
+        prompt: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (n, w) = prompt.dims2()?;
         let d_prompt = with_values(grad, |g| {
             let mut d = vec![0f32; n * w];
             for &(row, source) in self.rows.iter() {
-                let (to, from) = (&mut d[source * w..(source + 1) * w], &g[row * w..(row + 1) * w]);
+                let (to, from) = (
+                    &mut d[source * w..(source + 1) * w],
+                    &g[row * w..(row + 1) * w],
+                );
                 to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
             }
             Tensor::from_vec(d, (n, w), prompt.device())

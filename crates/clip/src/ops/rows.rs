@@ -44,7 +44,12 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (cx, cy) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let tail: f32 = cx.remainder().iter().zip(cy.remainder()).map(|(a, b)| a * b).sum();
+    let tail: f32 = cx
+        .remainder()
+        .iter()
+        .zip(cy.remainder())
+        .map(|(a, b)| a * b)
+        .sum();
     for (a, b) in cx.zip(cy) {
         for i in 0..LANES {
             lanes[i] += a[i] * b[i];
@@ -57,7 +62,10 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
 pub(crate) fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
-    let mut top = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+    let mut top = chunks
+        .remainder()
+        .iter()
+        .fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
     for c in chunks {
         for (l, &v) in lanes.iter_mut().zip(c) {
             *l = if v > *l { v } else { *l };
@@ -76,7 +84,11 @@ fn moments(x: &[f32]) -> (f32, f32) {
     let mean = sum(x) / n;
     let mut lanes = [0f32; LANES];
     let chunks = x.chunks_exact(LANES);
-    let tail: f32 = chunks.remainder().iter().map(|v| (v - mean) * (v - mean)).sum();
+    let tail: f32 = chunks
+        .remainder()
+        .iter()
+        .map(|v| (v - mean) * (v - mean))
+        .sum();
     for c in chunks {
         for (l, v) in lanes.iter_mut().zip(c) {
             *l += (v - mean) * (v - mean);
@@ -90,16 +102,18 @@ fn moments(x: &[f32]) -> (f32, f32) {
 pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
     let width = gain.len();
     let arch = Arch::new();
-    out.par_chunks_mut(width * ROWS_PER_TASK).zip(x.par_chunks(width * ROWS_PER_TASK)).for_each(|(out, x)| {
-        arch.dispatch(|| {
-            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let (mean, scale) = moments(x);
-                for i in 0..width {
-                    out[i] = (x[i] - mean) * scale * gain[i] + bias[i];
+    out.par_chunks_mut(width * ROWS_PER_TASK)
+        .zip(x.par_chunks(width * ROWS_PER_TASK))
+        .for_each(|(out, x)| {
+            arch.dispatch(|| {
+                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    let (mean, scale) = moments(x);
+                    for i in 0..width {
+                        out[i] = (x[i] - mean) * scale * gain[i] + bias[i];
+                    }
                 }
-            }
+            });
         });
-    });
 }
 
 /// Adds LayerNorm's gradient to `into`: for `into += dx` given `grad` = dy. Row statistics are computed again.
@@ -107,35 +121,40 @@ pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], into: &mut [f32]) {
     let width = gain.len();
     let arch = Arch::new();
     let task = width * ROWS_PER_TASK;
-    into.par_chunks_mut(task).zip(x.par_chunks(task)).zip(grad.par_chunks(task)).for_each(|((into, x), grad)| {
-        arch.dispatch(|| {
-            for ((into, x), grad) in
-                into.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(grad.chunks_exact(width))
-            {
-                let (mean, scale) = moments(x);
-                let mut first = [0f32; LANES];
-                let mut second = [0f32; LANES];
-                let whole = width - width % LANES;
-                for base in (0..whole).step_by(LANES) {
-                    for l in 0..LANES {
-                        let g = grad[base + l] * gain[base + l];
-                        first[l] += g;
-                        second[l] += g * (x[base + l] - mean);
+    into.par_chunks_mut(task)
+        .zip(x.par_chunks(task))
+        .zip(grad.par_chunks(task))
+        .for_each(|((into, x), grad)| {
+            arch.dispatch(|| {
+                for ((into, x), grad) in into
+                    .chunks_exact_mut(width)
+                    .zip(x.chunks_exact(width))
+                    .zip(grad.chunks_exact(width))
+                {
+                    let (mean, scale) = moments(x);
+                    let mut first = [0f32; LANES];
+                    let mut second = [0f32; LANES];
+                    let whole = width - width % LANES;
+                    for base in (0..whole).step_by(LANES) {
+                        for l in 0..LANES {
+                            let g = grad[base + l] * gain[base + l];
+                            first[l] += g;
+                            second[l] += g * (x[base + l] - mean);
+                        }
+                    }
+                    let (mut a, mut b) = (first.iter().sum::<f32>(), second.iter().sum::<f32>());
+                    for i in whole..width {
+                        let g = grad[i] * gain[i];
+                        a += g;
+                        b += g * (x[i] - mean);
+                    }
+                    let (a, b) = (a / width as f32, b * scale * scale / width as f32);
+                    for i in 0..width {
+                        into[i] += scale * (grad[i] * gain[i] - a - (x[i] - mean) * b);
                     }
                 }
-                let (mut a, mut b) = (first.iter().sum::<f32>(), second.iter().sum::<f32>());
-                for i in whole..width {
-                    let g = grad[i] * gain[i];
-                    a += g;
-                    b += g * (x[i] - mean);
-                }
-                let (a, b) = (a / width as f32, b * scale * scale / width as f32);
-                for i in 0..width {
-                    into[i] += scale * (grad[i] * gain[i] - a - (x[i] - mean) * b);
-                }
-            }
+            });
         });
-    });
 }
 
 /// Gradients of LayerNorm's own weights: `gain += sum dy * normalised x`, `bias += sum dy`.
@@ -174,62 +193,74 @@ pub fn fill_rows(out: &mut [f32], bias: &[f32], base: Option<&[f32]>) {
                 row.copy_from_slice(bias);
             }
         }),
-        Some(base) => out.par_chunks_mut(task).zip(base.par_chunks(task)).for_each(|(out, base)| {
-            for (row, base) in out.chunks_exact_mut(width).zip(base.chunks_exact(width)) {
-                for i in 0..width {
-                    row[i] = base[i] + bias[i];
+        Some(base) => out
+            .par_chunks_mut(task)
+            .zip(base.par_chunks(task))
+            .for_each(|(out, base)| {
+                for (row, base) in out.chunks_exact_mut(width).zip(base.chunks_exact(width)) {
+                    for i in 0..width {
+                        row[i] = base[i] + bias[i];
+                    }
                 }
-            }
-        }),
+            }),
     }
 }
 
 /// QuickGELU, `x * sigmoid(1.702 x)`, of every value of `h`.
 pub fn quick_gelu(h: &[f32], out: &mut [f32]) {
     let arch = Arch::new();
-    out.par_chunks_mut(1 << 14).zip(h.par_chunks(1 << 14)).for_each(|(out, h)| {
-        arch.dispatch(|| {
-            for (o, &x) in out.iter_mut().zip(h) {
-                *o = x / (1.0 + exp(-1.702 * x));
-            }
+    out.par_chunks_mut(1 << 14)
+        .zip(h.par_chunks(1 << 14))
+        .for_each(|(out, h)| {
+            arch.dispatch(|| {
+                for (o, &x) in out.iter_mut().zip(h) {
+                    *o = x / (1.0 + exp(-1.702 * x));
+                }
+            });
         });
-    });
 }
 
 /// `grad *= d quick_gelu(h) / dh`.
 pub fn quick_gelu_backward(h: &[f32], grad: &mut [f32]) {
     let arch = Arch::new();
-    grad.par_chunks_mut(1 << 14).zip(h.par_chunks(1 << 14)).for_each(|(grad, h)| {
-        arch.dispatch(|| {
-            for (g, &x) in grad.iter_mut().zip(h) {
-                let s = 1.0 / (1.0 + exp(-1.702 * x));
-                *g *= s + 1.702 * x * s * (1.0 - s);
-            }
+    grad.par_chunks_mut(1 << 14)
+        .zip(h.par_chunks(1 << 14))
+        .for_each(|(grad, h)| {
+            arch.dispatch(|| {
+                for (g, &x) in grad.iter_mut().zip(h) {
+                    let s = 1.0 / (1.0 + exp(-1.702 * x));
+                    *g *= s + 1.702 * x * s * (1.0 - s);
+                }
+            });
         });
-    });
 }
 
 /// GELU with the error function, `x * Phi(x)`, of every value of `h`.
 pub fn erf_gelu(h: &[f32], out: &mut [f32]) {
-    out.par_chunks_mut(1 << 12).zip(h.par_chunks(1 << 12)).for_each(|(out, h)| {
-        for (o, &x) in out.iter_mut().zip(h) {
-            *o = x * normal_cdf(x);
-        }
-    });
+    out.par_chunks_mut(1 << 12)
+        .zip(h.par_chunks(1 << 12))
+        .for_each(|(out, h)| {
+            for (o, &x) in out.iter_mut().zip(h) {
+                *o = x * normal_cdf(x);
+            }
+        });
 }
 
 /// `grad *= d gelu(h) / dh` for the error-function GELU.
 pub fn erf_gelu_backward(h: &[f32], grad: &mut [f32]) {
-    grad.par_chunks_mut(1 << 12).zip(h.par_chunks(1 << 12)).for_each(|(grad, h)| {
-        for (g, &x) in grad.iter_mut().zip(h) {
-            let density = (-0.5 * x * x).exp() * 0.398_942_3;
-            *g *= normal_cdf(x) + x * density;
-        }
-    });
+    grad.par_chunks_mut(1 << 12)
+        .zip(h.par_chunks(1 << 12))
+        .for_each(|(grad, h)| {
+            for (g, &x) in grad.iter_mut().zip(h) {
+                let density = (-0.5 * x * x).exp() * 0.398_942_3;
+                *g *= normal_cdf(x) + x * density;
+            }
+        });
 }
 
 fn normal_cdf(x: f32) -> f32 {
-    (0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2))) as f32
+    (0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2)))
+        as f32
 }
 
 #[cfg(test)]
@@ -251,14 +282,21 @@ mod tests {
     #[test]
     fn norm_gradient_agrees_with_finite_differences() {
         let width = 37;
-        let x: Vec<f32> = (0..width).map(|i| ((i * 7919) % 101) as f32 / 50.0 - 1.0).collect();
+        let x: Vec<f32> = (0..width)
+            .map(|i| ((i * 7919) % 101) as f32 / 50.0 - 1.0)
+            .collect();
         let gain: Vec<f32> = (0..width).map(|i| 1.0 + 0.01 * i as f32).collect();
         let bias = vec![0.1; width];
-        let grad: Vec<f32> = (0..width).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.0).collect();
+        let grad: Vec<f32> = (0..width)
+            .map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.0)
+            .collect();
         let loss = |x: &[f32]| {
             let mut y = vec![0.0; width];
             norm_forward(x, &gain, &bias, &mut y);
-            y.iter().zip(&grad).map(|(a, b)| f64::from(a * b)).sum::<f64>()
+            y.iter()
+                .zip(&grad)
+                .map(|(a, b)| f64::from(a * b))
+                .sum::<f64>()
         };
         let mut dx = vec![0.0; width];
         norm_backward(&x, &gain, &grad, &mut dx);
@@ -267,7 +305,11 @@ mod tests {
             up[i] += 1e-2;
             down[i] -= 1e-2;
             let slope = (loss(&up) - loss(&down)) / 2e-2;
-            assert!((slope - f64::from(dx[i])).abs() < 2e-3, "{i}: {slope} {}", dx[i]);
+            assert!(
+                (slope - f64::from(dx[i])).abs() < 2e-3,
+                "{i}: {slope} {}",
+                dx[i]
+            );
         }
     }
 }

@@ -1,7 +1,12 @@
 //! The first frame of a GIF, its palette looked up and its transparency ignored, as Pillow does for a `P` picture.
 
-use super::{DecodeError, Format, check_size};
+use std::num::NonZeroU64;
+
+use super::{DecodeError, Format, MAX_PIXELS, check_size};
 use crate::Rgb;
+
+/// One byte a pixel of a frame.
+const MAX_BYTES: NonZeroU64 = NonZeroU64::new(MAX_PIXELS as u64).expect("not 0");
 
 /// Decodes the first frame of a GIF to RGB.
 pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
@@ -12,7 +17,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);
     options.check_frame_consistency(false);
-    let mut decoder = options.read_info(bytes).map_err(|error| failure(error))?;
+    options.set_memory_limit(gif::MemoryLimit::Bytes(MAX_BYTES));
+    let mut decoder = options.read_info(bytes).map_err(failure)?;
     let (width, height) = (usize::from(decoder.width()), usize::from(decoder.height()));
     check_size(width, height, Format::Gif)?;
     let global = decoder.global_palette().map(<[u8]>::to_vec);

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mozjpeg::{ColorSpace, Decompress};
 
-use super::{DecodeError, Format, MAX_SCANS, check_size};
+use super::{DecodeError, Format, MAX_SCANNED_PIXELS, MAX_SCANS, check_size};
 use crate::Rgb;
 
 /// Rows read between two looks at whether the file has run out.
@@ -46,19 +46,22 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
         .filter(|pair| pair == &[0xff, 0xda])
         .count();
     if scans > MAX_SCANS {
-        return Err(DecodeError::TooManyScans(scans));
+        return Err(DecodeError::TooManyScans { scans, pixels: 0 });
     }
     let ran_out = Cell::new(false);
     // libjpeg reports errors by unwinding; `mozjpeg` frees its state on the way.
     let result = catch_unwind(AssertUnwindSafe(|| {
-        read(Bytes {
+        let source = Bytes {
             rest: bytes,
             ran_out: &ran_out,
-        })
+        };
+        read(source, scans)
     }));
     match result {
         Ok(Ok(rgb)) => Ok(rgb),
-        Ok(Err(error @ DecodeError::TooLarge { .. })) => Err(error),
+        Ok(Err(error @ (DecodeError::TooLarge { .. } | DecodeError::TooManyScans { .. }))) => {
+            Err(error)
+        }
         _ if ran_out.get() => Err(DecodeError::Truncated(Format::Jpeg)),
         Ok(Err(error)) => Err(error),
         Err(panic) => {
@@ -76,7 +79,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     }
 }
 
-fn read(bytes: Bytes<'_>) -> Result<Rgb, DecodeError> {
+fn read(bytes: Bytes<'_>, scans: usize) -> Result<Rgb, DecodeError> {
     let ran_out = bytes.ran_out;
     let broken = |error: io::Error| DecodeError::Broken {
         format: Format::Jpeg,
@@ -85,6 +88,12 @@ fn read(bytes: Bytes<'_>) -> Result<Rgb, DecodeError> {
     let file = Decompress::builder().from_reader(bytes).map_err(broken)?;
     let (width, height) = file.size();
     check_size(width, height, Format::Jpeg)?;
+    if scans.saturating_mul(width * height) > MAX_SCANNED_PIXELS {
+        return Err(DecodeError::TooManyScans {
+            scans,
+            pixels: width * height,
+        });
+    }
     let space = match file.components().len() {
         1 => ColorSpace::JCS_GRAYSCALE,
         3 => ColorSpace::JCS_RGB,

@@ -22,6 +22,9 @@ pub const MAX_FILE_BYTES: u64 = 1 << 29;
 /// The most scans of a progressive JPEG; libjpeg-turbo's own fuzzers stop there too. Real files have about ten.
 pub const MAX_SCANS: usize = 500;
 
+/// The most pixels all scans of a JPEG may cover together: 20 scans of the largest picture.
+pub const MAX_SCANNED_PIXELS: usize = 20 * MAX_PIXELS;
+
 /// The formats that are recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -80,9 +83,16 @@ pub enum DecodeError {
     /// A file larger than [`MAX_FILE_BYTES`].
     #[error("{0} bytes are more than the limit of {MAX_FILE_BYTES}")]
     TooManyBytes(u64),
-    /// More scans than [`MAX_SCANS`].
-    #[error("a JPEG with {0} scans; the limit is {MAX_SCANS}")]
-    TooManyScans(usize),
+    /// More scans than [`MAX_SCANS`], or more pixels in them than [`MAX_SCANNED_PIXELS`].
+    #[error(
+        "a JPEG of {pixels} pixels with {scans} scans; the limits are {MAX_SCANS} scans and {MAX_SCANNED_PIXELS} pixels in all scans together"
+    )]
+    TooManyScans {
+        /// How often the file says that a scan begins.
+        scans: usize,
+        /// Pixels of the picture; 0 when not even looked at.
+        pixels: usize,
+    },
 }
 
 /// The format of a file, from its first bytes.

@@ -102,7 +102,7 @@ pub fn pretraining_sample(seed: u64, index: u64, size: usize) -> (Rgb, Caption) 
 /// A random composition outside the suite's novel classes.
 fn composition(dice: &mut Dice) -> Parts {
     loop {
-        let parts = Parts::complete(*dice.pick(FAMILIES), &[], dice);
+        let parts = Parts::complete(dice.pick::<&Family>(FAMILIES), &[], dice);
         if !is_held_out(&parts) {
             return parts;
         }
@@ -205,7 +205,7 @@ mod tests {
         let mut dice = Dice::new("free", 0, 0);
         let mut hit = HashSet::new();
         for _ in 0..DRAWS {
-            let parts = Parts::complete(*dice.pick(FAMILIES), &[], &mut dice);
+            let parts = Parts::complete(dice.pick::<&Family>(FAMILIES), &[], &mut dice);
             let shown = |c: &&super::super::DrawnClass| {
                 std::ptr::eq(c.family, parts.family) && parts.answers(&c.fixed)
             };

@@ -52,6 +52,8 @@ pub struct Style {
     pub shift: f32,
     /// Largest turn of the subject, in degrees.
     pub tilt: f32,
+    /// Turn of every subject, in degrees, before the random one.
+    pub lean: f32,
     /// Largest stretch of the subject's width against its height.
     pub stretch: f32,
 }
@@ -77,6 +79,7 @@ impl Default for Style {
             zoom: (0.7, 0.95),
             shift: 0.12,
             tilt: 8.0,
+            lean: 0.0,
             stretch: 0.08,
         }
     }
@@ -141,6 +144,7 @@ impl Style {
             },
             shift: self.shift.max(look.shift),
             tilt: self.tilt.max(look.tilt),
+            lean: self.lean + look.lean,
             stretch: self.stretch.max(look.stretch),
         }
     }
@@ -169,6 +173,7 @@ impl Style {
         within("zoom[1]", self.zoom.1, self.zoom.0, 2.0);
         within("shift", self.shift, 0.0, 1.0);
         within("tilt", self.tilt, 0.0, 180.0);
+        within("lean", self.lean, -180.0, 180.0);
         within("stretch", self.stretch, 0.0, 0.5);
         found
     }
@@ -192,7 +197,7 @@ impl Style {
         let stretch = 1.0 + dice.about(self.stretch);
         let room = self.shift.min((1.15 - zoom).max(0.05));
         let (x, y) = (dice.about(room), dice.about(room));
-        let turn = dice.about(self.tilt);
+        let turn = self.lean + dice.about(self.tilt);
         let mirror = if family.flips { dice.sign() } else { 1.0 };
         Transform::from_translate(x, y)
             .pre_rotate(turn)

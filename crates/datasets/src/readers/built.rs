@@ -21,7 +21,7 @@ const SEED: u64 = 1;
 
 /// Builds the lists of a row whose split file is not there.
 pub(super) fn read(row: &Row, unsplit: &Unsplit, root: &Path) -> Result<Lists, Error> {
-    let images = root.join(&row.images);
+    let images = row.images_folder(root);
     let mut listed = None;
     let (split, from) = match unsplit {
         Unsplit::ClassFolders { ignore, rename } => {
@@ -91,7 +91,7 @@ pub(super) fn class_folders(
         .filter(|folder| !ignore.contains(folder));
     for (folder, label) in folders.zip(0..) {
         let before = problems.len();
-        let names = pictures(&images.join(&folder), &mut skipped, &mut problems)?;
+        let names = pictures(&images.join(&folder), &folder, &mut skipped, &mut problems)?;
         let name = rename.get(&folder).unwrap_or(&folder).clone();
         let paths: Vec<PathBuf> = names
             .iter()

@@ -19,7 +19,7 @@ const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 ///
 /// The published code takes pictures in the file system's order; here they are sorted, so that picks repeat.
 pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
-    let images = root.join(&row.images);
+    let images = row.images_folder(root);
     let Some(parts) = &row.parts else {
         let (split, skipped) = super::built::class_folders(&images, &row.ignore, &row.rename)?;
         return Ok(Lists {
@@ -97,12 +97,13 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
                 },
                 None => row.rename.get(&class).unwrap_or(&class).clone(),
             };
-            let pictures = pictures(&folder.join(&class), &mut skipped, &mut problems)?;
+            let on_disk = folder.join(&class);
             let class = if below.is_empty() {
                 class
             } else {
                 format!("{below}/{class}")
             };
+            let pictures = pictures(&on_disk, &class, &mut skipped, &mut problems)?;
             items.extend(pictures.iter().map(|picture| Item {
                 path: joined(&class, picture),
                 label,
@@ -126,7 +127,7 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
 
 /// Folders called `0`, `1`, ...: the number is the label (ImageNetV2), the name is that line of the names file.
 pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
-    let images = root.join(&row.images);
+    let images = row.images_folder(root);
     let names_path = root.join(row.names.as_deref().unwrap_or(Path::new("")));
     let names: Vec<String> = read_pairs(&names_path)?
         .into_iter()
@@ -158,7 +159,7 @@ pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
     }
     let mut test = Vec::new();
     for (label, folder) in classes {
-        let pictures = pictures(&images.join(&folder), &mut skipped, &mut problems)?;
+        let pictures = pictures(&images.join(&folder), &folder, &mut skipped, &mut problems)?;
         test.extend(pictures.iter().map(|picture| Item {
             path: joined(&folder, picture),
             label,
@@ -247,9 +248,10 @@ impl Skipped {
     }
 }
 
-/// The picture files of a class folder, sorted; a folder without any is a problem.
+/// The picture files of a class folder, sorted; a folder without any is a problem under its name.
 pub(super) fn pictures(
     folder: &Path,
+    name: &str,
     skipped: &mut Skipped,
     problems: &mut Vec<Problem>,
 ) -> Result<Vec<String>, Error> {
@@ -260,7 +262,7 @@ pub(super) fn pictures(
     }
     if pictures.is_empty() {
         problems.push(Problem {
-            field: folder.display().to_string(),
+            field: name.to_owned(),
             kind: ProblemKind::NoPictures,
         });
     }

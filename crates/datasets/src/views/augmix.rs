@@ -234,3 +234,106 @@ fn affine(picture: &Rgb, [a, b, c, d, e, f]: [f64; 6]) -> Rgb {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::SafeTensors;
+
+    const PILLOW: &[u8] = include_bytes!("../../tests/fixtures/pillow.safetensors");
+
+    fn pillow(name: &str) -> Rgb {
+        let tensors = SafeTensors::deserialize(PILLOW).unwrap();
+        let view = tensors.tensor(name).unwrap();
+        Rgb::from_raw(view.shape()[1], view.shape()[0], view.data().to_vec())
+    }
+
+    #[test]
+    fn every_operation_is_pillows_bit_for_bit() {
+        let source = pillow("source");
+        for (name, operation) in [
+            ("autocontrast", Operation::Autocontrast),
+            ("equalize", Operation::Equalize),
+            ("posterize4", Operation::Posterize(4)),
+            ("rotate2", Operation::Rotate(2.0)),
+            ("rotate-17", Operation::Rotate(-17.0)),
+            ("solarize200", Operation::Solarize(200)),
+            ("solarize256", Operation::Solarize(256)),
+            (
+                "shear_x",
+                Operation::Affine([1.0, 0.0273, 0.0, 0.0, 1.0, 0.0]),
+            ),
+            (
+                "shear_y",
+                Operation::Affine([1.0, 0.0, 0.0, -0.21, 1.0, 0.0]),
+            ),
+            (
+                "translate_x",
+                Operation::Affine([1.0, 0.0, 3.0, 0.0, 1.0, 0.0]),
+            ),
+            (
+                "translate_y",
+                Operation::Affine([1.0, 0.0, 0.0, 0.0, 1.0, -5.0]),
+            ),
+        ] {
+            assert!(
+                operation.apply(&source) == pillow(&format!("op.{name}")),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_nine_operations_are_drawn_at_severity_1() {
+        let mut stream = Stream::named(1, "operations", 0);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..500 {
+            let operation = draw(224, &mut stream);
+            seen.insert(match operation {
+                Operation::Affine(matrix) => {
+                    assert!(matrix[1].abs() < 0.03 && matrix[3].abs() < 0.03);
+                    assert!(matrix[2].abs() <= 7.0 && matrix[5].abs() <= 7.0);
+                    let moved = matrix
+                        .iter()
+                        .zip([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+                        .position(|(a, b)| *a != b);
+                    moved.map_or("still".to_owned(), |place| format!("affine {place}"))
+                }
+                Operation::Posterize(bits) => format!("posterize {bits}"),
+                Operation::Rotate(degrees) => {
+                    assert!(degrees.abs() <= 2.0);
+                    "rotate".to_owned()
+                }
+                Operation::Solarize(threshold) => {
+                    assert!((231..=256).contains(&threshold));
+                    "solarize".to_owned()
+                }
+                other => format!("{other:?}"),
+            });
+        }
+        let expected = [
+            "Autocontrast",
+            "Equalize",
+            "affine 1",
+            "affine 2",
+            "affine 3",
+            "affine 5",
+            "posterize 4",
+            "rotate",
+            "solarize",
+            "still",
+        ];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_flat_picture_survives_every_operation() {
+        let flat = Rgb::from_raw(5, 4, vec![77; 60]);
+        let mut stream = Stream::named(2, "flat", 0);
+        for _ in 0..200 {
+            draw(5, &mut stream).apply(&flat);
+        }
+        assert_eq!(Operation::Equalize.apply(&flat), flat);
+        assert_eq!(Operation::Autocontrast.apply(&flat), flat);
+    }
+}

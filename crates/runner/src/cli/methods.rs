@@ -20,14 +20,26 @@ impl Methods {
             && methods::find(name).is_none()
         {
             let near = nearest(name, METHODS.iter().map(|m| m.name));
-            bail!("there is no method {name:?}{}", near.map_or(String::new(), |n| format!("; did you mean `{n}`?")));
+            bail!(
+                "there is no method {name:?}{}",
+                near.map_or(String::new(), |n| format!("; did you mean `{n}`?"))
+            );
         }
-        for entry in METHODS.iter().filter(|m| self.name.as_deref().is_none_or(|n| n == m.name)) {
+        for entry in METHODS
+            .iter()
+            .filter(|m| self.name.as_deref().is_none_or(|n| n == m.name))
+        {
             crate::out!("{} ({}, {})", entry.name, entry.title, entry.source);
             let mut settings = Settings::default();
             (entry.read)(&mut settings);
             for d in settings.finish().declared {
-                crate::out!("  config.{:<18} {:<22} {} ({})", d.name, d.default, d.help, d.range);
+                crate::out!(
+                    "  config.{:<18} {:<22} {} ({})",
+                    d.name,
+                    d.default,
+                    d.help,
+                    d.range
+                );
             }
             match &entry.training {
                 None => crate::out!("  nothing is trained before testing"),
@@ -35,7 +47,13 @@ impl Methods {
                     let mut settings = Settings::default();
                     training.read(&mut settings);
                     for d in settings.finish().declared {
-                        crate::out!("  {:<25} {:<22} {} ({})", d.name, d.default, d.help, d.range);
+                        crate::out!(
+                            "  {:<25} {:<22} {} ({})",
+                            d.name,
+                            d.default,
+                            d.help,
+                            d.range
+                        );
                     }
                 }
             }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Done;
-use crate::store::Store;
 use crate::plot;
+use crate::store::Store;
 
 /// Draw charts: reads a results folder, writes its charts/ (SVG and PNG).
 ///
@@ -23,6 +23,10 @@ impl Plot {
         for path in plot::render_all(&loaded, &self.dir)? {
             crate::say!("{}", path.display());
         }
-        Ok(if loaded.problems.is_empty() { Done::All } else { Done::NotAll })
+        Ok(if loaded.problems.is_empty() {
+            Done::All
+        } else {
+            Done::NotAll
+        })
     }
 }

@@ -7,7 +7,6 @@ use anyhow::Result;
 use super::Done;
 use crate::pretrain::{self, Recipe};
 
-
 /// Train a small CLIP on drawings: reads a recipe, writes weights (OpenAI names, float16 safetensors).
 ///
 /// Example: promptbed pretrain suites/pretrain-drawn.toml --out drawn-clip.safetensors
@@ -28,7 +27,13 @@ impl Pretrain {
         let recipe = Recipe::read(&self.recipe)?;
         let (clip, ids) = pretrain::pretrain(&recipe, self.every.max(1), |p, _| {
             let left = p.seconds / p.step as f64 * (recipe.steps - p.step) as f64;
-            crate::say!("step {}/{}  loss {:.4}  {:.0} s elapsed, about {left:.0} s left", p.step, recipe.steps, p.loss, p.seconds);
+            crate::say!(
+                "step {}/{}  loss {:.4}  {:.0} s elapsed, about {left:.0} s left",
+                p.step,
+                recipe.steps,
+                p.loss,
+                p.seconds
+            );
         })?;
         pretrain::save(&clip, &ids, &self.out)?;
         crate::out!("zero-shot accuracy in percent on the drawn suite: all, base, novel classes");

@@ -21,6 +21,7 @@ const SMALL: usize = 20_000_000;
 /// Run a suite: reads a suite file, writes records, tables and charts.
 ///
 /// Finished trials are not run again, so the same command continues after an interruption.
+///
 /// Example: promptbed run suites/quick.toml
 #[derive(clap::Args)]
 pub struct Run {
@@ -70,13 +71,19 @@ impl Run {
         if self.dry_run {
             return Ok(list(&sweep));
         }
-        let dir = self.out.unwrap_or_else(|| PathBuf::from("results").join(name));
+        let dir = self
+            .out
+            .unwrap_or_else(|| PathBuf::from("results").join(name));
         let store = Store::create(&dir)?;
         let copy = dir.join("suite.toml");
-        std::fs::write(&copy, &sweep.suite().text).with_context(|| format!("{}: cannot be written", copy.display()))?;
+        std::fs::write(&copy, &sweep.suite().text)
+            .with_context(|| format!("{}: cannot be written", copy.display()))?;
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.map_or(if clip.parameters() <= SMALL { cores } else { 1 }, usize::from);
+        let jobs = self.jobs.map_or(
+            if clip.parameters() <= SMALL { cores } else { 1 },
+            usize::from,
+        );
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();
         // A second interrupt ends the process at once; what is written is whole either way.
@@ -101,14 +108,15 @@ impl Run {
             tally.failed.len(),
             dir.display()
         );
-        for (key, reason) in &tally.failed {
-            crate::say!("failed: {key}: {reason}");
-        }
         if tally.interrupted {
             crate::say!("interrupted; the same command continues");
             return Ok(Done::Interrupted);
         }
-        Ok(if tally.failed.is_empty() && loaded.problems.is_empty() { Done::All } else { Done::NotAll })
+        Ok(if tally.failed.is_empty() && loaded.problems.is_empty() {
+            Done::All
+        } else {
+            Done::NotAll
+        })
     }
 }
 

@@ -26,6 +26,10 @@ impl Table {
             crate::say!("{}", path.display());
         }
         crate::out!("{}", table::terminal(&loaded));
-        Ok(if loaded.problems.is_empty() { Done::All } else { Done::NotAll })
+        Ok(if loaded.problems.is_empty() {
+            Done::All
+        } else {
+            Done::NotAll
+        })
     }
 }

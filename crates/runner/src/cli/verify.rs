@@ -28,8 +28,26 @@ impl Verify {
         }
         let t = TOLERANCE;
         if !self.json {
-            crate::out!("{:<24} {:<10} {:>5} {:>9} {:>9} {:>9} {:>9}  verdict", "trace", "method", "steps", "loss", "gradient", "values", "logits");
-            crate::out!("{:<24} {:<10} {:>5} {:>9.0e} {:>9.0e} {:>9.0e} {:>9.0e}", "(allowed)", "", "", t.loss, t.gradient, t.values, t.logits);
+            crate::out!(
+                "{:<24} {:<10} {:>5} {:>9} {:>9} {:>9} {:>9}  verdict",
+                "trace",
+                "method",
+                "steps",
+                "loss",
+                "gradient",
+                "values",
+                "logits"
+            );
+            crate::out!(
+                "{:<24} {:<10} {:>5} {:>9.0e} {:>9.0e} {:>9.0e} {:>9.0e}",
+                "(allowed)",
+                "",
+                "",
+                t.loss,
+                t.gradient,
+                t.values,
+                t.logits
+            );
         }
         let (mut rows, mut failed) = (Vec::new(), 0);
         for folder in &folders {
@@ -38,8 +56,23 @@ impl Verify {
                     failed += usize::from(!r.pass);
                     let d = r.deviation;
                     if !self.json {
-                        let verdict = if r.pass { "pass" } else if r.same_views { "FAIL" } else { "FAIL: other views kept" };
-                        crate::out!("{:<24} {:<10} {:>5} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}  {verdict}", r.trace, r.method, r.steps, d.loss, d.gradient, d.values, d.logits);
+                        let verdict = if r.pass {
+                            "pass"
+                        } else if r.same_views {
+                            "FAIL"
+                        } else {
+                            "FAIL: other views kept"
+                        };
+                        crate::out!(
+                            "{:<24} {:<10} {:>5} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}  {verdict}",
+                            r.trace,
+                            r.method,
+                            r.steps,
+                            d.loss,
+                            d.gradient,
+                            d.values,
+                            d.logits
+                        );
                     }
                     rows.push(serde_json::to_value(r)?);
                 }
@@ -47,7 +80,10 @@ impl Verify {
                     failed += 1;
                     let message = format!("{e:#}");
                     if !self.json {
-                        crate::out!("{:<24} FAIL: {message}", folder.file_name().unwrap_or_default().to_string_lossy());
+                        crate::out!(
+                            "{:<24} FAIL: {message}",
+                            folder.file_name().unwrap_or_default().to_string_lossy()
+                        );
                     }
                     rows.push(serde_json::json!({ "trace": folder.file_name().unwrap_or_default().to_string_lossy(), "pass": false, "error": message }));
                 }

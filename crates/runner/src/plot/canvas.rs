@@ -28,7 +28,10 @@ const SVG_EM: f64 = 1.24;
 static FONTS: LazyLock<()> = LazyLock::new(|| {
     let regular = include_bytes!("../../assets/DejaVuSans.subset.ttf");
     let bold = include_bytes!("../../assets/DejaVuSans-Bold.subset.ttf");
-    for (style, bytes) in [(FontStyle::Normal, &regular[..]), (FontStyle::Bold, &bold[..])] {
+    for (style, bytes) in [
+        (FontStyle::Normal, &regular[..]),
+        (FontStyle::Bold, &bold[..]),
+    ] {
         let is_registered = register_font(FAMILY, style, bytes).is_ok();
         assert!(is_registered, "the shipped fonts are whole");
     }
@@ -62,11 +65,23 @@ pub enum Align {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
     /// An open line.
-    Line { points: Vec<(f64, f64)>, ink: Ink, width: f64 },
+    Line {
+        points: Vec<(f64, f64)>,
+        ink: Ink,
+        width: f64,
+    },
     /// A filled polygon.
     Polygon { points: Vec<(f64, f64)>, ink: Ink },
     /// Text on a baseline through `at`.
-    Text { text: String, at: (f64, f64), size: f64, ink: Ink, align: Align, is_bold: bool, is_upright: bool },
+    Text {
+        text: String,
+        at: (f64, f64),
+        size: f64,
+        ink: Ink,
+        align: Align,
+        is_bold: bool,
+        is_upright: bool,
+    },
 }
 
 /// Shapes on a white ground.
@@ -85,7 +100,11 @@ pub fn text_width(text: &str, size: f64, is_bold: bool) -> f64 {
     LazyLock::force(&FONTS);
     // Measured large, since plotters rounds to whole pixels.
     const LARGE: f64 = 1000.0;
-    let style = if is_bold { FontStyle::Bold } else { FontStyle::Normal };
+    let style = if is_bold {
+        FontStyle::Bold
+    } else {
+        FontStyle::Normal
+    };
     let font = FontDesc::new(FontFamily::Name(FAMILY), LARGE * HEIGHT, style);
     let ((left, _), (right, _)) = font.layout_box(text).expect("the font is registered");
     f64::from(right - left) / LARGE * size
@@ -94,14 +113,22 @@ pub fn text_width(text: &str, size: f64, is_bold: bool) -> f64 {
 impl Drawing {
     /// An empty drawing.
     pub fn new(width: f64, height: f64) -> Self {
-        Self { width, height, shapes: Vec::new() }
+        Self {
+            width,
+            height,
+            shapes: Vec::new(),
+        }
     }
 
     /// Adds a line; a dashed one as its strokes.
     pub fn line(&mut self, points: &[(f64, f64)], ink: Ink, width: f64, dash: Dash) {
         let pattern = match dash {
             Dash::Solid => {
-                self.shapes.push(Shape::Line { points: points.to_vec(), ink, width });
+                self.shapes.push(Shape::Line {
+                    points: points.to_vec(),
+                    ink,
+                    width,
+                });
                 return;
             }
             Dash::Dashed => [5.0 * width, 2.5 * width],
@@ -137,7 +164,10 @@ impl Drawing {
         self.letter(text, at, size, ink, align, false, true);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one private funnel for the three kinds of text")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one private funnel for the three kinds of text"
+    )]
     fn letter(
         &mut self,
         text: &str,
@@ -149,7 +179,15 @@ impl Drawing {
         is_upright: bool,
     ) {
         let text = text.to_owned();
-        self.shapes.push(Shape::Text { text, at, size, ink, align, is_bold, is_upright });
+        self.shapes.push(Shape::Text {
+            text,
+            at,
+            size,
+            ink,
+            align,
+            is_bold,
+            is_upright,
+        });
     }
 
     /// The drawing as an SVG document called `title`.
@@ -160,7 +198,12 @@ impl Drawing {
     /// What plotters says.
     pub fn svg(&self, title: &str) -> Result<String, String> {
         let mut raw = String::new();
-        self.replay(SVGBackend::with_string(&mut raw, self.pixels(FINE)), FINE, SVG_EM, true)?;
+        self.replay(
+            SVGBackend::with_string(&mut raw, self.pixels(FINE)),
+            FINE,
+            SVG_EM,
+            true,
+        )?;
 
         let escaped = escape(title);
         let (width, height) = self.pixels(FINE);
@@ -172,16 +215,26 @@ impl Drawing {
             self.height.round(),
         );
         let mut texts = self.shapes.iter().filter_map(|shape| match shape {
-            Shape::Text { text, size, is_bold, .. } => Some(text_width(text, *size, *is_bold)),
+            Shape::Text {
+                text,
+                size,
+                is_bold,
+                ..
+            } => Some(text_width(text, *size, *is_bold)),
             _ => None,
         });
         let mut parts = body.split("<text ");
         out += parts.next().unwrap_or_default();
         for part in parts {
-            let length = texts.next().ok_or("plotters wrote a text nobody asked for")? * FINE;
+            let length = texts
+                .next()
+                .ok_or("plotters wrote a text nobody asked for")?
+                * FINE;
             // The point is on the baseline; plotters' shift for the top of a text is not wanted.
             let part = part.replacen(" dy=\"0.76em\"", "", 1);
-            out += &format!("<text textLength=\"{length:.0}\" lengthAdjust=\"spacingAndGlyphs\" {part}");
+            out += &format!(
+                "<text textLength=\"{length:.0}\" lengthAdjust=\"spacingAndGlyphs\" {part}"
+            );
         }
         Ok(out)
     }
@@ -195,9 +248,15 @@ impl Drawing {
         let (width, height) = self.pixels(double);
         let (width, height) = (width.next_multiple_of(2), height.next_multiple_of(2));
         let mut pixels = vec![255u8; width as usize * height as usize * 3];
-        self.replay(BitMapBackend::with_buffer(&mut pixels, (width, height)), double, HEIGHT, false)?;
+        self.replay(
+            BitMapBackend::with_buffer(&mut pixels, (width, height)),
+            double,
+            HEIGHT,
+            false,
+        )?;
 
-        let large = image::RgbImage::from_raw(width, height, pixels).ok_or("the buffer has the wrong size")?;
+        let large = image::RgbImage::from_raw(width, height, pixels)
+            .ok_or("the buffer has the wrong size")?;
         let half = image::RgbImage::from_fn(width / 2, height / 2, |x, y| {
             let mut mean = [0; 3];
             for (channel, value) in mean.iter_mut().enumerate() {
@@ -207,18 +266,29 @@ impl Drawing {
             image::Rgb(mean)
         });
         let mut bytes = Vec::new();
-        let encoder = PngEncoder::new_with_quality(&mut bytes, CompressionType::Best, FilterType::Adaptive);
-        half.write_with_encoder(encoder).map_err(|e| e.to_string())?;
+        let encoder =
+            PngEncoder::new_with_quality(&mut bytes, CompressionType::Best, FilterType::Adaptive);
+        half.write_with_encoder(encoder)
+            .map_err(|e| e.to_string())?;
         Ok(bytes)
     }
 
     fn pixels(&self, scale: f64) -> (u32, u32) {
-        ((self.width * scale).round() as u32, (self.height * scale).round() as u32)
+        (
+            (self.width * scale).round() as u32,
+            (self.height * scale).round() as u32,
+        )
     }
 
     /// Puts every shape onto a plotters backend, `scale` pixels a unit; `em` is what it calls the size of a font of
     /// one em.
-    fn replay<DB: DrawingBackend>(&self, backend: DB, scale: f64, em: f64, is_vector: bool) -> Result<(), String> {
+    fn replay<DB: DrawingBackend>(
+        &self,
+        backend: DB,
+        scale: f64,
+        em: f64,
+        is_vector: bool,
+    ) -> Result<(), String> {
         LazyLock::force(&FONTS);
         let fail = |e: DrawingAreaErrorKind<DB::ErrorType>| e.to_string();
         let area = backend.into_drawing_area();
@@ -230,16 +300,35 @@ impl Drawing {
                 Shape::Line { points, ink, width } => {
                     let stroke = ((width * scale).round() as u32).max(1);
                     let points: Vec<_> = points.iter().copied().map(at).collect();
-                    area.draw(&PathElement::new(points, colour(*ink).stroke_width(stroke))).map_err(fail)?;
+                    area.draw(&PathElement::new(points, colour(*ink).stroke_width(stroke)))
+                        .map_err(fail)?;
                 }
                 Shape::Polygon { points, ink } => {
                     let points: Vec<_> = points.iter().copied().map(at).collect();
-                    area.draw(&Polygon::new(points, colour(*ink).filled())).map_err(fail)?;
+                    area.draw(&Polygon::new(points, colour(*ink).filled()))
+                        .map_err(fail)?;
                 }
-                Shape::Text { text, at: point, size, ink, align, is_bold, is_upright } => {
-                    let weight = if *is_bold { FontStyle::Bold } else { FontStyle::Normal };
-                    let turn = if *is_upright { FontTransform::Rotate270 } else { FontTransform::None };
-                    let font = FontDesc::new(FontFamily::Name(FAMILY), size * em * scale, weight).transform(turn);
+                Shape::Text {
+                    text,
+                    at: point,
+                    size,
+                    ink,
+                    align,
+                    is_bold,
+                    is_upright,
+                } => {
+                    let weight = if *is_bold {
+                        FontStyle::Bold
+                    } else {
+                        FontStyle::Normal
+                    };
+                    let turn = if *is_upright {
+                        FontTransform::Rotate270
+                    } else {
+                        FontTransform::None
+                    };
+                    let font = FontDesc::new(FontFamily::Name(FAMILY), size * em * scale, weight)
+                        .transform(turn);
                     let (mut x, mut y) = *point;
                     let anchor = if is_vector {
                         match align {
@@ -256,11 +345,16 @@ impl Drawing {
                                 Align::End => 1.0,
                             };
                         let rise = size * em / 2.0;
-                        (x, y) = if *is_upright { (x - rise, y + back) } else { (x - back, y - rise) };
+                        (x, y) = if *is_upright {
+                            (x - rise, y + back)
+                        } else {
+                            (x - back, y - rise)
+                        };
                         HPos::Left
                     };
                     let style = font.color(&colour(*ink)).pos(Pos::new(anchor, VPos::Top));
-                    area.draw(&Text::new(text.as_str(), at((x, y)), style)).map_err(fail)?;
+                    area.draw(&Text::new(text.as_str(), at((x, y)), style))
+                        .map_err(fail)?;
                 }
             }
         }
@@ -303,7 +397,10 @@ fn strokes(points: &[(f64, f64)], pattern: [f64; 2]) -> Vec<Vec<(f64, f64)>> {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -326,7 +423,9 @@ mod tests {
     #[test]
     fn texts_are_as_wide_as_the_font_says() {
         // DejaVu Sans: every digit is 1303 of 2048 units wide.
-        assert!((text_width("0123456789", 12.0, false) - 12.0 * 10.0 * 1303.0 / 2048.0).abs() < 0.05);
+        assert!(
+            (text_width("0123456789", 12.0, false) - 12.0 * 10.0 * 1303.0 / 2048.0).abs() < 0.05
+        );
         assert!(text_width("Average", 12.0, true) > text_width("Average", 12.0, false));
     }
 
@@ -336,8 +435,14 @@ mod tests {
         drawing.text("a < b", (10.0, 20.0), 10.0, BLACK_INK, Align::Start);
         drawing.upright("c", (30.0, 20.0), 10.0, BLACK_INK, Align::Middle);
         let svg = drawing.svg("\"x\" & y").unwrap();
-        assert!(svg.starts_with("<svg width=\"100\" height=\"50\" viewBox=\"0 0 1000 500\""), "{svg}");
-        assert!(svg.contains("<title>&quot;x&quot; &amp; y</title>"), "{svg}");
+        assert!(
+            svg.starts_with("<svg width=\"100\" height=\"50\" viewBox=\"0 0 1000 500\""),
+            "{svg}"
+        );
+        assert!(
+            svg.contains("<title>&quot;x&quot; &amp; y</title>"),
+            "{svg}"
+        );
         assert_eq!(svg.matches("textLength=").count(), 2);
         assert!(svg.contains("a &lt; b"), "{svg}");
         assert!(!svg.contains("dy="), "{svg}");
@@ -347,13 +452,24 @@ mod tests {
     fn png_is_drawn_with_the_shipped_font() {
         let mut drawing = Drawing::new(60.0, 30.0);
         drawing.text("Mm", (5.0, 20.0), 16.0, BLACK_INK, Align::Start);
-        let image = image::load_from_memory(&drawing.png(2).unwrap()).unwrap().to_rgb8();
+        let image = image::load_from_memory(&drawing.png(2).unwrap())
+            .unwrap()
+            .to_rgb8();
         assert_eq!(image.dimensions(), (120, 60));
-        let dark: Vec<(u32, u32)> =
-            image.enumerate_pixels().filter(|(_, _, p)| p[0] < 100).map(|(x, y, _)| (x, y)).collect();
+        let dark: Vec<(u32, u32)> = image
+            .enumerate_pixels()
+            .filter(|(_, _, p)| p[0] < 100)
+            .map(|(x, y, _)| (x, y))
+            .collect();
         assert!(dark.len() > 100);
         // Nothing below the baseline (20 units), capitals 0.73 em high.
-        let (top, bottom) = (dark.iter().map(|p| p.1).min().unwrap(), dark.iter().map(|p| p.1).max().unwrap());
-        assert!((15..=18).contains(&top) && (38..=41).contains(&bottom), "{top} to {bottom}");
+        let (top, bottom) = (
+            dark.iter().map(|p| p.1).min().unwrap(),
+            dark.iter().map(|p| p.1).max().unwrap(),
+        );
+        assert!(
+            (15..=18).contains(&top) && (38..=41).contains(&bottom),
+            "{top} to {bottom}"
+        );
     }
 }

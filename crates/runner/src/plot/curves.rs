@@ -13,7 +13,11 @@ const BARS: usize = 5;
 
 impl Painter<'_> {
     /// A grid of panels, `columns` wide. Numbers of shots stand at even distances: they double.
-    pub(super) fn curves(&self, panels: &[(String, Place<'_>, Metric<'_>)], columns: usize) -> Drawing {
+    pub(super) fn curves(
+        &self,
+        panels: &[(String, Place<'_>, Metric<'_>)],
+        columns: usize,
+    ) -> Drawing {
         let style = self.style;
         let keys = self.keys();
         let legend = Legend::new(keys, &style);
@@ -24,45 +28,99 @@ impl Painter<'_> {
         let height = (0.74 * width).min(0.9 * width).max(10.0 * style.text);
         let row = head + height + 2.2 * style.text;
         let below = 2.2 * style.text;
-        let mut drawing = Drawing::new(style.width, rows as f64 * row + below + legend.height() + 0.8 * style.text);
+        let mut drawing = Drawing::new(
+            style.width,
+            rows as f64 * row + below + legend.height() + 0.8 * style.text,
+        );
 
         for (i, (title, place, metric)) in panels.iter().enumerate() {
             let x = left + column * (i % columns) as f64;
             let y = head + row * (i / columns) as f64;
-            let frame = Frame { left: x, top: y, right: x + width, bottom: y + height };
+            let frame = Frame {
+                left: x,
+                top: y,
+                right: x + width,
+                bottom: y + height,
+            };
             self.panel(&mut drawing, frame, title, *place, *metric);
         }
         let middle = f64::midpoint(left, style.width - style.text);
         let foot = rows as f64 * row;
         let shots = "Labelled training images per class (shots)";
-        drawing.text(shots, (middle, foot + 0.9 * style.text), style.text, BLACK_INK, Align::Middle);
-        let metric = if panels.iter().any(|p| p.2 != Metric::Harmonic) { "Accuracy (%)" } else { "H (%)" };
+        drawing.text(
+            shots,
+            (middle, foot + 0.9 * style.text),
+            style.text,
+            BLACK_INK,
+            Align::Middle,
+        );
+        let metric = if panels.iter().any(|p| p.2 != Metric::Harmonic) {
+            "Accuracy (%)"
+        } else {
+            "H (%)"
+        };
         let centre = f64::midpoint(head, foot - 2.2 * style.text);
-        drawing.upright(metric, (1.3 * style.text, centre), style.text, BLACK_INK, Align::Middle);
+        drawing.upright(
+            metric,
+            (1.3 * style.text, centre),
+            style.text,
+            BLACK_INK,
+            Align::Middle,
+        );
         legend.draw(&mut drawing, &style, foot + below);
         drawing
     }
 
     /// The legend: every method of the section; untrained ones have a reference line.
     pub(super) fn keys(&self) -> Vec<Key> {
-        self.section.methods.iter().map(|method| Key { look: look(method), has_line: true }).collect()
+        self.section
+            .methods
+            .iter()
+            .map(|method| Key {
+                look: look(method),
+                has_line: true,
+            })
+            .collect()
     }
 
-    fn panel(&self, drawing: &mut Drawing, frame: Frame, title: &str, place: Place<'_>, metric: Metric<'_>) {
+    fn panel(
+        &self,
+        drawing: &mut Drawing,
+        frame: Frame,
+        title: &str,
+        place: Place<'_>,
+        metric: Metric<'_>,
+    ) {
         let (section, style) = (self.section, self.style);
         let has_zero = section.methods.iter().any(|m| !m.is_trained);
         let mut slots: Vec<usize> = has_zero.then_some(0).into_iter().collect();
         slots.extend(&section.shots);
         let figure = |method: &Method, shots| section.entry(method, place, metric, shots).figure();
-        let reach = |f: Figure| [f.mean - f.deviation.unwrap_or(0.0), f.mean + f.deviation.unwrap_or(0.0)];
+        let reach = |f: Figure| {
+            [
+                f.mean - f.deviation.unwrap_or(0.0),
+                f.mean + f.deviation.unwrap_or(0.0),
+            ]
+        };
         let all: Vec<Figure> = section
             .methods
             .iter()
             .flat_map(|m| section.shots.iter().filter_map(move |&k| figure(m, k)))
             .collect();
-        let has_bars = section.methods.len() <= BARS || frame.right - frame.left > 20.0 * style.text;
-        let values = all.iter().flat_map(|f| if has_bars { reach(*f).to_vec() } else { vec![f.mean] });
-        let scale = Scale::over(values, (0.0, 100.0), ((frame.bottom - frame.top) / (2.2 * style.text)).min(6.0));
+        let has_bars =
+            section.methods.len() <= BARS || frame.right - frame.left > 20.0 * style.text;
+        let values = all.iter().flat_map(|f| {
+            if has_bars {
+                reach(*f).to_vec()
+            } else {
+                vec![f.mean]
+            }
+        });
+        let scale = Scale::over(
+            values,
+            (0.0, 100.0),
+            ((frame.bottom - frame.top) / (2.2 * style.text)).min(6.0),
+        );
 
         frame.rule_y(drawing, &style, &scale);
         // Half a slot of margin on either side.
@@ -73,8 +131,17 @@ impl Painter<'_> {
         }
         frame.finish(drawing, &style, title);
         if all.is_empty() {
-            let at = (f64::midpoint(frame.left, frame.right), f64::midpoint(frame.top, frame.bottom));
-            drawing.text("no complete result", at, SMALL * style.text, BLACK_INK, Align::Middle);
+            let at = (
+                f64::midpoint(frame.left, frame.right),
+                f64::midpoint(frame.top, frame.bottom),
+            );
+            drawing.text(
+                "no complete result",
+                at,
+                SMALL * style.text,
+                BLACK_INK,
+                Align::Middle,
+            );
             return;
         }
 
@@ -114,7 +181,11 @@ impl Painter<'_> {
             }
             draw_run(drawing, look, &mut run, &style);
         }
-        let radius = if has_bars && looks.len() <= BARS { style.marker } else { 0.82 * style.marker };
+        let radius = if has_bars && looks.len() <= BARS {
+            style.marker
+        } else {
+            0.82 * style.marker
+        };
         for (look, at) in points {
             point(drawing, look, at, radius, 1.0);
         }

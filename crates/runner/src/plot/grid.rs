@@ -19,15 +19,28 @@ impl Scale {
     /// A scale over `values`, with a margin, cut at `limits`, and about `ticks` ticks. At least one point wide.
     pub fn over(values: impl IntoIterator<Item = f64>, limits: (f64, f64), ticks: f64) -> Self {
         let finite = values.into_iter().filter(|v| v.is_finite());
-        let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        let (low, high) = if low > high { (0.0, 100.0) } else { (low, high) };
+        let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
+            (l.min(v), h.max(v))
+        });
+        let (low, high) = if low > high {
+            (0.0, 100.0)
+        } else {
+            (low, high)
+        };
         let margin = (0.07 * (high - low)).max(0.5);
         // A margin past a limit would promise accuracies over 100 %; a sliver keeps a point there whole.
         let sliver = 0.03 * (high - low);
-        let (low, high) = ((low - margin).max(limits.0 - sliver), (high + margin).min(limits.1 + sliver));
+        let (low, high) = (
+            (low - margin).max(limits.0 - sliver),
+            (high + margin).min(limits.1 + sliver),
+        );
         let rough = (high - low) / ticks;
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].iter().map(|m| m * power).find(|s| *s >= 0.9 * rough).unwrap_or(10.0 * power);
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .iter()
+            .map(|m| m * power)
+            .find(|s| *s >= 0.9 * rough)
+            .unwrap_or(10.0 * power);
         Self { low, high, step }
     }
 
@@ -42,7 +55,11 @@ impl Scale {
     pub fn label(&self, tick: f64) -> String {
         let decimals = (-self.step.log10().floor()).max(0.0) as usize;
         let text = format!("{tick:.decimals$}");
-        let text = if text.trim_start_matches(['-', '0', '.']).is_empty() { "0".to_owned() } else { text };
+        let text = if text.trim_start_matches(['-', '0', '.']).is_empty() {
+            "0".to_owned()
+        } else {
+            text
+        };
         text.replace('-', "−")
     }
 
@@ -80,9 +97,20 @@ impl Frame {
     pub fn rule_y(&self, drawing: &mut Drawing, style: &Style, scale: &Scale) {
         for tick in scale.ticks() {
             let y = self.y(scale, tick);
-            drawing.line(&[(self.left, y), (self.right, y)], GRID_INK, 0.5 * style.line, Dash::Solid);
+            drawing.line(
+                &[(self.left, y), (self.right, y)],
+                GRID_INK,
+                0.5 * style.line,
+                Dash::Solid,
+            );
             let at = (self.left - 0.45 * style.text, y + 0.33 * SMALL * style.text);
-            drawing.text(&scale.label(tick), at, SMALL * style.text, GREY_INK, Align::End);
+            drawing.text(
+                &scale.label(tick),
+                at,
+                SMALL * style.text,
+                GREY_INK,
+                Align::End,
+            );
         }
     }
 
@@ -90,26 +118,44 @@ impl Frame {
     pub fn rule_x(&self, drawing: &mut Drawing, style: &Style, scale: &Scale) {
         for tick in scale.ticks() {
             let x = self.x(scale, tick);
-            drawing.line(&[(x, self.top), (x, self.bottom)], GRID_INK, 0.5 * style.line, Dash::Solid);
+            drawing.line(
+                &[(x, self.top), (x, self.bottom)],
+                GRID_INK,
+                0.5 * style.line,
+                Dash::Solid,
+            );
             self.tick_x(drawing, style, x, &scale.label(tick));
         }
     }
 
     /// One figure below the panel.
     pub fn tick_x(&self, drawing: &mut Drawing, style: &Style, x: f64, text: &str) {
-        drawing.text(text, (x, self.bottom + 1.2 * style.text), SMALL * style.text, GREY_INK, Align::Middle);
+        drawing.text(
+            text,
+            (x, self.bottom + 1.2 * style.text),
+            SMALL * style.text,
+            GREY_INK,
+            Align::Middle,
+        );
     }
 
     /// Left and lower edge, and a bold heading above, if any.
     pub fn finish(&self, drawing: &mut Drawing, style: &Style, title: &str) {
-        let corner = [(self.left, self.top), (self.left, self.bottom), (self.right, self.bottom)];
+        let corner = [
+            (self.left, self.top),
+            (self.left, self.bottom),
+            (self.right, self.bottom),
+        ];
         drawing.line(&corner, GREY_INK, 0.6 * style.line, Dash::Solid);
         if title.is_empty() {
             return;
         }
         let room = self.right - self.left + 0.8 * style.text;
         let title = shorten(title, style.text, room);
-        let at = (f64::midpoint(self.left, self.right), self.top - 0.6 * style.text);
+        let at = (
+            f64::midpoint(self.left, self.right),
+            self.top - 0.6 * style.text,
+        );
         drawing.bold(&title, at, style.text, BLACK_INK, Align::Middle);
     }
 }
@@ -139,12 +185,19 @@ mod tests {
     #[test]
     fn ticks_are_round_and_inside() {
         let scale = Scale::over([61.3, 84.9], (0.0, 100.0), 5.0);
-        assert_eq!(scale.ticks(), [60.0, 70.0, 80.0]);
+        assert_eq!(scale.ticks(), [60.0, 65.0, 70.0, 75.0, 80.0, 85.0]);
         let narrow = Scale::over([80.0, 80.4], (0.0, 100.0), 4.0);
         assert_eq!(narrow.step, 0.5);
         assert_eq!(narrow.label(79.5), "79.5");
         let signed = Scale::over([-12.0, 7.0], (f64::NEG_INFINITY, f64::INFINITY), 5.0);
-        assert_eq!(signed.ticks().iter().map(|t| signed.label(*t)).collect::<Vec<_>>(), ["−10", "−5", "0", "5"]);
+        assert_eq!(
+            signed
+                .ticks()
+                .iter()
+                .map(|t| signed.label(*t))
+                .collect::<Vec<_>>(),
+            ["−10", "−5", "0", "5"]
+        );
     }
 
     #[test]
@@ -153,13 +206,19 @@ mod tests {
         assert_eq!(scale.ticks(), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         let one = Scale::over([100.0], (0.0, 100.0), 5.0);
         assert!(one.high > one.low && one.ticks().len() >= 2, "{one:?}");
-        assert_eq!(Scale::over([], (0.0, 100.0), 5.0).ticks().first(), Some(&0.0));
+        assert_eq!(
+            Scale::over([], (0.0, 100.0), 5.0).ticks().first(),
+            Some(&0.0)
+        );
     }
 
     #[test]
     fn long_headings_are_cut_to_their_room() {
         let short = shorten("describable-textures-dataset", 12.0, 100.0);
-        assert!(short.ends_with('…') && text_width(&short, 12.0, true) <= 100.0, "{short}");
+        assert!(
+            short.ends_with('…') && text_width(&short, 12.0, true) <= 100.0,
+            "{short}"
+        );
         assert_eq!(shorten("dtd", 12.0, 100.0), "dtd");
     }
 }

@@ -9,7 +9,11 @@ fn corners(n: usize, radius: f64, inner: Option<f64>, turn: f64) -> Vec<(f64, f6
     let steps = if inner.is_some() { 2 * n } else { n };
     let corner = |i: usize| {
         let angle = std::f64::consts::TAU * i as f64 / steps as f64 + turn;
-        let length = if i % 2 == 1 { inner.unwrap_or(radius) } else { radius };
+        let length = if i % 2 == 1 {
+            inner.unwrap_or(radius)
+        } else {
+            radius
+        };
         (length * angle.sin(), -length * angle.cos())
     };
     (0..steps).map(corner).collect()
@@ -24,7 +28,11 @@ fn outline(marker: Marker, radius: f64) -> Vec<(f64, f64)> {
         let mut points = Vec::new();
         for i in 0..4 {
             let (sin, cos) = (f64::from(i) * PI / 2.0 + turn).sin_cos();
-            points.extend(quarter.iter().map(|(x, y)| (x * cos - y * sin, x * sin + y * cos)));
+            points.extend(
+                quarter
+                    .iter()
+                    .map(|(x, y)| (x * cos - y * sin, x * sin + y * cos)),
+            );
         }
         points
     };
@@ -44,7 +52,12 @@ fn outline(marker: Marker, radius: f64) -> Vec<(f64, f64)> {
 
 /// A point with a thin white rim, which keeps neighbours apart.
 pub fn point(drawing: &mut Drawing, look: &Look, at: (f64, f64), radius: f64, opacity: f64) {
-    drawing.line(&edge(look.marker, at, radius), Ink((255, 255, 255), opacity), 0.36 * radius, Dash::Solid);
+    drawing.line(
+        &edge(look.marker, at, radius),
+        Ink((255, 255, 255), opacity),
+        0.36 * radius,
+        Dash::Solid,
+    );
     fill(drawing, look, at, radius, Ink(look.colour, opacity));
 }
 
@@ -65,7 +78,13 @@ fn edge(marker: Marker, (x, y): (f64, f64), radius: f64) -> Vec<(f64, f64)> {
 
 fn fill(drawing: &mut Drawing, look: &Look, (x, y): (f64, f64), radius: f64, ink: Ink) {
     let points = outline(look.marker, radius);
-    drawing.polygon(points.into_iter().map(|(dx, dy)| (x + dx, y + dy)).collect(), ink);
+    drawing.polygon(
+        points
+            .into_iter()
+            .map(|(dx, dy)| (x + dx, y + dy))
+            .collect(),
+        ink,
+    );
 }
 
 /// A vertical or horizontal error bar without caps.
@@ -99,15 +118,36 @@ impl Legend {
             .map(|key| sample + text_width(&key.look.name, style.text, false) + 2.0 * style.text)
             .collect();
         let layout = |n: usize| -> Vec<f64> {
-            (0..n).map(|c| widths.iter().skip(c).step_by(n).copied().fold(0.0, f64::max)).collect()
+            (0..n)
+                .map(|c| {
+                    widths
+                        .iter()
+                        .skip(c)
+                        .step_by(n)
+                        .copied()
+                        .fold(0.0, f64::max)
+                })
+                .collect()
         };
         let room = style.width - style.text;
-        let fit = (1..=keys.len().max(1)).rev().find(|n| layout(*n).iter().sum::<f64>() <= room).unwrap_or(1);
+        let fit = (1..=keys.len().max(1))
+            .rev()
+            .find(|n| layout(*n).iter().sum::<f64>() <= room)
+            .unwrap_or(1);
         let rows = keys.len().div_ceil(fit).max(1);
         let even = keys.len().div_ceil(rows).max(1);
         // Fewer columns are not always narrower, since other names meet in one.
-        let columns = if layout(even).iter().sum::<f64>() <= room { layout(even) } else { layout(fit) };
-        Self { keys, columns, row: 1.75 * style.text, sample }
+        let columns = if layout(even).iter().sum::<f64>() <= room {
+            layout(even)
+        } else {
+            layout(fit)
+        };
+        Self {
+            keys,
+            columns,
+            row: 1.75 * style.text,
+            sample,
+        }
     }
 
     /// Height it takes.
@@ -126,9 +166,20 @@ impl Legend {
             let y = top + self.row * (row as f64 + 0.5);
             if key.has_line {
                 let ink = Ink(key.look.colour, 1.0);
-                drawing.line(&[(x, y), (x + self.sample, y)], ink, style.line, key.look.dash);
+                drawing.line(
+                    &[(x, y), (x + self.sample, y)],
+                    ink,
+                    style.line,
+                    key.look.dash,
+                );
             }
-            point(drawing, &key.look, (x + self.sample / 2.0, y), style.marker, 1.0);
+            point(
+                drawing,
+                &key.look,
+                (x + self.sample / 2.0, y),
+                style.marker,
+                1.0,
+            );
             let at = (x + self.sample + 0.5 * style.text, y + 0.36 * style.text);
             drawing.text(&key.look.name, at, style.text, BLACK_INK, Align::Start);
         }
@@ -144,7 +195,13 @@ mod tests {
         let area = |marker| {
             let points = outline(marker, 1.0);
             let next = points.iter().cycle().skip(1);
-            points.iter().zip(next).map(|(a, b)| a.0 * b.1 - b.0 * a.1).sum::<f64>().abs() / 2.0
+            points
+                .iter()
+                .zip(next)
+                .map(|(a, b)| a.0 * b.1 - b.0 * a.1)
+                .sum::<f64>()
+                .abs()
+                / 2.0
         };
         for marker in [
             Marker::Circle,
@@ -158,7 +215,11 @@ mod tests {
             Marker::Pentagon,
             Marker::Hexagon,
         ] {
-            assert!((2.2..4.0).contains(&area(marker)), "{marker:?}: {}", area(marker));
+            assert!(
+                (2.2..4.0).contains(&area(marker)),
+                "{marker:?}: {}",
+                area(marker)
+            );
         }
     }
 }

@@ -49,7 +49,11 @@ pub fn reliability(predictions: impl IntoIterator<Item = (f64, bool)>, bins: usi
 pub fn expected_calibration_error(bins: &[Bin]) -> f64 {
     let total: usize = bins.iter().map(|bin| bin.count).sum();
     let filled = bins.iter().filter(|bin| bin.count > 0);
-    100.0 * filled.map(|bin| bin.count as f64 * (bin.accuracy - bin.confidence).abs()).sum::<f64>() / total as f64
+    100.0
+        * filled
+            .map(|bin| bin.count as f64 * (bin.accuracy - bin.confidence).abs())
+            .sum::<f64>()
+        / total as f64
 }
 
 #[cfg(test)]
@@ -62,11 +66,18 @@ mod tests {
         let predictions: Vec<(f64, bool)> = (0..200u32)
             .map(|i| {
                 let confidence = f64::from((i * 7919) % 1000 + 1) / 1000.0;
-                (confidence, f64::from((i * 104_729) % 1000) < 1000.0 * confidence.powf(1.5))
+                (
+                    confidence,
+                    f64::from((i * 104_729) % 1000) < 1000.0 * confidence.powf(1.5),
+                )
             })
             .collect();
         assert_eq!(predictions.iter().filter(|p| p.1).count(), 81);
-        assert_close(expected_calibration_error(&reliability(predictions, ECE_BINS)), 13.36, 1e-12);
+        assert_close(
+            expected_calibration_error(&reliability(predictions, ECE_BINS)),
+            13.36,
+            1e-12,
+        );
     }
 
     #[test]

@@ -18,7 +18,11 @@ const LANCZOS: [f64; 9] = [
 pub(super) fn ln_gamma(x: f64) -> f64 {
     let x = x - 1.0;
     let t = x + 7.5;
-    let series = LANCZOS.iter().enumerate().skip(1).fold(LANCZOS[0], |sum, (i, c)| sum + c / (x + i as f64));
+    let series = LANCZOS
+        .iter()
+        .enumerate()
+        .skip(1)
+        .fold(LANCZOS[0], |sum, (i, c)| sum + c / (x + i as f64));
     0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + series.ln()
 }
 
@@ -127,8 +131,14 @@ pub fn student_t_upper(t: f64, freedom: f64) -> f64 {
 /// # Panics
 /// When `probability` is not inside (0, 1) or `freedom` is not positive.
 pub fn student_t_quantile(probability: f64, freedom: f64) -> f64 {
-    assert!(probability > 0.0 && probability < 1.0, "a probability lies inside (0, 1), not {probability}");
-    assert!(freedom > 0.0, "degrees of freedom are positive, not {freedom}");
+    assert!(
+        probability > 0.0 && probability < 1.0,
+        "a probability lies inside (0, 1), not {probability}"
+    );
+    assert!(
+        freedom > 0.0,
+        "degrees of freedom are positive, not {freedom}"
+    );
     if probability < 0.5 {
         return -student_t_quantile(1.0 - probability, freedom);
     }
@@ -143,7 +153,11 @@ pub fn student_t_quantile(probability: f64, freedom: f64) -> f64 {
         if middle <= low || middle >= high {
             return middle;
         }
-        if student_t_upper(middle, freedom) > upper { low = middle } else { high = middle }
+        if student_t_upper(middle, freedom) > upper {
+            low = middle
+        } else {
+            high = middle
+        }
     }
 }
 
@@ -157,7 +171,11 @@ mod tests {
         assert_close(student_t_upper(2.0, 2.0), 0.09175170953613698, 1e-14);
         assert_close(student_t_upper(0.5, 7.0), 0.3162035678446422, 1e-14);
         assert_close(student_t_upper(-3.25, 4.0), 0.984312132889923, 1e-14);
-        assert_close(student_t_upper(12.0, 30.0) / 2.7900927075996303e-13, 1.0, 1e-10);
+        assert_close(
+            student_t_upper(12.0, 30.0) / 2.7900927075996303e-13,
+            1.0,
+            1e-10,
+        );
     }
 
     #[test]

@@ -25,7 +25,13 @@ pub struct McNemar {
 pub fn mcnemar(only_first: u64, only_second: u64) -> McNemar {
     let n = only_first + only_second;
     if n == 0 {
-        return McNemar { only_first, only_second, exact: 1.0, statistic: 0.0, corrected: 1.0 };
+        return McNemar {
+            only_first,
+            only_second,
+            exact: 1.0,
+            statistic: 0.0,
+            corrected: 1.0,
+        };
     }
     let fewer = only_first.min(only_second);
     let half = n as f64 * std::f64::consts::LN_2;
@@ -77,14 +83,23 @@ pub fn wilcoxon(differences: &[f64]) -> Option<Wilcoxon> {
     let mut ties = 0.0;
     let mut start = 0;
     while start < kept.len() {
-        let end = start + kept[start..].iter().take_while(|d| d.abs() == kept[start].abs()).count();
+        let end = start
+            + kept[start..]
+                .iter()
+                .take_while(|d| d.abs() == kept[start].abs())
+                .count();
         doubled[start..end].fill(start + 1 + end);
         let group = (end - start) as f64;
         ties += group.powi(3) - group;
         start = end;
     }
     let total: usize = doubled.iter().sum();
-    let positive: usize = kept.iter().zip(&doubled).filter(|(d, _)| **d > 0.0).map(|(_, rank)| rank).sum();
+    let positive: usize = kept
+        .iter()
+        .zip(&doubled)
+        .filter(|(d, _)| **d > 0.0)
+        .map(|(_, rank)| rank)
+        .sum();
     let smaller = positive.min(total - positive);
     let statistic = smaller as f64 / 2.0;
     let n = kept.len() as f64;
@@ -106,7 +121,12 @@ pub fn wilcoxon(differences: &[f64]) -> Option<Wilcoxon> {
         let variance = n * (n + 1.0) * (2.0 * n + 1.0) / 24.0 - ties / 48.0;
         2.0 * normal_upper((centre - statistic) / variance.sqrt())
     };
-    Some(Wilcoxon { statistic, p, pairs: kept.len(), is_exact })
+    Some(Wilcoxon {
+        statistic,
+        p,
+        pairs: kept.len(),
+        is_exact,
+    })
 }
 
 /// Holm's step-down correction: p-values, in the order given, that may each be held against the one level.
@@ -134,8 +154,20 @@ mod tests {
         for (b, c, exact, statistic, corrected) in [
             (10, 3, 0.09228515625, 2.769230769230769, 0.0960923294556734),
             (0, 6, 0.03125, 4.166666666666667, 0.041226833337163815),
-            (25, 40, 0.08168153394154003, 3.0153846153846153, 0.08247788747320971),
-            (150, 201, 0.007524139788171167, 7.122507122507122, 0.007612218247778954),
+            (
+                25,
+                40,
+                0.08168153394154003,
+                3.0153846153846153,
+                0.08247788747320971,
+            ),
+            (
+                150,
+                201,
+                0.007524139788171167,
+                7.122507122507122,
+                0.007612218247778954,
+            ),
             (5, 5, 1.0, 0.1, 0.7518296340458492),
         ] {
             let got = mcnemar(b, c);
@@ -162,7 +194,9 @@ mod tests {
 
     #[test]
     fn large_wilcoxon_agrees_with_scipys_approximation() {
-        let thirty: Vec<f64> = (0..30).map(|i| f64::from((i * 37) % 61 - 22) / 4.0).collect();
+        let thirty: Vec<f64> = (0..30)
+            .map(|i| f64::from((i * 37) % 61 - 22) / 4.0)
+            .collect();
         let got = wilcoxon(&thirty).unwrap();
         assert_eq!((got.statistic, got.is_exact), (126.5, false));
         assert_close(got.p, 0.02922656987610373, 1e-12);

@@ -20,7 +20,10 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     if let Err(source) = written {
         // Best effort: the error that matters is the first one.
         let _ = fs::remove_file(&aside);
-        return Err(StoreError::Io { path: aside, source });
+        return Err(StoreError::Io {
+            path: aside,
+            source,
+        });
     }
     settle(&aside, path)
 }
@@ -34,7 +37,10 @@ pub(super) fn aside(path: &Path) -> PathBuf {
 
 /// Renames a finished file to its name and makes the rename last.
 pub(super) fn settle(aside: &Path, path: &Path) -> Result<(), StoreError> {
-    fs::rename(aside, path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+    fs::rename(aside, path).map_err(|source| StoreError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
     // A rename survives a power cut only once the folder is flushed; where folders cannot be opened (Windows), the
     // file is whole anyway.
     if let Some(folder) = path.parent().and_then(|parent| File::open(parent).ok()) {
@@ -45,7 +51,10 @@ pub(super) fn settle(aside: &Path, path: &Path) -> Result<(), StoreError> {
 
 /// Files of a folder in name order, without the hidden ones (temporary files of a writer, maybe a dead one).
 pub(super) fn finished(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let fail = |source| StoreError::Io { path: folder.to_owned(), source };
+    let fail = |source| StoreError::Io {
+        path: folder.to_owned(),
+        source,
+    };
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {
         let entry = entry.map_err(fail)?;

@@ -17,15 +17,28 @@ impl Loaded {
             .iter()
             .flat_map(|record| {
                 let alone = record.tests.is_empty().then_some((record, None));
-                record.tests.iter().map(move |test| (record, Some(test))).chain(alone)
+                record
+                    .tests
+                    .iter()
+                    .map(move |test| (record, Some(test)))
+                    .chain(alone)
             })
             .collect();
-        let text = |field: fn(&Record) -> &str| rows.iter().map(|(r, _)| field(r).to_owned()).collect::<Vec<_>>();
-        let whole = |field: fn(&Record) -> u64| rows.iter().map(|(r, _)| field(r)).collect::<Vec<_>>();
-        let real = |field: fn(&Record) -> f64| rows.iter().map(|(r, _)| field(r)).collect::<Vec<_>>();
-        let tested = |field: fn(&Test) -> f64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
-        let counted = |field: fn(&Test) -> u64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
-        let named = |field: fn(&Test) -> &str| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
+        let text = |field: fn(&Record) -> &str| {
+            rows.iter()
+                .map(|(r, _)| field(r).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let whole =
+            |field: fn(&Record) -> u64| rows.iter().map(|(r, _)| field(r)).collect::<Vec<_>>();
+        let real =
+            |field: fn(&Record) -> f64| rows.iter().map(|(r, _)| field(r)).collect::<Vec<_>>();
+        let tested =
+            |field: fn(&Test) -> f64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
+        let counted =
+            |field: fn(&Test) -> u64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
+        let named =
+            |field: fn(&Test) -> &str| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
         df!(
             "key" => text(|r| &r.key),
             "suite" => text(|r| &r.suite),
@@ -80,8 +93,10 @@ impl Store {
     /// When the file cannot be written.
     pub fn write_frame(&self, loaded: &Loaded) -> Result<(), StoreError> {
         let path = self.dir.join("trials.parquet");
-        let frame =
-            loaded.frame().map_err(|source| StoreError::Parquet { path: path.clone(), source })?;
+        let frame = loaded.frame().map_err(|source| StoreError::Parquet {
+            path: path.clone(),
+            source,
+        })?;
         write_parquet(path, frame)
     }
 }

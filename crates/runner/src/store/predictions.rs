@@ -36,7 +36,11 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_predictions(&self, key: &str, predictions: &[Prediction]) -> Result<(), StoreError> {
+    pub fn write_predictions(
+        &self,
+        key: &str,
+        predictions: &[Prediction],
+    ) -> Result<(), StoreError> {
         fn column<T>(rows: &[Prediction], field: impl Fn(&Prediction) -> T) -> Vec<T> {
             rows.iter().map(field).collect()
         }
@@ -51,7 +55,10 @@ impl Store {
             "predicted" => column(rows, |p| p.predicted),
             "confidence" => column(rows, |p| p.confidence),
         )
-        .map_err(|source| StoreError::Parquet { path: path.clone(), source })?;
+        .map_err(|source| StoreError::Parquet {
+            path: path.clone(),
+            source,
+        })?;
         write_parquet(path, frame)
     }
 
@@ -60,6 +67,32 @@ impl Store {
     /// # Errors
     /// When the file is there but cannot be read or lacks a column.
     pub fn read_predictions(&self, key: &str) -> Result<Option<Vec<Prediction>>, StoreError> {
+        self.read_where(key, |_| Ok(None))
+    }
+
+    /// Reads the predictions of one trial on one class set of one dataset; `None` when the trial kept none at all.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read or lacks a column.
+    pub fn read_predictions_on(
+        &self,
+        key: &str,
+        dataset: &str,
+        class_set: &str,
+    ) -> Result<Option<Vec<Prediction>>, StoreError> {
+        self.read_where(key, |frame| {
+            let on = frame.column("dataset")?.str()?.equal(dataset);
+            let among = frame.column("class_set")?.str()?.equal(class_set);
+            Ok(Some(on & among))
+        })
+    }
+
+    /// Reads the rows of a mask; every row where there is none. Text is only taken out of rows that are wanted.
+    fn read_where(
+        &self,
+        key: &str,
+        wanted: impl Fn(&DataFrame) -> PolarsResult<Option<BooleanChunked>>,
+    ) -> Result<Option<Vec<Prediction>>, StoreError> {
         let path = self.predictions_path(key);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -67,45 +100,64 @@ impl Store {
             Err(source) => return Err(StoreError::Io { path, source }),
         };
         let read = || -> PolarsResult<Vec<Prediction>> {
-            let frame = ParquetReader::new(file).finish()?;
-            let test_index = frame.column("test_index")?.u32()?;
-            let dataset = frame.column("dataset")?.str()?;
-            let class_set = frame.column("class_set")?.str()?;
-            let image = frame.column("image")?.str()?;
-            let label = frame.column("label")?.u32()?;
-            let predicted = frame.column("predicted")?.u32()?;
-            let confidence = frame.column("confidence")?.f32()?;
-            (0..frame.height())
-                .map(|i| {
-                    let row = || {
-                        Some(Prediction {
-                            test_index: test_index.get(i)?,
-                            dataset: dataset.get(i)?.to_owned(),
-                            class_set: class_set.get(i)?.to_owned(),
-                            image: image.get(i)?.to_owned(),
-                            label: label.get(i)?,
-                            predicted: predicted.get(i)?,
-                            confidence: confidence.get(i)?,
-                        })
-                    };
-                    row().ok_or_else(|| polars_err!(ComputeError: "row {i}: a value is missing"))
-                })
-                .collect()
+            let mut frame = ParquetReader::new(file).finish()?;
+            if let Some(mask) = wanted(&frame)? {
+                frame = frame.filter(&mask)?;
+            }
+            rows(&frame)
         };
-        read().map(Some).map_err(|source| StoreError::Parquet { path, source })
+        read()
+            .map(Some)
+            .map_err(|source| StoreError::Parquet { path, source })
     }
+}
+
+/// Predictions from their frame.
+fn rows(frame: &DataFrame) -> PolarsResult<Vec<Prediction>> {
+    let test_index = frame.column("test_index")?.u32()?;
+    let dataset = frame.column("dataset")?.str()?;
+    let class_set = frame.column("class_set")?.str()?;
+    let image = frame.column("image")?.str()?;
+    let label = frame.column("label")?.u32()?;
+    let predicted = frame.column("predicted")?.u32()?;
+    let confidence = frame.column("confidence")?.f32()?;
+    (0..frame.height())
+        .map(|i| {
+            let row = || {
+                Some(Prediction {
+                    test_index: test_index.get(i)?,
+                    dataset: dataset.get(i)?.to_owned(),
+                    class_set: class_set.get(i)?.to_owned(),
+                    image: image.get(i)?.to_owned(),
+                    label: label.get(i)?,
+                    predicted: predicted.get(i)?,
+                    confidence: confidence.get(i)?,
+                })
+            };
+            row().ok_or_else(|| polars_err!(ComputeError: "row {i}: a value is missing"))
+        })
+        .collect()
 }
 
 /// Puts a frame at `path` as parquet, whole or not at all.
 pub(super) fn write_parquet(path: PathBuf, mut frame: DataFrame) -> Result<(), StoreError> {
     let aside = file::aside(&path);
     let written = File::create(&aside)
-        .map_err(|source| StoreError::Io { path: aside.clone(), source })
+        .map_err(|source| StoreError::Io {
+            path: aside.clone(),
+            source,
+        })
         .and_then(|mut target| {
             ParquetWriter::new(&mut target)
                 .finish(&mut frame)
-                .map_err(|source| StoreError::Parquet { path: path.clone(), source })?;
-            target.sync_all().map_err(|source| StoreError::Io { path: aside.clone(), source })
+                .map_err(|source| StoreError::Parquet {
+                    path: path.clone(),
+                    source,
+                })?;
+            target.sync_all().map_err(|source| StoreError::Io {
+                path: aside.clone(),
+                source,
+            })
         });
     if let Err(error) = written {
         // Best effort: the error that matters is the first one.

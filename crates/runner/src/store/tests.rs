@@ -17,7 +17,10 @@ fn a_record_comes_back_as_it_was_written() {
     store.write(&record).unwrap();
     assert!(store.has_finished(&record.key));
     let loaded = store.read_all().unwrap();
-    assert_eq!(serde_json::to_value(&loaded.records).unwrap(), serde_json::to_value([&record]).unwrap());
+    assert_eq!(
+        serde_json::to_value(&loaded.records).unwrap(),
+        serde_json::to_value([&record]).unwrap()
+    );
     assert!(loaded.problems.is_empty());
 }
 
@@ -32,20 +35,36 @@ fn broken_records_are_named_and_never_skipped() {
     let renamed = |key: &str| text.replace(&format!("\"{}\"", good.key), &format!("\"{key}\""));
 
     put("half.json", &text[..text.len() / 2]);
-    put("newer.json", &renamed("newer").replacen("\"schema\": 1", "\"schema\": 7", 1));
+    put(
+        "newer.json",
+        &renamed("newer").replacen("\"schema\": 1", "\"schema\": 7", 1),
+    );
     put("moved.json", &text);
-    put("sums.json", &renamed("sums").replacen("\"correct\": 1430", "\"correct\": 3000", 1));
+    put(
+        "sums.json",
+        &renamed("sums").replacen("\"correct\": 1430", "\"correct\": 3000", 1),
+    );
     put("notes.txt", "hello");
     put(".left-over.json.12-0.tmp", "{");
 
     let loaded = store.read_all().unwrap();
     assert_eq!(loaded.records.len(), 1);
     let problem = |name: &str| {
-        let found = loaded.problems.iter().find(|(path, _)| path.file_name().unwrap() == name);
-        found.unwrap_or_else(|| panic!("{name} is not among {:?}", loaded.problems)).1.as_str()
+        let found = loaded
+            .problems
+            .iter()
+            .find(|(path, _)| path.file_name().unwrap() == name);
+        found
+            .unwrap_or_else(|| panic!("{name} is not among {:?}", loaded.problems))
+            .1
+            .as_str()
     };
     assert_eq!(loaded.problems.len(), 5);
-    assert!(problem("half.json").starts_with("corrupted: "), "{}", problem("half.json"));
+    assert!(
+        problem("half.json").starts_with("corrupted: "),
+        "{}",
+        problem("half.json")
+    );
     assert!(problem("newer.json").contains("7 is newer than 1"));
     assert!(problem("moved.json").contains("does not match the file's name"));
     assert!(problem("sums.json").contains("3000 correct of 2000"));
@@ -63,7 +82,13 @@ fn a_record_nobody_could_read_is_not_written() {
     assert!(!store.record_path(&record.key).exists());
     record.losses.clear();
     record.key = "../escape".to_owned();
-    assert!(store.write(&record).unwrap_err().to_string().contains("not a file name"));
+    assert!(
+        store
+            .write(&record)
+            .unwrap_err()
+            .to_string()
+            .contains("not a file name")
+    );
 }
 
 #[test]
@@ -79,17 +104,25 @@ fn failed_trials_may_run_again() {
 fn writing_leaves_no_temporary_file() {
     let (_dir, store) = store();
     for seed in 1..4 {
-        store.write(&sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)])).unwrap();
+        store
+            .write(&sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)]))
+            .unwrap();
     }
-    assert_eq!(std::fs::read_dir(store.dir().join("trials")).unwrap().count(), 3);
+    assert_eq!(
+        std::fs::read_dir(store.dir().join("trials"))
+            .unwrap()
+            .count(),
+        3
+    );
 }
 
 #[test]
 fn plans_of_two_suites_live_side_by_side() {
     let (_dir, store) = store();
-    let records: Vec<Record> =
-        (1..4).map(|seed| sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)])).collect();
-    let planned: Vec<Planned> = records.iter().map(sample::planned).collect();
+    let records: Vec<Record> = (1..4)
+        .map(|seed| sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)]))
+        .collect();
+    let planned: Vec<Planned> = records.iter().map(Planned::of).collect();
     store.write_plan("one", &planned[..2]).unwrap();
     store.write_plan("two", &planned[1..]).unwrap();
     store.write_plan("one", &planned[..2]).unwrap();
@@ -116,26 +149,59 @@ fn predictions_come_back_as_they_were_written() {
         .collect();
     assert_eq!(store.read_predictions("k").unwrap(), None);
     store.write_predictions("k", &predictions).unwrap();
-    assert_eq!(store.read_predictions("k").unwrap().as_deref(), Some(&predictions[..]));
-    let bytes = std::fs::metadata(store.predictions_path("k")).unwrap().len();
+    assert_eq!(
+        store.read_predictions("k").unwrap().as_deref(),
+        Some(&predictions[..])
+    );
+    let novel = store.read_predictions_on("k", "dtd", "novel").unwrap();
+    assert_eq!(novel.as_deref(), Some(&predictions[250..]));
+    assert_eq!(
+        store.read_predictions_on("k", "eurosat", "novel").unwrap(),
+        Some(vec![])
+    );
+    let bytes = std::fs::metadata(store.predictions_path("k"))
+        .unwrap()
+        .len();
     assert!(bytes < 12_000, "500 predictions take {bytes} bytes");
     store.write_predictions("none", &[]).unwrap();
     assert_eq!(store.read_predictions("none").unwrap(), Some(vec![]));
     std::fs::write(store.predictions_path("k"), b"PAR1nonsensePAR1").unwrap();
-    assert!(matches!(store.read_predictions("k"), Err(StoreError::Parquet { .. })));
+    assert!(matches!(
+        store.read_predictions("k"),
+        Err(StoreError::Parquet { .. })
+    ));
 }
 
 #[test]
 fn the_frame_has_a_row_for_each_trial_and_test() {
     let (_dir, store) = store();
-    store.write(&sample::trial("coop", "dtd", 4, 1, &[("base", 71.5), ("novel", 62.25)])).unwrap();
-    store.write(&sample::failed("coop", "dtd", 4, 2, "no memory")).unwrap();
+    store
+        .write(&sample::trial(
+            "coop",
+            "dtd",
+            4,
+            1,
+            &[("base", 71.5), ("novel", 62.25)],
+        ))
+        .unwrap();
+    store
+        .write(&sample::failed("coop", "dtd", 4, 2, "no memory"))
+        .unwrap();
     let loaded = store.read_all().unwrap();
     store.write_frame(&loaded).unwrap();
     let file = std::fs::File::open(store.dir().join("trials.parquet")).unwrap();
     let frame = ParquetReader::new(file).finish().unwrap();
     assert_eq!(frame.height(), 3);
-    let accuracies: Vec<Option<f64>> = frame.column("accuracy").unwrap().f64().unwrap().iter().collect();
+    let accuracies: Vec<Option<f64>> = frame
+        .column("accuracy")
+        .unwrap()
+        .f64()
+        .unwrap()
+        .iter()
+        .collect();
     assert_eq!(accuracies, [Some(71.5), Some(62.25), None]);
-    assert_eq!(frame.column("reason").unwrap().str().unwrap().get(2), Some("no memory"));
+    assert_eq!(
+        frame.column("reason").unwrap().str().unwrap().get(2),
+        Some("no memory")
+    );
 }

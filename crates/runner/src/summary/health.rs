@@ -1,5 +1,6 @@
 //! What a reader must know before believing a figure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Section, protocol_name};
@@ -45,13 +46,24 @@ pub struct Health {
     pub collapsed: Vec<Collapse>,
 }
 
-/// A seed has collapsed when it is below half of its cell's best, or this many points below the median.
-const COLLAPSE: f64 = 15.0;
+/// A seed has collapsed when it is this many points below its cell's median,
+const BELOW_MEDIAN: f64 = 15.0;
+
+/// or below half of its cell's best and this many points below it: near chance, half is soon reached.
+const BELOW_BEST: f64 = 10.0;
 
 impl Health {
-    pub(super) fn new(loaded: &Loaded, kept: &[&Record], set_aside: Vec<String>, sections: &[Section]) -> Self {
-        let mut health =
-            Self { broken: loaded.problems.clone(), set_aside, ..Self::default() };
+    pub(super) fn new(
+        loaded: &Loaded,
+        kept: &[&Record],
+        set_aside: Vec<String>,
+        sections: &[Section],
+    ) -> Self {
+        let mut health = Self {
+            broken: loaded.problems.clone(),
+            set_aside,
+            ..Self::default()
+        };
         for record in kept {
             match &record.outcome {
                 Outcome::Finished => health.finished += 1,
@@ -70,10 +82,17 @@ impl Health {
         if loaded.planned.is_empty() {
             health.missing = sections.iter().flat_map(Section::missing).collect();
         } else {
-            let there: std::collections::BTreeSet<&str> = kept.iter().map(|r| r.key.as_str()).collect();
-            let missing = loaded.planned.iter().filter(|p| !there.contains(p.key.as_str()));
-            health.missing =
-                missing.map(|p| trial_name(p.protocol, &p.method, &p.dataset, p.shots, p.seed)).collect();
+            // By what a trial is, not by key: of two folders read together, one record of a trial is enough.
+            let there: BTreeSet<_> = kept
+                .iter()
+                .map(|r| (r.protocol, &r.method, &r.dataset, r.shots, r.seed))
+                .collect();
+            health.missing = loaded
+                .planned
+                .iter()
+                .filter(|p| !there.contains(&(p.protocol, &p.method, &p.dataset, p.shots, p.seed)))
+                .map(|p| trial_name(p.protocol, &p.method, &p.dataset, p.shots, p.seed))
+                .collect();
         }
         health.missing.sort();
         health.missing.dedup();
@@ -85,26 +104,42 @@ impl Health {
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.broken.is_empty() {
-            notes.push(format!("{} cannot be read and count for nothing.", count(self.broken.len(), "file")));
+            notes.push(format!(
+                "{} cannot be read and count for nothing.",
+                count(self.broken.len(), "file")
+            ));
             notes.extend(self.broken.iter().map(|(path, problem)| {
                 // The name is enough: the folder is known, and where it lies does not belong in a published table.
-                format!("  {}: {problem}", path.file_name().unwrap_or_default().to_string_lossy())
+                format!(
+                    "  {}: {problem}",
+                    path.file_name().unwrap_or_default().to_string_lossy()
+                )
             }));
         }
         if !self.failed.is_empty() {
             notes.push(format!("{} failed.", count(self.failed.len(), "trial")));
-            notes.extend(self.failed.iter().map(|f| format!("  {}: {}", f.trial, f.reason)));
+            notes.extend(
+                self.failed
+                    .iter()
+                    .map(|f| format!("  {}: {}", f.trial, f.reason)),
+            );
         }
         if !self.missing.is_empty() {
-            notes.push(format!("{} missing (not run yet, or interrupted).", count(self.missing.len(), "trial")));
+            notes.push(format!(
+                "{} missing (not run yet, or interrupted).",
+                count(self.missing.len(), "trial")
+            ));
         }
         if !self.collapsed.is_empty() {
             notes.push(format!(
-                "{} far below the other seeds; still part of every mean.",
-                count(self.collapsed.len(), "accuracy").replace("accuracys", "accuracies")
+                "{} (far below the others of its cell; still part of every mean).",
+                count(self.collapsed.len(), "collapsed seed")
             ));
             notes.extend(self.collapsed.iter().map(|c| {
-                format!("  {}, {}: {:.2} against {:.2} at best", c.trial, c.class_set, c.accuracy, c.best)
+                format!(
+                    "  {}, {}: {:.2} against {:.2} at best",
+                    c.trial, c.class_set, c.accuracy, c.best
+                )
             }));
         }
         if !self.set_aside.is_empty() {
@@ -118,17 +153,30 @@ impl Health {
 }
 
 fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+    if n == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{n} {what}s")
+    }
 }
 
 /// `base-to-novel coop dtd 16 shots seed 1`.
-pub(super) fn trial_name(protocol: Protocol, method: &str, dataset: &str, shots: usize, seed: u64) -> String {
+pub(super) fn trial_name(
+    protocol: Protocol,
+    method: &str,
+    dataset: &str,
+    shots: usize,
+    seed: u64,
+) -> String {
     let shots = match shots {
         0 => String::new(),
         1 => " 1 shot".to_owned(),
         n => format!(" {n} shots"),
     };
-    format!("{} {method} {dataset}{shots} seed {seed}", protocol_name(protocol))
+    format!(
+        "{} {method} {dataset}{shots} seed {seed}",
+        protocol_name(protocol)
+    )
 }
 
 fn collapsed(section: &Section) -> Vec<Collapse> {
@@ -136,10 +184,13 @@ fn collapsed(section: &Section) -> Vec<Collapse> {
     for (method, dataset, class_set, shots, cell) in section.cells() {
         let mut sorted: Vec<f64> = cell.values.iter().map(|v| v.1).collect();
         sorted.sort_by(f64::total_cmp);
-        let Some(&best) = sorted.last().filter(|_| sorted.len() > 1) else { continue };
+        let Some(&best) = sorted.last().filter(|_| sorted.len() > 1) else {
+            continue;
+        };
         let median = sorted[sorted.len() / 2];
         for &(seed, accuracy) in &cell.values {
-            if accuracy < best / 2.0 || accuracy < median - COLLAPSE {
+            let is_half = accuracy < best / 2.0 && accuracy < best - BELOW_BEST;
+            if is_half || accuracy < median - BELOW_MEDIAN {
                 found.push(Collapse {
                     trial: trial_name(section.protocol, method, dataset, shots, seed),
                     class_set: class_set.to_owned(),

@@ -19,8 +19,16 @@ pub fn test(dataset: &str, class_set: &str, accuracy: f64) -> Test {
         correct,
         total: TOTAL,
         classes: vec![
-            ClassTally { name: "first".to_owned(), correct: first, total: half },
-            ClassTally { name: "second".to_owned(), correct: correct - first, total: half },
+            ClassTally {
+                name: "first".to_owned(),
+                correct: first,
+                total: half,
+            },
+            ClassTally {
+                name: "second".to_owned(),
+                correct: correct - first,
+                total: half,
+            },
         ],
         ece: 4.0,
         seconds: 1.5,
@@ -29,15 +37,29 @@ pub fn test(dataset: &str, class_set: &str, accuracy: f64) -> Test {
 
 /// A finished trial on its own dataset: base-to-novel when it has a base set, else few-shot.
 pub fn trial(method: &str, dataset: &str, shots: usize, seed: u64, sets: &[(&str, f64)]) -> Record {
-    let tests = sets.iter().map(|(set, accuracy)| test(dataset, set, *accuracy)).collect();
-    let protocol = if sets.iter().any(|s| s.0 == "base") { Protocol::BaseToNovel } else { Protocol::FewShot };
+    let tests = sets
+        .iter()
+        .map(|(set, accuracy)| test(dataset, set, *accuracy))
+        .collect();
+    let protocol = if sets.iter().any(|s| s.0 == "base") {
+        Protocol::BaseToNovel
+    } else {
+        Protocol::FewShot
+    };
     record(protocol, method, dataset, shots, seed, tests)
 }
 
 /// A failed base-to-novel trial.
 pub fn failed(method: &str, dataset: &str, shots: usize, seed: u64, reason: &str) -> Record {
-    let outcome = Outcome::Failed { reason: reason.to_owned(), step: Some(12), last_loss: Some(2.5) };
-    Record { outcome, ..record(Protocol::BaseToNovel, method, dataset, shots, seed, vec![]) }
+    let outcome = Outcome::Failed {
+        reason: reason.to_owned(),
+        step: Some(12),
+        last_loss: Some(2.5),
+    };
+    Record {
+        outcome,
+        ..record(Protocol::BaseToNovel, method, dataset, shots, seed, vec![])
+    }
 }
 
 /// A finished trial with these tests.
@@ -67,7 +89,7 @@ pub fn record(
         losses: vec![1.5, 0.75, 0.5],
         learning_rates: vec![1e-5, 2e-3, 1e-3],
         cost: Cost {
-            train_seconds: 10.0 * shots as f64,
+            train_seconds: 2.5 * method.len() as f64 * shots as f64,
             test_seconds: 3.0,
             steps: 50 * shots as u64,
             parameters: 2048 * (1 + method.len() as u64),
@@ -87,33 +109,40 @@ pub fn record(
     }
 }
 
-/// The plan's line for a record.
-pub fn planned(record: &Record) -> Planned {
-    Planned {
-        key: record.key.clone(),
-        protocol: record.protocol,
-        method: record.method.clone(),
-        algorithm: record.algorithm.clone(),
-        dataset: record.dataset.clone(),
-        shots: record.shots,
-        seed: record.seed,
-    }
-}
-
 /// Ten methods.
 pub const METHODS: [&str; 10] = [
-    "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "vpt", "language-prompting", "ivlp", "maple", "promptsrc",
+    "zero-shot",
+    "coop",
+    "cocoop",
+    "kgcoop",
+    "prograd",
+    "vpt",
+    "language-prompting",
+    "ivlp",
+    "maple",
+    "promptsrc",
 ];
 
 /// Eleven datasets.
 pub const DATASETS: [&str; 11] = [
-    "imagenet", "caltech101", "oxford-pets", "stanford-cars", "flowers102", "food101", "fgvc-aircraft", "sun397",
-    "dtd", "eurosat", "ucf101",
+    "imagenet",
+    "caltech101",
+    "oxford-pets",
+    "stanford-cars",
+    "flowers102",
+    "food101",
+    "fgvc-aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
 ];
 
 /// A number in [-1, 1] that depends on its arguments only.
 fn noise(parts: &[usize]) -> f64 {
-    let hash = parts.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, p| (h ^ *p as u64).wrapping_mul(0x0100_0000_01b3));
+    let hash = parts.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, p| {
+        (h ^ *p as u64).wrapping_mul(0x0100_0000_01b3)
+    });
     let hash = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (hash >> 11) as f64 / (1u64 << 53) as f64 * 2.0 - 1.0
 }
@@ -124,21 +153,39 @@ fn plausible(method: usize, dataset: usize, shots: usize, seed: usize, class_set
     let growth = (1.0 + shots as f64).log2() / 4.1;
     let gain = match class_set {
         "novel" => growth * (1.1 * (method as f64 - 5.0) + 2.5 * noise(&[method, dataset])),
-        _ => growth * (100.0 - zero) * (0.25 + 0.03 * method as f64 + 0.06 * noise(&[method, dataset])),
+        _ => {
+            growth
+                * (100.0 - zero)
+                * (0.25 + 0.03 * method as f64 + 0.06 * noise(&[method, dataset]))
+        }
     };
-    let spread = if method == 0 { 0.0 } else { 1.2 / (1.0 + shots as f64).sqrt() };
-    let accuracy = zero + if method == 0 { 0.0 } else { gain } + spread * noise(&[method, dataset, shots, seed, 3]);
+    let spread = if method == 0 {
+        0.0
+    } else {
+        1.2 / (1.0 + shots as f64).sqrt()
+    };
+    let accuracy = zero
+        + if method == 0 { 0.0 } else { gain }
+        + spread * noise(&[method, dataset, shots, seed, 3]);
     (accuracy.clamp(2.0, 99.5) * 20.0).round() / 20.0
 }
 
 /// A whole made-up sweep under one protocol; zero-shot once, the others at every number of shots for three seeds.
 pub fn sweep(protocol: Protocol, methods: &[&str], datasets: &[&str], shots: &[usize]) -> Loaded {
-    let sets: &[&str] = if protocol == Protocol::BaseToNovel { &["base", "novel"] } else { &["all"] };
+    let sets: &[&str] = if protocol == Protocol::BaseToNovel {
+        &["base", "novel"]
+    } else {
+        &["all"]
+    };
     let from_source = super::has_source(protocol);
     let mut loaded = Loaded::default();
     for (m, method) in methods.iter().enumerate() {
         let is_trained = *method != "zero-shot";
-        let trained_on = if from_source { &datasets[..1] } else { datasets };
+        let trained_on = if from_source {
+            &datasets[..1]
+        } else {
+            datasets
+        };
         for (d, dataset) in trained_on.iter().enumerate() {
             for &k in if is_trained { shots } else { &[0] } {
                 for seed in if is_trained { 1..4 } else { 1..2 } {
@@ -148,13 +195,21 @@ pub fn sweep(protocol: Protocol, methods: &[&str], datasets: &[&str], shots: &[u
                         vec![(d, dataset)]
                     };
                     let tests = tested.iter().flat_map(|&(d, name)| {
-                        sets.iter().map(move |set| test(name, set, plausible(m, d, k, seed as usize, set)))
+                        sets.iter()
+                            .map(move |set| test(name, set, plausible(m, d, k, seed as usize, set)))
                     });
-                    loaded.records.push(record(protocol, method, dataset, k, seed, tests.collect()));
+                    loaded.records.push(record(
+                        protocol,
+                        method,
+                        dataset,
+                        k,
+                        seed,
+                        tests.collect(),
+                    ));
                 }
             }
         }
     }
-    loaded.planned = loaded.records.iter().map(planned).collect();
+    loaded.planned = loaded.records.iter().map(Planned::of).collect();
     loaded
 }

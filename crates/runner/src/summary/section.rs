@@ -2,91 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 use super::health::trial_name;
-use super::{has_source, protocol_title};
+use super::order::{class_sets, datasets, methods};
+use super::{Spending, has_source, protocol_title};
 use crate::record::{Outcome, Protocol, Record};
 use crate::stats;
 use crate::store::Planned;
-
-/// A method as it stands in tables and charts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Method {
-    /// Label in the suite, unique.
-    pub label: String,
-    /// Name of the algorithm in the registry.
-    pub algorithm: String,
-    /// Place among the section's methods with this algorithm, from 0.
-    pub variant: usize,
-    /// Whether it has labelled training pictures. One that does not stands beside every number of shots.
-    pub is_trained: bool,
-}
-
-/// Accuracies of one method on one class set of one dataset at one number of shots.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cell {
-    /// Seed and top-1 accuracy in percent, by seed.
-    pub values: Vec<(u64, f64)>,
-    /// Expected calibration error in percent, by seed.
-    pub calibration: Vec<(u64, f64)>,
-    /// Seeds that should be here.
-    pub expected: BTreeSet<u64>,
-    /// Seeds that failed.
-    pub failed: BTreeSet<u64>,
-}
-
-impl Cell {
-    /// Whether every expected seed is here.
-    pub fn is_whole(&self) -> bool {
-        !self.values.is_empty() && self.expected.iter().all(|seed| self.values.iter().any(|v| v.0 == *seed))
-    }
-}
-
-/// A mean over seeds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figure {
-    /// Mean in percent.
-    pub mean: f64,
-    /// Sample standard deviation over seeds; `None` of one seed, and of a harmonic mean (which is taken of means).
-    pub deviation: Option<f64>,
-    /// Seeds.
-    pub seeds: usize,
-}
-
-/// What a table shows in one place.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Entry {
-    /// Nobody asked for it.
-    Blank,
-    /// Asked for, but a seed is missing or failed.
-    Gap,
-    /// A figure computed from every seed asked for.
-    Whole(Figure),
-}
-
-impl Entry {
-    /// The figure, where there is one.
-    pub fn figure(&self) -> Option<Figure> {
-        if let Self::Whole(figure) = self { Some(*figure) } else { None }
-    }
-}
-
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric<'a> {
-    /// Top-1 accuracy on a class set.
-    Accuracy(&'a str),
-    /// Harmonic mean of seed-averaged base and novel accuracy.
-    Harmonic,
-}
-
-/// Where it is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'a> {
-    /// One dataset.
-    Dataset(&'a str),
-    /// Mean over the section's datasets (targets only, where there is a source).
-    Average,
-}
 
 type CellKey = (String, String, String, usize);
 
@@ -111,6 +33,10 @@ pub struct Section {
     pub shots: Vec<usize>,
     /// Seeds of trained methods.
     pub seeds: BTreeSet<u64>,
+    /// What the finished trials took, by method and shots.
+    pub spending: BTreeMap<(String, usize), Spending>,
+    /// How seeds are summed up.
+    pub(super) spread: Spread,
     names_backbone: bool,
     cells: BTreeMap<CellKey, Cell>,
 }
@@ -126,9 +52,19 @@ impl Section {
         names_backbone: bool,
     ) -> Self {
         // Untrained methods belong to every source.
-        let belongs = |shots: usize, dataset: &str| source.is_none_or(|source| shots == 0 || dataset == source);
-        let records: Vec<&Record> = records.iter().copied().filter(|r| belongs(r.shots, &r.dataset)).collect();
-        let planned: Vec<&Planned> = planned.iter().copied().filter(|p| belongs(p.shots, &p.dataset)).collect();
+        let belongs = |shots: usize, dataset: &str| {
+            source.is_none_or(|source| shots == 0 || dataset == source)
+        };
+        let records: Vec<&Record> = records
+            .iter()
+            .copied()
+            .filter(|r| belongs(r.shots, &r.dataset))
+            .collect();
+        let planned: Vec<&Planned> = planned
+            .iter()
+            .copied()
+            .filter(|p| belongs(p.shots, &p.dataset))
+            .collect();
 
         let mut section = Self {
             protocol,
@@ -140,12 +76,22 @@ impl Section {
             class_sets: class_sets(&records),
             shots: Vec::new(),
             seeds: BTreeSet::new(),
+            spending: super::cost::spending(&records),
+            spread: Spread::default(),
             names_backbone,
             cells: BTreeMap::new(),
         };
-        let trained = planned.iter().map(|p| (p.shots, p.seed)).chain(records.iter().map(|r| (r.shots, r.seed)));
+        let trained = planned
+            .iter()
+            .map(|p| (p.shots, p.seed))
+            .chain(records.iter().map(|r| (r.shots, r.seed)));
         let trained: BTreeSet<(usize, u64)> = trained.filter(|t| t.0 > 0).collect();
-        section.shots = trained.iter().map(|t| t.0).collect::<BTreeSet<_>>().into_iter().collect();
+        section.shots = trained
+            .iter()
+            .map(|t| t.0)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         section.seeds = trained.iter().map(|t| t.1).collect();
         section.expect(&records, &planned);
         section.fill(&records);
@@ -155,17 +101,30 @@ impl Section {
     /// Notes in every cell which seeds it should have.
     fn expect(&mut self, records: &[&Record], planned: &[&Planned]) {
         for method in &self.methods {
-            let shots = if method.is_trained { self.shots.clone() } else { vec![0] };
-            let own: BTreeSet<u64> =
-                records.iter().filter(|r| r.method == method.label).map(|r| r.seed).collect();
+            let shots = if method.is_trained {
+                self.shots.clone()
+            } else {
+                vec![0]
+            };
+            let own: BTreeSet<u64> = records
+                .iter()
+                .filter(|r| r.method == method.label)
+                .map(|r| r.seed)
+                .collect();
             for dataset in &self.datasets {
                 for &shots in &shots {
                     let asked = |on: &str| -> BTreeSet<u64> {
-                        let same = planned.iter().filter(|p| p.method == method.label && p.shots == shots);
+                        let same = planned
+                            .iter()
+                            .filter(|p| p.method == method.label && p.shots == shots);
                         same.filter(|p| p.dataset == on).map(|p| p.seed).collect()
                     };
                     let expected = if planned.is_empty() {
-                        if method.is_trained { self.seeds.clone() } else { own.clone() }
+                        if method.is_trained {
+                            self.seeds.clone()
+                        } else {
+                            own.clone()
+                        }
                     } else {
                         let direct = asked(dataset);
                         match &self.source {
@@ -175,8 +134,17 @@ impl Section {
                         }
                     };
                     for class_set in &self.class_sets {
-                        let key = (method.label.clone(), dataset.clone(), class_set.clone(), shots);
-                        self.cells.entry(key).or_default().expected.clone_from(&expected);
+                        let key = (
+                            method.label.clone(),
+                            dataset.clone(),
+                            class_set.clone(),
+                            shots,
+                        );
+                        self.cells
+                            .entry(key)
+                            .or_default()
+                            .expected
+                            .clone_from(&expected);
                     }
                 }
             }
@@ -190,13 +158,18 @@ impl Section {
                 if record.outcome != Outcome::Finished {
                     continue;
                 }
-                let key =
-                    (record.method.clone(), test.dataset.clone(), test.class_set.clone(), record.shots);
+                let key = (
+                    record.method.clone(),
+                    test.dataset.clone(),
+                    test.class_set.clone(),
+                    record.shots,
+                );
                 let cell = self.cells.entry(key).or_default();
                 // Two trials of an untrained method may test the same target; they say the same.
                 if cell.values.iter().all(|v| v.0 != record.seed) {
                     cell.values.push((record.seed, test.accuracy()));
                     cell.calibration.push((record.seed, test.ece));
+                    cell.keys.push((record.seed, record.key.clone()));
                 }
             }
             if record.outcome != Outcome::Finished {
@@ -211,7 +184,13 @@ impl Section {
         for cell in self.cells.values_mut() {
             cell.values.sort_by_key(|v| v.0);
             cell.calibration.sort_by_key(|v| v.0);
+            cell.keys.sort();
         }
+    }
+
+    /// How seeds are summed up.
+    pub fn spread(&self) -> Spread {
+        self.spread
     }
 
     /// Heading: the protocol, and what tells this section from its neighbours.
@@ -221,9 +200,14 @@ impl Section {
             title += &format!(" from {source}");
         }
         if self.names_backbone {
-            title += &format!(", {}", self.backbone);
+            title += &format!(", {} ({})", self.backbone, self.short_fingerprint());
         }
         title
+    }
+
+    /// Enough of the backbone's fingerprint to tell it from another.
+    pub fn short_fingerprint(&self) -> &str {
+        self.fingerprint.get(..8).unwrap_or(&self.fingerprint)
     }
 
     /// Start of the names of this section's files.
@@ -233,33 +217,61 @@ impl Section {
             slug += &format!("-from-{source}");
         }
         if self.names_backbone {
-            let short: String = self.fingerprint.chars().take(8).collect();
-            slug += &format!("-{short}");
+            slug += &format!("-{}", self.short_fingerprint());
         }
-        slug.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+        slug.chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect()
     }
 
     /// Datasets an average is taken over: all, less the source.
     pub fn targets(&self) -> impl Iterator<Item = &str> {
-        self.datasets.iter().map(String::as_str).filter(|d| self.source.as_deref() != Some(*d))
+        self.datasets
+            .iter()
+            .map(String::as_str)
+            .filter(|d| self.source.as_deref() != Some(*d))
     }
 
     /// Every cell: method, dataset, class set, shots, accuracies.
     pub fn cells(&self) -> impl Iterator<Item = (&str, &str, &str, usize, &Cell)> {
-        self.cells.iter().map(|((m, d, c, s), cell)| (m.as_str(), d.as_str(), c.as_str(), *s, cell))
+        self.cells
+            .iter()
+            .map(|((m, d, c, s), cell)| (m.as_str(), d.as_str(), c.as_str(), *s, cell))
     }
 
     /// The cell of a method, whatever the number of shots where it is not trained.
-    pub fn cell(&self, method: &Method, dataset: &str, class_set: &str, shots: usize) -> Option<&Cell> {
+    pub fn cell(
+        &self,
+        method: &Method,
+        dataset: &str,
+        class_set: &str,
+        shots: usize,
+    ) -> Option<&Cell> {
         let shots = if method.is_trained { shots } else { 0 };
-        self.cells.get(&(method.label.clone(), dataset.to_owned(), class_set.to_owned(), shots))
+        self.cells.get(&(
+            method.label.clone(),
+            dataset.to_owned(),
+            class_set.to_owned(),
+            shots,
+        ))
     }
 
     /// What a table or chart shows for a method in one place.
-    pub fn entry(&self, method: &Method, place: Place<'_>, metric: Metric<'_>, shots: usize) -> Entry {
+    pub fn entry(
+        &self,
+        method: &Method,
+        place: Place<'_>,
+        metric: Metric<'_>,
+        shots: usize,
+    ) -> Entry {
         let class_set = match metric {
             Metric::Accuracy(class_set) => class_set,
-            Metric::Harmonic => return self.harmonic(method, place, shots),
+            Metric::MeanOfHarmonics if place == Place::Average => {
+                return self.mean_of_harmonics(method, shots);
+            }
+            Metric::Harmonic | Metric::MeanOfHarmonics => {
+                return self.harmonic(method, place, shots);
+            }
         };
         match place {
             Place::Dataset(dataset) => match self.cell(method, dataset, class_set, shots) {
@@ -268,9 +280,10 @@ impl Section {
                 Some(cell) if !cell.is_whole() => Entry::Gap,
                 Some(cell) => {
                     let values: Vec<f64> = cell.values.iter().map(|v| v.1).collect();
+                    let (mean, deviation) = self.spread.of(&values);
                     Entry::Whole(Figure {
-                        mean: stats::mean(&values).expect("a whole cell has values"),
-                        deviation: stats::sample_deviation(&values),
+                        mean: mean.expect("a whole cell has values"),
+                        deviation,
                         seeds: values.len(),
                     })
                 }
@@ -283,35 +296,78 @@ impl Section {
     fn average(&self, method: &Method, class_set: &str, shots: usize) -> Entry {
         let entries: Vec<Entry> = self
             .targets()
-            .map(|d| self.entry(method, Place::Dataset(d), Metric::Accuracy(class_set), shots))
+            .map(|d| {
+                self.entry(
+                    method,
+                    Place::Dataset(d),
+                    Metric::Accuracy(class_set),
+                    shots,
+                )
+            })
             .collect();
         if entries.iter().all(|e| *e == Entry::Blank) {
             return Entry::Blank;
         }
-        let Some(figures) = entries.iter().map(Entry::figure).collect::<Option<Vec<_>>>() else {
+        let Some(figures) = entries
+            .iter()
+            .map(Entry::figure)
+            .collect::<Option<Vec<_>>>()
+        else {
             return Entry::Gap;
         };
         let means: Vec<f64> = figures.iter().map(|f| f.mean).collect();
         let by_seed = self.seed_averages(method, class_set, shots);
         Entry::Whole(Figure {
             mean: stats::mean(&means).expect("there is a dataset"),
-            deviation: by_seed.as_deref().and_then(stats::sample_deviation),
+            deviation: by_seed
+                .as_deref()
+                .and_then(stats::sample_deviation)
+                .filter(|_| self.spread == Spread::Sample),
             seeds: by_seed.map_or(1, |values| values.len()),
         })
     }
 
     /// Each seed's mean over datasets; `None` where the datasets do not share their seeds.
     fn seed_averages(&self, method: &Method, class_set: &str, shots: usize) -> Option<Vec<f64>> {
-        let cells: Vec<&Cell> =
-            self.targets().map(|d| self.cell(method, d, class_set, shots)).collect::<Option<_>>()?;
+        let cells: Vec<&Cell> = self
+            .targets()
+            .map(|d| self.cell(method, d, class_set, shots))
+            .collect::<Option<_>>()?;
         let seeds = |cell: &Cell| cell.values.iter().map(|v| v.0).collect::<Vec<_>>();
         let first = seeds(cells.first()?);
         if cells.iter().any(|cell| seeds(cell) != first) {
             return None;
         }
         (0..first.len())
-            .map(|i| stats::mean(&cells.iter().map(|cell| cell.values[i].1).collect::<Vec<_>>()))
+            .map(|i| {
+                stats::mean(
+                    &cells
+                        .iter()
+                        .map(|cell| cell.values[i].1)
+                        .collect::<Vec<_>>(),
+                )
+            })
             .collect()
+    }
+
+    fn mean_of_harmonics(&self, method: &Method, shots: usize) -> Entry {
+        let of = |dataset| self.harmonic(method, Place::Dataset(dataset), shots);
+        let entries: Vec<Entry> = self.targets().map(of).collect();
+        if entries.iter().all(|e| *e == Entry::Blank) {
+            return Entry::Blank;
+        }
+        let figures = entries
+            .iter()
+            .map(Entry::figure)
+            .collect::<Option<Vec<_>>>();
+        figures.map_or(Entry::Gap, |figures| {
+            let means: Vec<f64> = figures.iter().map(|f| f.mean).collect();
+            Entry::Whole(Figure {
+                mean: stats::mean(&means).expect("there is a dataset"),
+                deviation: None,
+                seeds: figures.iter().map(|f| f.seeds).min().unwrap_or(0),
+            })
+        })
     }
 
     fn harmonic(&self, method: &Method, place: Place<'_>, shots: usize) -> Entry {
@@ -336,7 +392,11 @@ impl Section {
                 Some(source) if has_source(self.protocol) && *shots > 0 => source,
                 _ => dataset,
             };
-            for seed in cell.expected.iter().filter(|seed| !cell.failed.contains(seed)) {
+            for seed in cell
+                .expected
+                .iter()
+                .filter(|seed| !cell.failed.contains(seed))
+            {
                 if cell.values.iter().all(|v| v.0 != *seed) {
                     missing.push(trial_name(self.protocol, method, dataset, *shots, *seed));
                 }
@@ -346,60 +406,4 @@ impl Section {
         missing.dedup();
         missing
     }
-}
-
-/// Methods in plan order, else untrained first, then by label.
-fn methods(records: &[&Record], planned: &[&Planned]) -> Vec<Method> {
-    let mut order: Vec<(&str, &str)> = Vec::new();
-    let mut add = |label, algorithm| {
-        if !order.iter().any(|m| m.0 == label) {
-            order.push((label, algorithm));
-        }
-    };
-    for trial in planned {
-        add(&trial.method, &trial.algorithm);
-    }
-    let mut rest: Vec<&&Record> = records.iter().collect();
-    rest.sort_by_key(|r| (r.shots > 0, &r.method));
-    for record in rest {
-        add(&record.method, &record.algorithm);
-    }
-    let is_trained = |label: &str| {
-        let shots = planned.iter().map(|p| (&p.method, p.shots));
-        shots.chain(records.iter().map(|r| (&r.method, r.shots))).any(|(m, shots)| m == label && shots > 0)
-    };
-    order
-        .iter()
-        .enumerate()
-        .map(|(i, (label, algorithm))| Method {
-            label: (*label).to_owned(),
-            algorithm: (*algorithm).to_owned(),
-            variant: order[..i].iter().filter(|m| m.1 == *algorithm).count(),
-            is_trained: is_trained(label),
-        })
-        .collect()
-}
-
-/// Datasets tested on: the source, then plan order (the order of the tests, where there is a source), then by name.
-fn datasets(source: Option<&str>, records: &[&Record], planned: &[&Planned]) -> Vec<String> {
-    let tested: BTreeSet<&str> = records.iter().flat_map(|r| &r.tests).map(|t| t.dataset.as_str()).collect();
-    let mut order: Vec<&str> = source.into_iter().filter(|s| tested.contains(s)).collect();
-    let first = records.iter().filter(|r| source.is_some() && !r.tests.is_empty()).take(1);
-    let wanted = first.flat_map(|r| &r.tests).map(|t| t.dataset.as_str());
-    let wanted = wanted.chain(planned.iter().filter(|_| source.is_none()).map(|p| p.dataset.as_str()));
-    let failed = records.iter().filter(|_| source.is_none()).map(|r| r.dataset.as_str());
-    let others: BTreeSet<&str> = tested.iter().copied().chain(failed).collect();
-    for dataset in wanted.chain(others) {
-        if !order.contains(&dataset) {
-            order.push(dataset);
-        }
-    }
-    order.into_iter().map(str::to_owned).collect()
-}
-
-fn class_sets(records: &[&Record]) -> Vec<String> {
-    let mut sets: Vec<&str> = records.iter().flat_map(|r| &r.tests).map(|t| t.class_set.as_str()).collect();
-    sets.sort_by_key(|name| (["all", "base", "novel"].iter().position(|known| known == name).unwrap_or(3), *name));
-    sets.dedup();
-    sets.into_iter().map(str::to_owned).collect()
 }

@@ -1,8 +1,11 @@
-use super::sample::{failed, planned, trial};
+use super::sample::{failed, trial};
 use super::*;
 
 fn loaded(records: Vec<Record>) -> Loaded {
-    Loaded { records, ..Loaded::default() }
+    Loaded {
+        records,
+        ..Loaded::default()
+    }
 }
 
 fn method<'a>(section: &'a Section, label: &str) -> &'a Method {
@@ -13,7 +16,13 @@ fn method<'a>(section: &'a Section, label: &str) -> &'a Method {
 fn small() -> Vec<Record> {
     vec![
         trial("zero-shot", "dtd", 0, 1, &[("base", 50.0), ("novel", 60.0)]),
-        trial("zero-shot", "eurosat", 0, 1, &[("base", 40.0), ("novel", 30.0)]),
+        trial(
+            "zero-shot",
+            "eurosat",
+            0,
+            1,
+            &[("base", 40.0), ("novel", 30.0)],
+        ),
         trial("coop", "dtd", 16, 1, &[("base", 80.0), ("novel", 50.0)]),
         trial("coop", "dtd", 16, 2, &[("base", 84.0), ("novel", 40.0)]),
         trial("coop", "eurosat", 16, 1, &[("base", 90.0), ("novel", 60.0)]),
@@ -26,7 +35,13 @@ fn harmonic_mean_is_of_averages_and_not_an_average() {
     let summary = Summary::new(&loaded(small()));
     let section = &summary.sections[0];
     let coop = method(section, "coop");
-    let h = |place| section.entry(coop, place, Metric::Harmonic, 16).figure().unwrap().mean;
+    let h = |place| {
+        section
+            .entry(coop, place, Metric::Harmonic, 16)
+            .figure()
+            .unwrap()
+            .mean
+    };
     assert_eq!(h(Place::Dataset("dtd")), 2.0 * 82.0 * 45.0 / 127.0);
     // Averaged columns: base (82 + 91) / 2, novel (45 + 56) / 2.
     assert_eq!(h(Place::Average), 2.0 * 86.5 * 50.5 / 137.0);
@@ -39,12 +54,29 @@ fn deviations_are_over_seeds() {
     let summary = Summary::new(&loaded(small()));
     let section = &summary.sections[0];
     let coop = method(section, "coop");
-    let base = |place| section.entry(coop, place, Metric::Accuracy("base"), 16).figure().unwrap();
+    let base = |place| {
+        section
+            .entry(coop, place, Metric::Accuracy("base"), 16)
+            .figure()
+            .unwrap()
+    };
     assert!((base(Place::Dataset("dtd")).deviation.unwrap() - 8f64.sqrt()).abs() < 1e-12);
     // Seed averages are 85 and 88.
     assert!((base(Place::Average).deviation.unwrap() - 4.5f64.sqrt()).abs() < 1e-12);
-    let zero = section.entry(method(section, "zero-shot"), Place::Average, Metric::Accuracy("base"), 16);
-    assert_eq!(zero, Entry::Whole(Figure { mean: 45.0, deviation: None, seeds: 1 }));
+    let zero = section.entry(
+        method(section, "zero-shot"),
+        Place::Average,
+        Metric::Accuracy("base"),
+        16,
+    );
+    assert_eq!(
+        zero,
+        Entry::Whole(Figure {
+            mean: 45.0,
+            deviation: None,
+            seeds: 1
+        })
+    );
 }
 
 #[test]
@@ -57,9 +89,15 @@ fn a_missing_seed_is_a_gap_and_so_is_its_average() {
     let base = |place| section.entry(coop, place, Metric::Accuracy("base"), 16);
     assert_eq!(base(Place::Dataset("dtd")), Entry::Gap);
     assert_eq!(base(Place::Average), Entry::Gap);
-    assert_eq!(section.entry(coop, Place::Average, Metric::Harmonic, 16), Entry::Gap);
+    assert_eq!(
+        section.entry(coop, Place::Average, Metric::Harmonic, 16),
+        Entry::Gap
+    );
     assert!(matches!(base(Place::Dataset("eurosat")), Entry::Whole(_)));
-    assert_eq!(summary.health.missing, ["base-to-novel coop dtd 16 shots seed 2"]);
+    assert_eq!(
+        summary.health.missing,
+        ["base-to-novel coop dtd 16 shots seed 2"]
+    );
 }
 
 #[test]
@@ -69,10 +107,20 @@ fn a_failed_seed_is_a_gap_with_its_reason() {
     let summary = Summary::new(&loaded(records));
     let section = &summary.sections[0];
     let coop = method(section, "coop");
-    assert_eq!(section.entry(coop, Place::Dataset("dtd"), Metric::Accuracy("base"), 16), Entry::Gap);
-    assert_eq!(summary.health.failed[0].trial, "base-to-novel coop dtd 16 shots seed 2");
+    assert_eq!(
+        section.entry(coop, Place::Dataset("dtd"), Metric::Accuracy("base"), 16),
+        Entry::Gap
+    );
+    assert_eq!(
+        summary.health.failed[0].trial,
+        "base-to-novel coop dtd 16 shots seed 2"
+    );
     assert_eq!(summary.health.failed[0].reason, "the loss became NaN");
-    assert!(summary.health.missing.is_empty(), "{:?}", summary.health.missing);
+    assert!(
+        summary.health.missing.is_empty(),
+        "{:?}",
+        summary.health.missing
+    );
 }
 
 #[test]
@@ -84,22 +132,36 @@ fn a_dataset_whose_every_trial_failed_is_still_a_row() {
     let section = &summary.sections[0];
     assert_eq!(section.datasets, ["dtd", "eurosat"]);
     let coop = method(section, "coop");
-    assert_eq!(section.entry(coop, Place::Average, Metric::Accuracy("base"), 16), Entry::Gap);
+    assert_eq!(
+        section.entry(coop, Place::Average, Metric::Accuracy("base"), 16),
+        Entry::Gap
+    );
 }
 
 #[test]
 fn the_plan_tells_what_is_missing_from_what_nobody_wanted() {
     let records = small();
     let mut all = loaded(records.clone());
-    all.planned = records.iter().filter(|r| r.method == "zero-shot" || r.dataset == "dtd").map(planned).collect();
-    all.planned.push(Planned { key: "extra".to_owned(), seed: 3, ..planned(&records[2]) });
+    all.planned = records
+        .iter()
+        .filter(|r| r.method == "zero-shot" || r.dataset == "dtd")
+        .map(Planned::of)
+        .collect();
+    all.planned.push(Planned {
+        key: "extra".to_owned(),
+        seed: 3,
+        ..Planned::of(&records[2])
+    });
     let summary = Summary::new(&all);
     let section = &summary.sections[0];
     let coop = method(section, "coop");
     let base = |place| section.entry(coop, place, Metric::Accuracy("base"), 16);
     assert_eq!(base(Place::Dataset("dtd")), Entry::Gap);
     assert_eq!(base(Place::Dataset("eurosat")), Entry::Blank);
-    assert_eq!(summary.health.missing, ["base-to-novel coop dtd 16 shots seed 3"]);
+    assert_eq!(
+        summary.health.missing,
+        ["base-to-novel coop dtd 16 shots seed 3"]
+    );
     assert_eq!(summary.health.set_aside.len(), 2);
 }
 
@@ -112,7 +174,9 @@ fn the_newer_record_of_a_trial_counts() {
     records.push(again);
     let summary = Summary::new(&loaded(records));
     let section = &summary.sections[0];
-    let cell = section.cell(method(section, "coop"), "dtd", "base", 16).unwrap();
+    let cell = section
+        .cell(method(section, "coop"), "dtd", "base", 16)
+        .unwrap();
     assert_eq!(cell.values, [(1, 80.0), (2, 88.0)]);
     assert_eq!(summary.health.set_aside.len(), 1);
 }
@@ -129,21 +193,40 @@ fn two_backbones_are_never_averaged() {
     let summary = Summary::new(&loaded(records));
     assert_eq!(summary.sections.len(), 2);
     assert_ne!(summary.sections[0].slug(), summary.sections[1].slug());
-    assert!(summary.sections[1].title().ends_with(", large"), "{}", summary.sections[1].title());
+    assert!(
+        summary.sections[1].title().ends_with(", large (beefbeef)"),
+        "{}",
+        summary.sections[1].title()
+    );
 }
 
 #[test]
 fn a_source_is_tested_but_not_averaged() {
-    let all = sample::sweep(Protocol::CrossDataset, &["zero-shot", "coop"], &["imagenet", "dtd", "eurosat"], &[16]);
+    let all = sample::sweep(
+        Protocol::CrossDataset,
+        &["zero-shot", "coop"],
+        &["imagenet", "dtd", "eurosat"],
+        &[16],
+    );
     let summary = Summary::new(&all);
     let section = &summary.sections[0];
     assert_eq!(section.source.as_deref(), Some("imagenet"));
     assert_eq!(section.datasets, ["imagenet", "dtd", "eurosat"]);
     assert_eq!(section.targets().collect::<Vec<_>>(), ["dtd", "eurosat"]);
-    assert!(summary.health.notes().is_empty(), "{:?}", summary.health.notes());
+    assert!(
+        summary.health.notes().is_empty(),
+        "{:?}",
+        summary.health.notes()
+    );
     for label in ["zero-shot", "coop"] {
         let m = method(section, label);
-        let of = |place| section.entry(m, place, Metric::Accuracy("all"), 16).figure().unwrap().mean;
+        let of = |place| {
+            section
+                .entry(m, place, Metric::Accuracy("all"), 16)
+                .figure()
+                .unwrap()
+                .mean
+        };
         let mean = f64::midpoint(of(Place::Dataset("dtd")), of(Place::Dataset("eurosat")));
         assert!((of(Place::Average) - mean).abs() < 1e-12);
     }
@@ -160,4 +243,95 @@ fn a_collapsed_seed_is_flagged_and_kept() {
     let coop = method(section, "coop");
     let base = section.entry(coop, Place::Dataset("dtd"), Metric::Accuracy("base"), 16);
     assert_eq!(base.figure().unwrap().mean, 46.0);
+}
+
+#[test]
+fn intervals_are_student_t() {
+    let figure = Figure {
+        mean: 82.4,
+        deviation: Some(0.8888194417315619),
+        seeds: 3,
+    };
+    // scipy: 80.19205010585775 to 84.60794989414224.
+    assert!((figure.half_interval(0.95).unwrap() - (84.60794989414224 - 82.4)).abs() < 1e-9);
+    let one = Figure {
+        deviation: None,
+        seeds: 1,
+        ..figure
+    };
+    assert_eq!(one.half_interval(0.95), None);
+}
+
+#[test]
+fn spending_is_a_mean_over_finished_trials() {
+    let mut records = small();
+    records.push(failed("coop", "ucf101", 16, 1, "no memory"));
+    let summary = Summary::new(&loaded(records));
+    let coop = &summary.sections[0].spending[&("coop".to_owned(), 16)];
+    assert_eq!((coop.trials, coop.parameters), (4, 2048 * 5));
+    // 160 s for 800 steps, and 1.5 s for 2000 pictures.
+    assert_eq!(
+        (coop.train_seconds, coop.seconds_a_step),
+        (160.0, Some(0.2))
+    );
+    assert_eq!(coop.seconds_a_picture, 1.5 / 2000.0);
+    let zero = &summary.sections[0].spending[&("zero-shot".to_owned(), 0)];
+    assert_eq!(zero.seconds_a_step, None);
+}
+
+#[test]
+fn the_two_averages_of_h_are_told_apart() {
+    let summary = Summary::new(&loaded(small()));
+    let section = &summary.sections[0];
+    let coop = method(section, "coop");
+    let of = |metric| {
+        section
+            .entry(coop, Place::Average, metric, 16)
+            .figure()
+            .unwrap()
+            .mean
+    };
+    let datasets = (2.0 * 82.0 * 45.0 / 127.0 + 2.0 * 91.0 * 56.0 / 147.0) / 2.0;
+    assert!((of(Metric::MeanOfHarmonics) - datasets).abs() < 1e-12);
+    assert!((of(Metric::Harmonic) - of(Metric::MeanOfHarmonics)).abs() > 0.01);
+}
+
+#[test]
+fn figures_as_published_round_first_and_divide_by_n() {
+    let mut records = small();
+    records[2] = trial("coop", "dtd", 16, 1, &[("base", 80.05), ("novel", 50.0)]);
+    let summary = Summary::new(&loaded(records)).with_spread(Spread::AsPublished);
+    let section = &summary.sections[0];
+    let coop = method(section, "coop");
+    let base = |place| {
+        section
+            .entry(coop, place, Metric::Accuracy("base"), 16)
+            .figure()
+            .unwrap()
+    };
+    // 80.05 prints as 80.1 (or 80.0 by the last bit), 84.0 stays.
+    let own = base(Place::Dataset("dtd"));
+    assert!((own.mean - 82.05).abs() < 1e-9, "{own:?}");
+    assert!((own.deviation.unwrap() - 1.95).abs() < 1e-9, "{own:?}");
+    assert_eq!(base(Place::Average).deviation, None);
+    let zero = section.entry(
+        method(section, "zero-shot"),
+        Place::Dataset("dtd"),
+        Metric::Accuracy("base"),
+        16,
+    );
+    assert_eq!(zero.figure().unwrap().deviation, None);
+}
+
+#[test]
+fn one_record_of_a_trial_asked_for_twice_is_enough() {
+    let mut all = loaded(small());
+    for mut record in small() {
+        record.key += "-again";
+        all.records.push(record);
+    }
+    all.planned = all.records.iter().map(Planned::of).collect();
+    let health = Summary::new(&all).health;
+    assert!(health.missing.is_empty(), "{:?}", health.missing);
+    assert_eq!((health.finished, health.set_aside.len()), (6, 6));
 }

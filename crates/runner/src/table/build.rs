@@ -3,27 +3,30 @@
 use super::{Contest, Group, Row, Table};
 use crate::looks::look;
 use crate::record::Protocol;
-use crate::summary::{Entry, Method, Metric, Place, Section, Summary};
+use crate::summary::{Entry, Method, Metric, Place, Section, Spread, Summary};
 
 /// Every table of every section.
 pub fn tables(summary: &Summary) -> Vec<Table> {
+    summary.sections.iter().flat_map(section_tables).collect()
+}
+
+/// Every table of one section, the most telling first.
+pub fn section_tables(section: &Section) -> Vec<Table> {
     let mut tables = Vec::new();
-    for section in &summary.sections {
-        let view = View { section };
-        if section.protocol == Protocol::BaseToNovel {
-            tables.push(view.average());
-            for shots in view.shots() {
-                tables.push(view.base_to_novel(shots));
-                tables.push(view.halves(shots, Contest::Rows));
-            }
-        } else {
-            for class_set in &section.class_sets {
-                if section.shots.len() > 1 {
-                    tables.push(view.learning(class_set, &view.places()));
-                }
-                tables.push(view.datasets(class_set, &view.shots()));
-            }
+    let view = View { section };
+    if section.protocol == Protocol::BaseToNovel {
+        tables.push(view.average());
+        for shots in view.shots() {
+            tables.push(view.base_to_novel(shots));
+            tables.push(view.halves(shots, Contest::Rows));
         }
+        return tables;
+    }
+    for class_set in &section.class_sets {
+        if section.shots.len() > 1 {
+            tables.push(view.learning(class_set, &view.places()));
+        }
+        tables.push(view.datasets(class_set, &view.shots()));
     }
     tables
 }
@@ -36,7 +39,10 @@ pub(super) fn at_a_glance(summary: &Summary) -> Vec<Table> {
         let most = view.shots().last().copied().unwrap_or(0);
         if section.protocol == Protocol::BaseToNovel {
             tables.push(view.average());
-            tables.push(view.halves(most, Contest::Columns));
+            // A single dataset is its own average.
+            if section.datasets.len() > 1 {
+                tables.push(view.halves(most, Contest::Columns));
+            }
         } else {
             for class_set in &section.class_sets {
                 if section.shots.len() > 1 && section.datasets.len() > 1 {
@@ -56,13 +62,20 @@ struct View<'a> {
 impl<'a> View<'a> {
     /// Numbers of shots; 0 alone where nothing is trained.
     fn shots(&self) -> Vec<usize> {
-        if self.section.shots.is_empty() { vec![0] } else { self.section.shots.clone() }
+        if self.section.shots.is_empty() {
+            vec![0]
+        } else {
+            self.section.shots.clone()
+        }
     }
 
     /// The average first, as the papers print it, then each dataset.
     fn places(&self) -> Vec<Place<'a>> {
         let average = (self.section.targets().count() > 1).then_some(Place::Average);
-        average.into_iter().chain(self.section.datasets.iter().map(|d| Place::Dataset(d))).collect()
+        average
+            .into_iter()
+            .chain(self.section.datasets.iter().map(|d| Place::Dataset(d)))
+            .collect()
     }
 
     /// Datasets, then their average, as columns.
@@ -77,18 +90,30 @@ impl<'a> View<'a> {
     fn place_name(&self, place: Place<'_>) -> String {
         match place {
             Place::Average => "Average".to_owned(),
-            Place::Dataset(d) if self.section.source.as_deref() == Some(d) => format!("{d} (source)"),
+            Place::Dataset(d) if self.section.source.as_deref() == Some(d) => {
+                format!("{d} (source)")
+            }
             Place::Dataset(d) => d.to_owned(),
         }
     }
 
     fn methods(&self) -> impl Iterator<Item = (&'a Method, String)> {
-        self.section.methods.iter().map(|method| (method, look(method).name))
+        self.section
+            .methods
+            .iter()
+            .map(|method| (method, look(method).name))
     }
 
     fn caption(&self, has_harmonic: bool) -> String {
         let section = self.section;
-        let mut text = "Top-1 accuracy in percent: mean ± sample standard deviation (n − 1) over ".to_owned();
+        let mut text = match section.spread() {
+            Spread::Sample => "Top-1 accuracy in percent: mean ± sample standard deviation (n − 1) over ",
+            Spread::AsPublished => {
+                "Top-1 accuracy in percent as the published scripts print it: each seed rounded to one decimal, mean ± \
+                 population standard deviation (n) over "
+            }
+        }
+        .to_owned();
         let seeds: Vec<String> = section.seeds.iter().map(u64::to_string).collect();
         match seeds.len() {
             0 => text += "seeds",
@@ -113,7 +138,13 @@ impl<'a> View<'a> {
     fn notes(&self, places: &[Place<'_>], shots: &[usize], class_sets: &[&str]) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
         // An average's gap is a dataset's gap.
-        let named = places.iter().filter_map(|p| if let Place::Dataset(d) = p { Some(*d) } else { None });
+        let named = places.iter().filter_map(|p| {
+            if let Place::Dataset(d) = p {
+                Some(*d)
+            } else {
+                None
+            }
+        });
         let mut datasets: Vec<&str> = named.collect();
         if datasets.is_empty() {
             datasets = self.section.targets().collect();
@@ -122,7 +153,10 @@ impl<'a> View<'a> {
             for &dataset in &datasets {
                 for &shots in shots {
                     for class_set in class_sets {
-                        let Some(cell) = self.section.cell(method, dataset, class_set, shots) else { continue };
+                        let Some(cell) = self.section.cell(method, dataset, class_set, shots)
+                        else {
+                            continue;
+                        };
                         let is_asked = !cell.expected.is_empty() || !cell.values.is_empty();
                         if cell.is_whole() || !is_asked {
                             continue;
@@ -131,7 +165,8 @@ impl<'a> View<'a> {
                         if method.is_trained {
                             note += &format!(", {}", shots_name(shots));
                         }
-                        note += &format!(": {} of {} seeds", cell.values.len(), cell.expected.len());
+                        note +=
+                            &format!(": {} of {} seeds", cell.values.len(), cell.expected.len());
                         if !cell.failed.is_empty() {
                             note += &format!(" ({} failed)", cell.failed.len());
                         }
@@ -149,28 +184,53 @@ impl<'a> View<'a> {
     fn rows(&self, columns: &[(Place<'_>, Metric<'_>, usize)]) -> Vec<Row> {
         self.methods()
             .map(|(method, label)| {
-                let entry = |c: &(Place<'_>, Metric<'_>, usize)| self.section.entry(method, c.0, c.1, c.2);
-                Row { label, entries: columns.iter().map(entry).collect() }
+                let entry =
+                    |c: &(Place<'_>, Metric<'_>, usize)| self.section.entry(method, c.0, c.1, c.2);
+                Row {
+                    label,
+                    entries: columns.iter().map(entry).collect(),
+                }
             })
             .collect()
     }
 
-    /// Base, novel and H of the average, a group a number of shots.
+    /// Base, novel, H and the mean of H, averaged; a group a number of shots.
     fn average(&self) -> Table {
         let shots = self.shots();
         // With a single dataset, it is its own average.
         let place = self.places()[0];
-        let group = |&shots: &usize| Group {
-            label: if self.shots().len() > 1 { shots_name(shots) } else { String::new() },
-            rows: self.rows(&HALVES.map(|(_, metric)| (place, metric, shots))),
+        let mut columns = HALVES.to_vec();
+        let mut caption = self.caption(true);
+        if place == Place::Average {
+            columns.push(("Mean of H", Metric::MeanOfHarmonics));
+            caption += " Mean of H is the mean of the datasets' H.";
+        }
+        let group = |&shots: &usize| {
+            let cells: Vec<_> = columns
+                .iter()
+                .map(|(_, metric)| (place, *metric, shots))
+                .collect();
+            let label = if self.shots().len() > 1 {
+                shots_name(shots)
+            } else {
+                String::new()
+            };
+            Group {
+                label,
+                rows: self.rows(&cells),
+            }
         };
         Table {
             slug: format!("{}-average", self.section.slug()),
             title: format!("{}: {}", self.section.title(), self.mean_of(&shots)),
-            caption: self.caption(true),
-            group_head: if shots.len() > 1 { "Shots".to_owned() } else { String::new() },
+            caption,
+            group_head: if shots.len() > 1 {
+                "Shots".to_owned()
+            } else {
+                String::new()
+            },
             row_head: "Method".to_owned(),
-            columns: HALVES.map(|(name, _)| name.to_owned()).to_vec(),
+            columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
             groups: shots.iter().map(group).collect(),
             contest: Contest::Rows,
             notes: self.notes(&[place], &shots, &["base", "novel"]),
@@ -217,8 +277,15 @@ impl<'a> View<'a> {
         for (name, metric) in HALVES {
             let columns: Vec<_> = places.iter().map(|p| (*p, metric, shots)).collect();
             let rows = self.rows(&columns);
-            let rows = if contest == Contest::Rows { rows } else { transpose(&rows, &names) };
-            groups.push(Group { label: name.to_owned(), rows });
+            let rows = if contest == Contest::Rows {
+                rows
+            } else {
+                transpose(&rows, &names)
+            };
+            groups.push(Group {
+                label: name.to_owned(),
+                rows,
+            });
         }
         let is_turned = contest == Contest::Columns;
         Table {
@@ -227,7 +294,11 @@ impl<'a> View<'a> {
             caption: self.caption(true),
             group_head: "Classes".to_owned(),
             row_head: if is_turned { "Dataset" } else { "Method" }.to_owned(),
-            columns: if is_turned { self.methods().map(|m| m.1).collect() } else { names },
+            columns: if is_turned {
+                self.methods().map(|m| m.1).collect()
+            } else {
+                names
+            },
             groups,
             contest,
             notes: self.notes(&places, &[shots], &["base", "novel"]),
@@ -238,10 +309,18 @@ impl<'a> View<'a> {
     fn learning(&self, class_set: &str, places: &[Place<'_>]) -> Table {
         let section = self.section;
         let has_untrained = section.methods.iter().any(|m| !m.is_trained);
-        let columns: Vec<usize> = has_untrained.then_some(0).into_iter().chain(section.shots.clone()).collect();
+        let columns: Vec<usize> = has_untrained
+            .then_some(0)
+            .into_iter()
+            .chain(section.shots.clone())
+            .collect();
         let metric = Metric::Accuracy(class_set);
         let group = |place: &Place<'_>| Group {
-            label: if places.len() > 1 { self.place_name(*place) } else { String::new() },
+            label: if places.len() > 1 {
+                self.place_name(*place)
+            } else {
+                String::new()
+            },
             rows: self
                 .methods()
                 .map(|(method, label)| {
@@ -252,7 +331,10 @@ impl<'a> View<'a> {
                             section.entry(method, *place, metric, shots)
                         }
                     };
-                    Row { label, entries: columns.iter().map(entry).collect() }
+                    Row {
+                        label,
+                        entries: columns.iter().map(entry).collect(),
+                    }
                 })
                 .collect(),
         };
@@ -264,7 +346,11 @@ impl<'a> View<'a> {
             slug: format!("{}{}-by-shots", section.slug(), self.suffix(class_set)),
             title,
             caption: self.caption(false),
-            group_head: if places.len() > 1 { "Dataset".to_owned() } else { String::new() },
+            group_head: if places.len() > 1 {
+                "Dataset".to_owned()
+            } else {
+                String::new()
+            },
             row_head: "Method".to_owned(),
             columns: columns.iter().map(|&k| shots_name(k)).collect(),
             groups: places.iter().map(group).collect(),
@@ -277,16 +363,38 @@ impl<'a> View<'a> {
     fn datasets(&self, class_set: &str, shots: &[usize]) -> Table {
         let places = self.across();
         let group = |&shots_here: &usize| {
-            let columns: Vec<_> = places.iter().map(|p| (*p, Metric::Accuracy(class_set), shots_here)).collect();
-            let label = if shots.len() > 1 { shots_name(shots_here) } else { String::new() };
-            Group { label, rows: self.rows(&columns) }
+            let columns: Vec<_> = places
+                .iter()
+                .map(|p| (*p, Metric::Accuracy(class_set), shots_here))
+                .collect();
+            let label = if shots.len() > 1 {
+                shots_name(shots_here)
+            } else {
+                String::new()
+            };
+            Group {
+                label,
+                rows: self.rows(&columns),
+            }
         };
         let title = format!("{} by dataset", self.section.title());
         Table {
-            slug: format!("{}{}-by-dataset", self.section.slug(), self.suffix(class_set)),
-            title: if let [one] = shots { title_with_shots(&title, *one) } else { title },
+            slug: format!(
+                "{}{}-by-dataset",
+                self.section.slug(),
+                self.suffix(class_set)
+            ),
+            title: if let [one] = shots {
+                title_with_shots(&title, *one)
+            } else {
+                title
+            },
             caption: self.caption(false),
-            group_head: if shots.len() > 1 { "Shots".to_owned() } else { String::new() },
+            group_head: if shots.len() > 1 {
+                "Shots".to_owned()
+            } else {
+                String::new()
+            },
             row_head: "Method".to_owned(),
             columns: places.iter().map(|p| self.place_name(*p)).collect(),
             groups: shots.iter().map(group).collect(),
@@ -308,12 +416,19 @@ impl<'a> View<'a> {
 
     /// Tells tables of several class sets apart.
     fn suffix(&self, class_set: &str) -> String {
-        if self.section.class_sets.len() > 1 { format!("-{class_set}") } else { String::new() }
+        if self.section.class_sets.len() > 1 {
+            format!("-{class_set}")
+        } else {
+            String::new()
+        }
     }
 }
 
-const HALVES: [(&str, Metric<'static>); 3] =
-    [("Base", Metric::Accuracy("base")), ("Novel", Metric::Accuracy("novel")), ("H", Metric::Harmonic)];
+const HALVES: [(&str, Metric<'static>); 3] = [
+    ("Base", Metric::Accuracy("base")),
+    ("Novel", Metric::Accuracy("novel")),
+    ("H", Metric::Harmonic),
+];
 
 fn transpose(rows: &[Row], labels: &[String]) -> Vec<Row> {
     let turned = labels.iter().enumerate().map(|(i, label)| Row {
@@ -324,13 +439,25 @@ fn transpose(rows: &[Row], labels: &[String]) -> Vec<Row> {
 }
 
 fn shots_name(shots: usize) -> String {
-    if shots == 1 { "1 shot".to_owned() } else { format!("{shots} shots") }
+    if shots == 1 {
+        "1 shot".to_owned()
+    } else {
+        format!("{shots} shots")
+    }
 }
 
 fn with_shots(slug: &str, shots: usize) -> String {
-    if shots == 0 { slug.to_owned() } else { format!("{slug}-{shots}-shots") }
+    if shots == 0 {
+        slug.to_owned()
+    } else {
+        format!("{slug}-{shots}-shots")
+    }
 }
 
 fn title_with_shots(title: &str, shots: usize) -> String {
-    if shots == 0 { title.to_owned() } else { format!("{title}, {}", shots_name(shots)) }
+    if shots == 0 {
+        title.to_owned()
+    } else {
+        format!("{title}, {}", shots_name(shots))
+    }
 }

@@ -10,10 +10,21 @@ pub(super) fn render(table: &Table) -> String {
     let is_wide = table.columns.len() > NARROW;
     let environment = if is_wide { "table*" } else { "table" };
     let span = table.columns.len() + 1;
-    let mut text = format!("% {}\n% Needs \\usepackage{{booktabs}}.\n", table.title.replace('\n', " "));
+    let mut text = format!(
+        "% {}\n% Needs \\usepackage{{booktabs}}.\n",
+        table.title.replace('\n', " ")
+    );
     text += &format!("\\begin{{{environment}}}[t]\n  \\centering\n");
-    text += if is_wide { "  \\scriptsize\n  \\setlength{\\tabcolsep}{3pt}\n" } else { "  \\small\n" };
-    text += &format!("  \\caption{{{}. {}", escape(&table.title), escape(&table.caption));
+    text += if is_wide {
+        "  \\scriptsize\n  \\setlength{\\tabcolsep}{3pt}\n"
+    } else {
+        "  \\small\n"
+    };
+    text += &format!(
+        "  \\caption{{{}. {}",
+        escape(&table.title),
+        escape(&table.caption)
+    );
     if !table.notes.is_empty() {
         text += &escape(&format!(
             " A dash marks {}: {}.",
@@ -22,18 +33,27 @@ pub(super) fn render(table: &Table) -> String {
         ));
     }
     text += &format!("}}\n  \\label{{tab:{}}}\n", table.slug);
-    text += &format!("  \\begin{{tabular}}{{l{}}}\n    \\toprule\n", "c".repeat(table.columns.len()));
-    let heads: Vec<String> =
-        std::iter::once(&table.row_head).chain(&table.columns).map(|head| escape(head)).collect();
+    text += &format!(
+        "  \\begin{{tabular}}{{l{}}}\n    \\toprule\n",
+        "c".repeat(table.columns.len())
+    );
+    let heads: Vec<String> = std::iter::once(&table.row_head)
+        .chain(&table.columns)
+        .map(|head| escape(head))
+        .collect();
     text += &format!("    {} \\\\\n", heads.join(" & "));
     for (g, group) in table.groups.iter().enumerate() {
         text += "    \\midrule\n";
         if table.groups.len() > 1 {
-            text += &format!("    \\multicolumn{{{span}}}{{l}}{{\\textit{{{}}}}} \\\\\n", escape(&group.label));
+            text += &format!(
+                "    \\multicolumn{{{span}}}{{l}}{{\\textit{{{}}}}} \\\\\n",
+                escape(&group.label)
+            );
         }
         for (r, row) in group.rows.iter().enumerate() {
             let mut cells = vec![escape(&row.label)];
-            let entry = |(c, entry): (usize, &Entry)| entry_text(entry, table.rank(g, r, c), is_wide);
+            let entry =
+                |(c, entry): (usize, &Entry)| entry_text(entry, table.rank(g, r, c), is_wide);
             cells.extend(row.entries.iter().enumerate().map(entry));
             text += &format!("    {} \\\\\n", cells.join(" & "));
         }
@@ -43,7 +63,11 @@ pub(super) fn render(table: &Table) -> String {
 
 fn entry_text(entry: &Entry, rank: Rank, is_wide: bool) -> String {
     let Entry::Whole(figure) = entry else {
-        return if *entry == Entry::Gap { "--".to_owned() } else { String::new() };
+        return if *entry == Entry::Gap {
+            "--".to_owned()
+        } else {
+            String::new()
+        };
     };
     let mean = format!("{:.2}", figure.mean);
     let mean = match rank {

@@ -10,19 +10,35 @@ pub(super) const WIDTH: usize = 100;
 const NAMED: usize = 6;
 
 pub(super) fn render(table: &Table, width: usize) -> String {
-    let label_width = 2 + table
-        .groups
-        .iter()
-        .flat_map(|g| &g.rows)
-        .map(|r| count(&r.label))
-        .chain([count(&table.row_head)])
-        .max()
-        .unwrap_or(0);
+    let indent = if table.groups.len() > 1 { 2 } else { 0 };
+    let label_width = 2
+        + indent
+        + table
+            .groups
+            .iter()
+            .flat_map(|g| &g.rows)
+            .map(|r| count(&r.label))
+            .chain([count(&table.row_head)])
+            .max()
+            .unwrap_or(0);
     let heads: Vec<Vec<String>> = table.columns.iter().map(|name| wrap(name, 9)).collect();
+    let entries = || {
+        table
+            .groups
+            .iter()
+            .flat_map(|g| &g.rows)
+            .map(|r| &r.entries)
+    };
+    let deviates = |e: &Entry| e.figure().is_some_and(|f| f.deviation.is_some());
+    let has_spread: Vec<bool> = (0..heads.len())
+        .map(|c| entries().any(|row| deviates(&row[c])))
+        .collect();
     let cells = |spread: bool| -> Vec<Vec<Vec<String>>> {
         let row = |g: usize, r: usize| {
             let entries = table.groups[g].rows[r].entries.iter().enumerate();
-            entries.map(|(c, e)| entry_text(e, table.rank(g, r, c), spread)).collect()
+            entries
+                .map(|(c, e)| entry_text(e, table.rank(g, r, c), spread && has_spread[c]))
+                .collect()
         };
         let group = |g: usize| (0..table.groups[g].rows.len()).map(|r| row(g, r)).collect();
         (0..table.groups.len()).map(group).collect()
@@ -30,7 +46,10 @@ pub(super) fn render(table: &Table, width: usize) -> String {
     let widths = |cells: &[Vec<Vec<String>>]| -> Vec<usize> {
         let widest = |c: usize| {
             let texts = cells.iter().flatten().map(|row| count(&row[c]));
-            texts.chain(heads[c].iter().map(|h| count(h))).max().unwrap_or(0)
+            texts
+                .chain(heads[c].iter().map(|h| count(h)))
+                .max()
+                .unwrap_or(0)
         };
         (0..table.columns.len()).map(widest).collect()
     };
@@ -42,18 +61,27 @@ pub(super) fn render(table: &Table, width: usize) -> String {
         columns = widths(&texts);
     }
 
+    let is_loose = label_width + columns.iter().map(|w| w + 2).sum::<usize>() <= width;
+    let gap = if is_loose { "  " } else { " " };
+
     let mut out = format!("{}\n", table.title);
-    for block in blocks(&columns, width.saturating_sub(label_width)) {
-        let ruler = "-".repeat(label_width + block.clone().map(|c| columns[c] + 1).sum::<usize>());
+    for block in blocks(&columns, width.saturating_sub(label_width), gap.len()) {
+        let ruler = "-".repeat(
+            label_width + block.clone().map(|c| columns[c] + gap.len()).sum::<usize>() - gap.len(),
+        );
         let lines = block.clone().map(|c| heads[c].len()).max().unwrap_or(1);
         for line in 0..lines {
-            let label = if line + 1 == lines { table.row_head.as_str() } else { "" };
+            let label = if line + 1 == lines {
+                table.row_head.as_str()
+            } else {
+                ""
+            };
             out += &format!("{label:<label_width$}");
             for c in block.clone() {
                 // Short headings sit on the ruler.
                 let skip = lines - heads[c].len();
                 let head = line.checked_sub(skip).map_or("", |i| heads[c][i].as_str());
-                out += &format!("{head:>width$} ", width = columns[c]);
+                out += &format!("{head:>width$}{gap}", width = columns[c]);
             }
             trim(&mut out);
         }
@@ -62,11 +90,15 @@ pub(super) fn render(table: &Table, width: usize) -> String {
             if table.groups.len() > 1 {
                 out += &format!("{}\n", group.label);
             }
-            let indent = if table.groups.len() > 1 { 2 } else { 0 };
             for (row, cells) in group.rows.iter().zip(rows) {
-                out += &format!("{:indent$}{:<width$}", "", row.label, width = label_width - indent);
+                out += &format!(
+                    "{:indent$}{:<width$}",
+                    "",
+                    row.label,
+                    width = label_width - indent
+                );
                 for c in block.clone() {
-                    out += &format!("{:>width$} ", cells[c], width = columns[c]);
+                    out += &format!("{:>width$}{gap}", cells[c], width = columns[c]);
                 }
                 trim(&mut out);
             }
@@ -85,15 +117,15 @@ pub(super) fn render(table: &Table, width: usize) -> String {
 }
 
 /// Runs of columns that fit beside the labels; always at least one column a run.
-fn blocks(columns: &[usize], room: usize) -> Vec<std::ops::Range<usize>> {
+fn blocks(columns: &[usize], room: usize, gap: usize) -> Vec<std::ops::Range<usize>> {
     let mut blocks = Vec::new();
     let (mut start, mut used) = (0, 0);
     for (i, width) in columns.iter().enumerate() {
-        if i > start && used + width + 1 > room {
+        if i > start && used + width > room {
             blocks.push(start..i);
             (start, used) = (i, 0);
         }
-        used += width + 1;
+        used += width + gap;
     }
     blocks.push(start..columns.len());
     blocks
@@ -110,14 +142,19 @@ fn count(text: &str) -> usize {
 
 fn entry_text(entry: &Entry, rank: Rank, spread: bool) -> String {
     let Entry::Whole(figure) = entry else {
-        return if *entry == Entry::Gap { "- ".to_owned() } else { String::new() };
+        return if *entry == Entry::Gap {
+            "- ".to_owned()
+        } else {
+            String::new()
+        };
     };
     // A space where there is no star keeps the points below each other.
     let star = if rank == Rank::Best { '*' } else { ' ' };
+    let mean = format!("{:.2}{star}", figure.mean);
     match figure.deviation {
-        Some(deviation) if spread => format!("{:.2} ±{deviation:5.2}{star}", figure.mean),
-        None if spread => format!("{:.2}       {star}", figure.mean),
-        _ => format!("{:.2}{star}", figure.mean),
+        Some(deviation) if spread => format!("{mean}±{deviation:5.2}"),
+        None if spread => format!("{mean}      "),
+        _ => mean,
     }
 }
 
@@ -136,7 +173,11 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
             lines.last_mut().expect("starts with one").push(c);
         }
     }
-    lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    lines
+        .iter()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
 }
 
 #[cfg(test)]
@@ -147,14 +188,17 @@ mod tests {
     fn headings_wrap_at_words_first() {
         assert_eq!(wrap("Language prompting", 9), ["Language", "prompting"]);
         assert_eq!(wrap("Zero-shot CLIP", 9), ["Zero-shot", "CLIP"]);
-        assert_eq!(wrap("unbreakable-heading", 9), ["unbreakab", "le-", "heading"]);
+        assert_eq!(
+            wrap("unbreakable-heading", 9),
+            ["unbreakab", "le-", "heading"]
+        );
         assert_eq!(wrap("H", 9), ["H"]);
     }
 
     #[test]
     fn every_column_is_in_exactly_one_block() {
-        assert_eq!(blocks(&[6, 6, 6, 6], 14), [0..2, 2..4]);
-        assert_eq!(blocks(&[30, 6], 14), [0..1, 1..2]);
-        assert_eq!(blocks(&[6, 6], 100), [0..2]);
+        assert_eq!(blocks(&[6, 6, 6, 6], 14, 1), [0..2, 2..4]);
+        assert_eq!(blocks(&[30, 6], 14, 1), [0..1, 1..2]);
+        assert_eq!(blocks(&[6, 6], 100, 2).first(), Some(&(0..2)));
     }
 }

@@ -21,18 +21,36 @@ fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
 }
 
 fn block(activation: Activation, train: bool) -> Block {
-    let shape = BlockShape { width: 32, heads: 2, hidden: 128, activation };
+    let shape = BlockShape {
+        width: 32,
+        heads: 2,
+        hidden: 128,
+        activation,
+    };
     let theta = noise(&[shape.len()], 7, 0.25);
-    let theta = if train { Var::from_tensor(&theta).unwrap().as_tensor().clone() } else { theta };
+    let theta = if train {
+        Var::from_tensor(&theta).unwrap().as_tensor().clone()
+    } else {
+        theta
+    };
     Block { shape, theta }
 }
 
 fn layouts() -> Vec<Layout> {
     vec![
         Layout::causal(vec![
-            Group { prefix: 3, segments: vec![2, 5, 1] },
-            Group { prefix: 1, segments: vec![4; 40] },
-            Group { prefix: 0, segments: vec![6] },
+            Group {
+                prefix: 3,
+                segments: vec![2, 5, 1],
+            },
+            Group {
+                prefix: 1,
+                segments: vec![4; 40],
+            },
+            Group {
+                prefix: 0,
+                segments: vec![6],
+            },
         ]),
         Layout::full(3, 9),
         Layout::full(2, 60),
@@ -40,8 +58,23 @@ fn layouts() -> Vec<Layout> {
 }
 
 fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
-    let scale = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / scale
+    let scale = b
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap()
+        .max(1e-6);
+    (a - b)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap()
+        / scale
 }
 
 #[test]
@@ -58,8 +91,18 @@ fn fused_block_and_its_gradients_equal_the_composed_ones() {
                 let plain = composed::block(&block, x.as_tensor(), &layout, select).unwrap();
                 assert!(largest_gap(&fused, &plain) < 2e-5);
                 let upstream = noise(fused.dims(), 11, 1.0);
-                let a = (fused * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
-                let b = (plain * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
+                let a = (fused * &upstream)
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .backward()
+                    .unwrap();
+                let b = (plain * &upstream)
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .backward()
+                    .unwrap();
                 for t in [x.as_tensor(), &block.theta] {
                     let gap = largest_gap(a.get(t).unwrap(), b.get(t).unwrap());
                     assert!(gap < 1e-4, "{activation:?} {select:?} {gap}");
@@ -77,10 +120,19 @@ fn check_slope(x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
         let up = loss(&(x + (&direction * step).unwrap()).unwrap());
         let down = loss(&(x - (&direction * step).unwrap()).unwrap());
         let measured = (up - down) / (2.0 * step);
-        let computed =
-            f64::from((gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+        let computed = f64::from(
+            (gradient * &direction)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap(),
+        );
         let scale = measured.abs().max(1.0);
-        assert!((measured - computed).abs() / scale < 5e-3, "{measured} against {computed}");
+        assert!(
+            (measured - computed).abs() / scale < 5e-3,
+            "{measured} against {computed}"
+        );
     }
 }
 
@@ -90,7 +142,13 @@ fn weighted(y: &Tensor) -> Tensor {
 
 fn number(t: &Tensor) -> f64 {
     // In double, term by term: the differences are small against the sum.
-    t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| f64::from(*v)).sum()
+    t.flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()
+        .iter()
+        .map(|v| f64::from(*v))
+        .sum()
 }
 
 #[test]
@@ -102,7 +160,10 @@ fn block_gradient_agrees_with_finite_differences() {
         let y = block.forward(x.as_tensor(), &layout, None).unwrap();
         let weights = noise(y.dims(), 13, 1.0);
         let grads = weighted(&y).backward().unwrap();
-        assert!(grads.get(&block.theta).is_none(), "frozen weights get no gradient");
+        assert!(
+            grads.get(&block.theta).is_none(),
+            "frozen weights get no gradient"
+        );
         check_slope(&x.as_detached_tensor(), grads.get(&x).unwrap(), |x| {
             number(&(block.forward(x, &layout, None).unwrap() * &weights).unwrap())
         });
@@ -114,32 +175,52 @@ fn put_rows_and_norm_gradients_agree_with_finite_differences() {
     let rows = Arc::new(vec![(0, 1), (2, 0), (4, 1)]);
     let (gain, bias) = (noise(&[16], 1, 1.0), noise(&[16], 2, 1.0));
     for put in [Put::Instead, Put::OnTop] {
-        let run = |x: &Tensor, p: &Tensor| layer_norm(&put_rows(x, p, &rows, put).unwrap(), &gain, &bias).unwrap();
+        let run = |x: &Tensor, p: &Tensor| {
+            layer_norm(&put_rows(x, p, &rows, put).unwrap(), &gain, &bias).unwrap()
+        };
         let x = Var::from_tensor(&noise(&[5, 16], 3, 1.0)).unwrap();
         let p = Var::from_tensor(&noise(&[2, 16], 4, 1.0)).unwrap();
         let y = run(&x, &p);
         let weights = noise(y.dims(), 13, 1.0);
         let grads = weighted(&y).backward().unwrap();
         let (x0, p0) = (x.as_detached_tensor(), p.as_detached_tensor());
-        check_slope(&x0, grads.get(&x).unwrap(), |x| number(&(run(x, &p0) * &weights).unwrap()));
-        check_slope(&p0, grads.get(&p).unwrap(), |p| number(&(run(&x0, p) * &weights).unwrap()));
+        check_slope(&x0, grads.get(&x).unwrap(), |x| {
+            number(&(run(x, &p0) * &weights).unwrap())
+        });
+        check_slope(&p0, grads.get(&p).unwrap(), |p| {
+            number(&(run(&x0, p) * &weights).unwrap())
+        });
         let row0: Vec<f32> = grads.get(&x).unwrap().get(0).unwrap().to_vec1().unwrap();
-        assert_eq!(row0.iter().all(|v| *v == 0.0), put == Put::Instead, "a replaced row gets no gradient");
+        assert_eq!(
+            row0.iter().all(|v| *v == 0.0),
+            put == Put::Instead,
+            "a replaced row gets no gradient"
+        );
     }
 }
 
 #[test]
 fn threads_do_not_change_a_bit_of_forward_or_backward() {
-    let layout = Arc::new(Layout::causal(vec![Group { prefix: 5, segments: vec![7; 60] }]));
+    let layout = Arc::new(Layout::causal(vec![Group {
+        prefix: 5,
+        segments: vec![7; 60],
+    }]));
     let block = block(Activation::QuickGelu, true);
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| {
             let x = Var::from_tensor(&noise(&[layout.rows(), 32], 5, 1.0)).unwrap();
             let y = block.forward(x.as_tensor(), &layout, None).unwrap();
             let grads = weighted(&y).backward().unwrap();
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            (flat(&y), flat(grads.get(&x).unwrap()), flat(grads.get(&block.theta).unwrap()))
+            (
+                flat(&y),
+                flat(grads.get(&x).unwrap()),
+                flat(grads.get(&block.theta).unwrap()),
+            )
         })
     };
     assert_eq!(run(1), run(2));

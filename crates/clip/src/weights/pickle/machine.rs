@@ -3,190 +3,12 @@
 //! Opcodes as in Python's `pickletools`, protocols 0 to 5. No name in a pickle is ever looked up, let alone called:
 //! a global is a piece of text that must be on the list of [`Role::of`], and "calling" one rearranges its arguments.
 
+use super::graph::{Graph, Id, Node, Role};
 use std::collections::HashMap;
 
-/// Index of a node in its graph.
-pub(super) type Id = usize;
-
-/// Objects and members of lists. More than any checkpoint of CLIP has; a few bytes can ask for a copy of a long
-/// list, so this is what bounds memory.
-const MOST_MEMBERS: usize = 8_000_000;
 /// Longest name of a global, and most arguments of one.
 const LONGEST_NAME: usize = 256;
 const MOST_ARGUMENTS: usize = 64;
-
-/// One object.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node {
-    Nothing,
-    Bool(bool),
-    Int(i64),
-    /// An integer beyond 64 bits, little-endian two's complement.
-    Long(Vec<u8>),
-    Float(f64),
-    Text(String),
-    Bytes(Vec<u8>),
-    /// A list, tuple or set.
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    /// `module.name` and what it may be used for.
-    Global(String, Role),
-    /// An instance of a class, as inert data.
-    Object {
-        class: String,
-        state: Option<Id>,
-    },
-    /// What a persistent id points to; the reader of the file knows.
-    Persistent(Id),
-    /// A view of a storage.
-    Tensor {
-        storage: Id,
-        offset: usize,
-        shape: Vec<usize>,
-        strides: Vec<usize>,
-        kind: Option<String>,
-    },
-}
-
-/// What a global does when it is "called".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// `_rebuild_tensor`, `_v2` and `_v3`: storage, offset, shape, strides.
-    Tensor,
-    /// `_rebuild_parameter`: its first argument is the tensor.
-    First,
-    /// `_rebuild_from_type_v2(function, type, arguments, state)`.
-    FromType,
-    /// A dictionary of pairs.
-    Dict,
-    /// `defaultdict(factory)`.
-    DefaultDict,
-    /// A list, tuple, set or `torch.Size` of its argument.
-    List,
-    /// `_codecs.encode(text, "latin1")`: bytes, as protocol 2 spells them.
-    Encode,
-    /// A storage class, a dtype: only its name matters.
-    Name,
-    /// A class whose instances are kept as inert data.
-    Class,
-}
-
-impl Role {
-    /// The allow-list.
-    fn of(module: &str, name: &str) -> Option<Self> {
-        let is_dtype = |name: &str| super::kind_of(name).is_some();
-        Some(match (module, name) {
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => {
-                Self::Tensor
-            }
-            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::First,
-            ("torch._tensor", "_rebuild_from_type_v2") => Self::FromType,
-            (
-                "torch.jit._pickle",
-                "build_intlist" | "build_doublelist" | "build_boollist" | "build_tensorlist",
-            )
-            | ("torch.jit._pickle", "restore_type_tag") => Self::First,
-            ("collections", "OrderedDict") => Self::Dict,
-            ("collections", "defaultdict") => Self::DefaultDict,
-            ("builtins" | "__builtin__", "dict") => Self::Dict,
-            ("builtins" | "__builtin__", "list" | "tuple" | "set" | "frozenset") => Self::List,
-            ("builtins" | "__builtin__", "object" | "int" | "float" | "bool" | "str") => Self::Name,
-            ("torch", "Size") => Self::List,
-            ("_codecs", "encode") => Self::Encode,
-            ("torch" | "torch.cuda" | "torch.storage", n) if n.ends_with("Storage") => Self::Name,
-            ("torch", n) if is_dtype(n) => Self::Name,
-            ("torch", "Tensor" | "device") | ("torch.nn.parameter", "Parameter" | "Buffer") => {
-                Self::Class
-            }
-            ("copy_reg" | "copyreg", "_reconstructor") => Self::Class,
-            // Scores that were left as numpy scalars beside the weights.
-            ("numpy", "dtype" | "ndarray") => Self::Class,
-            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct") => {
-                Self::Class
-            }
-            // Modules, optimizers and schedulers saved whole: their attributes are data like any other.
-            _ => {
-                let packages = [
-                    "__torch__",
-                    "torch.nn.modules",
-                    "torch.optim",
-                    "clip",
-                    "open_clip",
-                    "dassl",
-                    "trainers",
-                ];
-                let is_in = |package: &str| {
-                    module == package
-                        || module
-                            .strip_prefix(package)
-                            .is_some_and(|m| m.starts_with('.'))
-                };
-                return packages.into_iter().any(is_in).then_some(Self::Class);
-            }
-        })
-    }
-}
-
-/// Everything one pickle made.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Graph {
-    nodes: Vec<Node>,
-    members: usize,
-}
-
-impl Graph {
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    pub(super) fn node(&self, id: Id) -> &Node {
-        &self.nodes[id]
-    }
-
-    fn add(&mut self, node: Node) -> Result<Id, String> {
-        self.members += 1 + match &node {
-            Node::List(items) => items.len(),
-            Node::Dict(entries) => 2 * entries.len(),
-            Node::Tensor { shape, strides, .. } => shape.len() + strides.len(),
-            Node::Text(text) | Node::Global(text, _) | Node::Object { class: text, .. } => {
-                text.len() / 8
-            }
-            Node::Bytes(bytes) | Node::Long(bytes) => bytes.len() / 8,
-            _ => 0,
-        };
-        if self.members > MOST_MEMBERS {
-            return Err(format!("more than {MOST_MEMBERS} objects"));
-        }
-        self.nodes.push(node);
-        Ok(self.nodes.len() - 1)
-    }
-
-    /// Members of a list or tuple.
-    pub(super) fn list(&self, id: Id) -> Option<&[Id]> {
-        match self.node(id) {
-            Node::List(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    pub(super) fn text(&self, id: Id) -> Option<&str> {
-        match self.node(id) {
-            Node::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn size(&self, id: Id) -> Option<usize> {
-        match self.node(id) {
-            Node::Int(n) => usize::try_from(*n).ok(),
-            _ => None,
-        }
-    }
-
-    fn sizes(&self, id: Id) -> Option<Vec<usize>> {
-        self.list(id)?.iter().map(|&n| self.size(n)).collect()
-    }
-}
 
 /// A pickle that could not be read: where, and why.
 #[derive(Debug)]
@@ -344,7 +166,7 @@ impl<'a> Machine<'a> {
         if !pairs.remainder().is_empty() {
             return Err("a key has no value".to_owned());
         }
-        match &mut self.graph.nodes[top] {
+        match self.graph.node_mut(top) {
             Node::Dict(entries) => entries.extend(pairs.map(|p| (p[0], p[1]))),
             other => return Err(format!("items are set on {}", describe(other))),
         }
@@ -353,7 +175,7 @@ impl<'a> Machine<'a> {
 
     fn extend_list(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
-        match &mut self.graph.nodes[top] {
+        match self.graph.node_mut(top) {
             Node::List(members) => members.extend(items),
             other => return Err(format!("members are appended to {}", describe(other))),
         }
@@ -483,7 +305,7 @@ impl<'a> Machine<'a> {
 
     fn build(&mut self, state: Id) -> Result<(), String> {
         let top = self.top()?;
-        match &mut self.graph.nodes[top] {
+        match self.graph.node_mut(top) {
             Node::Object { state: held, .. } => *held = Some(state),
             // Attributes of an OrderedDict (`_metadata`) or of a parameter say nothing about the weights.
             Node::Dict(_) | Node::Tensor { .. } => {}

@@ -1,0 +1,121 @@
+//! The towers against what the published code and candle-transformers compute from the same files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panic and skip aloud"
+)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::clip as theirs;
+use clip::{Clip, Tokenizer};
+
+/// The shared weight files, or a loud skip.
+fn shared(skipped: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/formats");
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("SKIPPED 1 test ({skipped}): no shared weight files beside the checkout");
+    None
+}
+
+fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar()
+        .unwrap()
+}
+
+fn expected(folder: &Path) -> (HashMap<String, Tensor>, Vec<String>) {
+    let tensors =
+        candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap();
+    let texts = std::fs::read_to_string(folder.join("texts.json")).unwrap();
+    (tensors, serde_json::from_str(&texts).unwrap())
+}
+
+#[test]
+fn every_shared_format_gives_the_published_features_and_logits() {
+    let Some(folder) = shared("published features") else {
+        return;
+    };
+    let (want, texts) = expected(&folder);
+    for file in [
+        "openai.safetensors",
+        "openai_torchscript.pt",
+        "openai_state_dict.pt",
+        "hf",
+        "hf/pytorch_model.bin",
+        "open_clip",
+    ] {
+        let clip = Clip::load(&folder.join(file)).unwrap();
+        let images = clip.encode_image(&want["pixels"]).unwrap();
+        let words = clip.encode_texts(&texts).unwrap();
+        let gaps = [
+            largest_gap(&images, &want["image_features"]),
+            largest_gap(&words, &want["text_features"]),
+        ];
+        assert!(
+            gaps.iter().all(|g| *g < 1e-4),
+            "{file}: image and text features are off by {gaps:?}"
+        );
+        let (i, t) = (
+            clip::model::unit(&images).unwrap(),
+            clip::model::unit(&words).unwrap(),
+        );
+        let gap = largest_gap(&clip.logits(&i, &t).unwrap(), &want["logits"]);
+        assert!(gap < 1e-4, "{file}: logits are off by {gap}");
+    }
+}
+
+#[test]
+fn candle_transformers_agrees_on_the_same_file() {
+    let Some(folder) = shared("second opinion") else {
+        return;
+    };
+    let (want, texts) = expected(&folder);
+    let mut config = theirs::ClipConfig::vit_base_patch32();
+    let t = &mut config.text_config;
+    (
+        t.embed_dim,
+        t.intermediate_size,
+        t.num_hidden_layers,
+        t.num_attention_heads,
+    ) = (64, 256, 2, 1);
+    let v = &mut config.vision_config;
+    (
+        v.embed_dim,
+        v.intermediate_size,
+        v.num_hidden_layers,
+        v.num_attention_heads,
+    ) = (128, 512, 2, 2);
+    (v.image_size, v.patch_size, config.image_size) = (32, 8, 32);
+    (
+        config.text_config.projection_dim,
+        config.vision_config.projection_dim,
+    ) = (48, 48);
+    let weights =
+        candle_core::safetensors::load(folder.join("hf/model.safetensors"), &Device::Cpu).unwrap();
+    let builder = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+    let model = theirs::ClipModel::new(builder, &config).unwrap();
+    let ours = Clip::load(&folder.join("hf")).unwrap();
+    let images = model.get_image_features(&want["pixels"]).unwrap();
+    assert!(largest_gap(&ours.encode_image(&want["pixels"]).unwrap(), &images) < 1e-4);
+    let ids: Vec<u32> = texts
+        .iter()
+        .flat_map(|t| Tokenizer::shared().padded(t).unwrap())
+        .collect();
+    let ids = Tensor::from_vec(ids, (texts.len(), 77), &Device::Cpu).unwrap();
+    let words = model.get_text_features(&ids).unwrap();
+    assert!(largest_gap(&ours.encode_texts(&texts).unwrap(), &words) < 1e-4);
+}

@@ -1,0 +1,400 @@
+//! What holds for every entry of the registry; a new one is covered by being there.
+
+use std::collections::BTreeMap;
+
+use candle_core::Var;
+
+use super::tiny_clip::novel;
+use super::*;
+use crate::optimizer::{Optimizer, Rule};
+use crate::{Sees, load_parameters};
+
+#[test]
+fn every_trained_tensor_gets_a_gradient_and_no_frozen_one_does() {
+    let clip = clip();
+    let frozen = clip.tensors().unwrap();
+    let again = clip.tensors().unwrap();
+    assert!(clip.trained().is_empty());
+    for entry in trained() {
+        let mut method = build_for(entry, "", &clip, &base()).unwrap();
+        assert!(!method.parameters().is_empty(), "{}", entry.name);
+        let loss = method.loss(&batch()).unwrap();
+        let gradients = method.gradients(&loss).unwrap();
+        for (name, var) in method.parameters() {
+            let gradient = gradients
+                .get(var.as_tensor())
+                .unwrap_or_else(|| panic!("{}: {name}", entry.name));
+            assert!(
+                flat(gradient).iter().any(|g| *g != 0.0),
+                "{}: {name} has a gradient of zeros",
+                entry.name
+            );
+            assert!(
+                flat(gradient).iter().all(|g| g.is_finite()),
+                "{}: {name}",
+                entry.name
+            );
+        }
+        // Both sides of a candle product get a gradient, so the projections that end the towers have an unused one.
+        for (name, t) in frozen.iter().filter(|(name, t)| {
+            !name.ends_with("proj") && *name != "text_projection" && t.id() == again[*name].id()
+        }) {
+            assert!(
+                gradients.get(t).is_none(),
+                "{}: frozen {name} has a gradient",
+                entry.name
+            );
+        }
+    }
+    // Blocks and patches come out as copies; the rest are the very tensors that the towers compute with.
+    let same = frozen
+        .iter()
+        .filter(|(name, t)| t.id() == again[*name].id())
+        .count();
+    assert!(same >= 10, "only {same} tensors can be looked for");
+}
+
+#[test]
+fn training_changes_no_frozen_number() {
+    let clip = clip();
+    let values = || {
+        clip.tensors()
+            .unwrap()
+            .values()
+            .map(flat)
+            .collect::<Vec<_>>()
+    };
+    let before = values();
+    for entry in trained() {
+        let mut method = build_for(entry, "", &clip, &base()).unwrap();
+        let training = entry.training.as_ref().unwrap();
+        let mut optimizer = training.optimizer();
+        let mut losses = Vec::new();
+        for _ in 0..8 {
+            let loss = method.loss(&batch()).unwrap();
+            losses.push(number(&loss.total));
+            let gradients = method.gradients(&loss).unwrap();
+            optimizer
+                .step(&method.parameters(), &gradients, training.lr)
+                .unwrap();
+        }
+        assert!(
+            losses[7] < losses[0],
+            "{} learns nothing of one batch: {losses:?}",
+            entry.name
+        );
+    }
+    assert!(before == values());
+}
+
+/// Slope of the loss at `value + x direction`, by the five-point rule.
+fn slope(method: &mut dyn Method, batch: &Batch, var: &Var, direction: &Tensor, step: f64) -> f64 {
+    let start = var.as_detached_tensor().copy().unwrap();
+    let mut at = |x: f64| {
+        var.set(&(&start + (direction * x).unwrap()).unwrap())
+            .unwrap();
+        number(&method.loss(batch).unwrap().total)
+    };
+    let slope = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * step);
+    var.set(&start).unwrap();
+    slope
+}
+
+#[test]
+fn gradients_of_every_method_agree_with_finite_differences() {
+    let clip = clip();
+    let variants = [
+        ("coop", "per_class = true\nposition = \"middle\""),
+        ("coop", "init = \"a photo of a\"\nposition = \"front\""),
+        (
+            "promptsrc",
+            "text_weight = 0.0\nimage_weight = 0.0\nlogit_weight = 100.0",
+        ),
+    ];
+    let defaults = trained().map(|e| (e.name, ""));
+    for (method_name, config) in defaults.chain(variants) {
+        let mut method = build(method_name, config, &clip);
+        scatter(method.as_ref());
+        let batch = batch();
+        let loss = method.loss(&batch).unwrap().total;
+        let gradients = loss.backward().unwrap();
+        for (name, var) in method.parameters() {
+            let gradient = gradients.get(var.as_tensor()).unwrap();
+            for seed in 1..4 {
+                // Along the gradient, so that there is a slope to measure, and as far along anything else.
+                let random = noise(var.dims(), 100 + seed, 1.0);
+                let unit = |t: &Tensor| (t / dot(t, t).sqrt()).unwrap();
+                let direction = (unit(gradient) + unit(&random)).unwrap();
+                let computed = dot(gradient, &direction);
+                // Far enough for the loss to move by more than its rounding, near enough for it to be smooth. What
+                // remains is largest (0.3 %) where an L1 distance has kinks on the way; it shrinks with the step.
+                let step = (1e-3 * number(&loss) / computed).min(1e-2);
+                let measured = slope(method.as_mut(), &batch, &var, &direction, step);
+                let gap = (measured - computed).abs() / computed;
+                assert!(
+                    gap < 5e-3,
+                    "{method_name}: {name}: {measured} against {computed}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn untrained_prompts_made_of_words_score_as_zero_shot_with_these_words() {
+    let clip = clip();
+    let images = batch().images;
+    let photo = logits(
+        build("zero-shot", "templates = \"photo\"", &clip).as_ref(),
+        &images,
+    );
+    let own = logits(build("zero-shot", "", &clip).as_ref(), &images);
+    assert!(
+        largest_gap(&photo, &own) > 1e-3,
+        "the two templates can be told apart"
+    );
+    let words = "init = \"a photo of a\"";
+    let cases = [
+        ("coop", words, &photo),
+        ("coop", "init = \"a_photo_of_a\"", &photo),
+        ("kgcoop", "", &photo),
+        ("tpt", "lr = 0.0", &photo),
+        ("prograd", "init = \"a photo of a\"\nn_ctx = 4", &photo),
+        ("prograd", "n_ctx = 5", &own),
+        ("language-prompting", "depth = 1", &photo),
+        (
+            "language-prompting",
+            "depth = 1\nn_ctx = 2\ninit = \"a_photo_of_a\"",
+            &photo,
+        ),
+        ("ivlp", "depth_text = 1\nn_ctx_vision = 0", &photo),
+    ];
+    for (name, config, want) in cases {
+        let method = build(name, config, &clip);
+        let got = match name {
+            // One picture at a time.
+            "tpt" => (0..4)
+                .flat_map(|i| {
+                    let Images::Pixels(p) = &images else {
+                        unreachable!()
+                    };
+                    // Copies: at a learning rate of 0 the views do not matter.
+                    let views = Tensor::cat(&vec![p.narrow(0, i, 1).unwrap(); 10], 0).unwrap();
+                    logits(method.as_ref(), &Images::Pixels(views))
+                })
+                .collect(),
+            _ => logits(method.as_ref(), &images),
+        };
+        assert!(
+            largest_gap(&got, want) < 1e-4,
+            "{name} {config:?}: {got:?} {want:?}"
+        );
+    }
+    // A meta-net, deep prompts and image tokens move the scores from the first step on.
+    for (name, config) in [
+        ("cocoop", ""),
+        ("language-prompting", "depth = 2"),
+        ("maple", "depth = 1"),
+        ("vpt", "depth = 1"),
+    ] {
+        let got = logits(build(name, config, &clip).as_ref(), &images);
+        assert!(largest_gap(&got, &photo) > 1e-4, "{name}");
+    }
+    let mut silent = build("cocoop", "", &clip);
+    let values = silent.parameters().into_iter().map(|(n, v)| {
+        let value = if n.contains("meta_net") {
+            v.as_tensor().zeros_like().unwrap()
+        } else {
+            v.as_tensor().copy().unwrap()
+        };
+        (n, value)
+    });
+    load_parameters(silent.as_mut(), &values.collect()).unwrap();
+    assert!(
+        largest_gap(&logits(silent.as_ref(), &images), &photo) < 1e-4,
+        "cocoop without its meta-net"
+    );
+}
+
+fn views_of(method: &Entry, images: &Images) -> Images {
+    let sees = (method.read)(&mut Settings::default()).sees();
+    match sees {
+        Sees::Views { .. } => Images::Pixels(pixels(20, 77)),
+        _ => images.clone(),
+    }
+}
+
+#[test]
+fn binding_to_other_classes_and_back_gives_the_same_scores() {
+    let clip = clip();
+    for entry in METHODS {
+        let mut method = build_for(entry, "", &clip, &base()).unwrap();
+        let images = views_of(entry, &batch().images);
+        let first = logits(method.as_ref(), &images);
+        method.bind(&novel()).unwrap();
+        let other = logits(method.as_ref(), &images);
+        assert_eq!(other.len() * 3, first.len() * 2, "{}", entry.name);
+        let fresh = build_for(entry, "", &clip, &novel()).unwrap();
+        // Trained tensors do not depend on classes, so a method built for the others scores alike.
+        assert_eq!(other, logits(fresh.as_ref(), &images), "{}", entry.name);
+        method.bind(&base()).unwrap();
+        assert_eq!(first, logits(method.as_ref(), &images), "{}", entry.name);
+    }
+}
+
+#[test]
+fn losses_follow_the_classes_that_are_bound() {
+    let clip = clip();
+    let batch = Batch {
+        images: batch().images,
+        labels: Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu).unwrap(),
+    };
+    for entry in trained() {
+        let mut moved = build_for(entry, "", &clip, &base()).unwrap();
+        moved.bind(&novel()).unwrap();
+        let mut fresh = build_for(entry, "", &clip, &novel()).unwrap();
+        let (a, b) = (moved.loss(&batch).unwrap(), fresh.loss(&batch).unwrap());
+        assert_eq!(
+            number(&a.total),
+            number(&b.total),
+            "{}: a teacher was left behind",
+            entry.name
+        );
+        for (a, b) in a.parts.iter().zip(&b.parts) {
+            assert_eq!((a.0, number(&a.1)), (b.0, number(&b.1)), "{}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn load_parameters_names_every_misfit_at_once_and_changes_nothing() {
+    let clip = clip();
+    let method = build("cocoop", "", &clip);
+    let before: Vec<_> = method
+        .parameters()
+        .iter()
+        .map(|(_, v)| flat(v.as_tensor()))
+        .collect();
+    let zero =
+        |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let mut values: BTreeMap<String, Tensor> = method
+        .parameters()
+        .into_iter()
+        .map(|(n, v)| (n, zero(v.dims())))
+        .collect();
+    values.remove("prompt_learner.ctx").unwrap();
+    values.insert("prompt_learner.meta_net.linear1.bias".into(), zero(&[7]));
+    values.insert("prompt_learner.token_prefix".into(), zero(&[1]));
+    let message = load_parameters(method.as_ref(), &values)
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "prompt_learner.ctx is missing",
+        "prompt_learner.meta_net.linear1.bias is [7], this method has [8]",
+        "prompt_learner.token_prefix is no parameter",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    let after: Vec<_> = method
+        .parameters()
+        .iter()
+        .map(|(_, v)| flat(v.as_tensor()))
+        .collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn features_and_pixels_of_the_same_pictures_score_alike() {
+    let clip = clip();
+    let images = batch().images;
+    let features = Images::Features(clip.encode_image(images.pixels().unwrap()).unwrap());
+    for entry in METHODS {
+        let sees = (entry.read)(&mut Settings::default()).sees();
+        let mut method = build_for(entry, "", &clip, &base()).unwrap();
+        let given = Batch {
+            images: features.clone(),
+            labels: batch().labels,
+        };
+        match sees {
+            Sees::Features => {
+                let gap = largest_gap(
+                    &logits(method.as_ref(), &images),
+                    &logits(method.as_ref(), &features),
+                );
+                assert!(gap < 1e-5, "{}", entry.name);
+            }
+            Sees::Pixels => {
+                let message = method.loss(&given).unwrap_err().to_string();
+                assert!(
+                    message.contains("needs pixels"),
+                    "{}: {message}",
+                    entry.name
+                );
+            }
+            Sees::Views { .. } => {}
+        }
+    }
+}
+
+#[test]
+fn a_depth_beyond_the_tower_is_refused_when_it_is_asked_for_and_cut_when_it_is_not() {
+    // Text tower 3 layers, image tower 2.
+    let clip = clip();
+    let count = |name: &str, config: &str| build(name, config, &clip).parameters().len();
+    assert_eq!(count("vpt", ""), count("vpt", "depth = 2"));
+    assert_eq!(
+        count("language-prompting", ""),
+        count("language-prompting", "depth = 3")
+    );
+    assert_eq!(count("maple", ""), count("maple", "depth = 2"));
+    assert_eq!(
+        count("ivlp", ""),
+        count("ivlp", "depth_text = 3\ndepth_vision = 2")
+    );
+    for (name, config, wrong) in [
+        (
+            "vpt",
+            "depth = 3",
+            "depth: 3 layers cannot be prompted, the tower has 2",
+        ),
+        (
+            "maple",
+            "depth = 3",
+            "depth: 3 layers cannot be prompted, the tower has 2",
+        ),
+        (
+            "language-prompting",
+            "depth = 4",
+            "depth: 4 layers cannot be prompted, the tower has 3",
+        ),
+        (
+            "promptsrc",
+            "depth_text = 9",
+            "depth_text: 9 layers cannot be prompted, the tower has 3",
+        ),
+        (
+            "ivlp",
+            "depth_vision = 9",
+            "depth_vision: 9 layers cannot be prompted, the tower has 2",
+        ),
+    ] {
+        let message = build_for(find(name).unwrap(), config, &clip, &base())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(message.contains(wrong), "{message}");
+    }
+}
+
+#[test]
+fn a_tensor_without_a_gradient_is_left_alone() {
+    let clip = clip();
+    let mut method = build("cocoop", "", &clip);
+    let idle = Var::new(&[1f32], &Device::Cpu).unwrap();
+    let loss = method.loss(&batch()).unwrap();
+    let gradients = method.gradients(&loss).unwrap();
+    Optimizer::new(Rule::Sgd, 0.9, 0.5)
+        .step(&[("idle".into(), idle.clone())], &gradients, 1.0)
+        .unwrap();
+    assert_eq!(flat(idle.as_tensor()), [1.0]);
+}

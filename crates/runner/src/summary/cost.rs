@@ -1,0 +1,55 @@
+//! What a method took.
+
+use std::collections::BTreeMap;
+
+use crate::record::{Outcome, Record};
+
+/// Mean cost of a method's finished trials at one number of shots.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spending {
+    /// Trials averaged over.
+    pub trials: usize,
+    /// Largest number of trained numbers (some methods train more with more classes).
+    pub parameters: u64,
+    /// Wall seconds of training a trial.
+    pub train_seconds: f64,
+    /// Wall seconds an optimizer step; `None` where there is none.
+    pub seconds_a_step: Option<f64>,
+    /// Wall seconds a tested picture.
+    pub seconds_a_picture: f64,
+    /// Largest peak memory of the process in bytes.
+    pub peak_memory: u64,
+}
+
+/// Spending by method and shots.
+pub(super) fn spending(records: &[&Record]) -> BTreeMap<(String, usize), Spending> {
+    let mut groups: BTreeMap<(String, usize), Vec<&Record>> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.outcome == Outcome::Finished) {
+        groups
+            .entry((record.method.clone(), record.shots))
+            .or_default()
+            .push(record);
+    }
+    let spend = |records: Vec<&Record>| {
+        let sum = |field: fn(&Record) -> f64| records.iter().map(|r| field(r)).sum::<f64>();
+        let steps = sum(|r| r.cost.steps as f64);
+        let tests = || records.iter().flat_map(|r| &r.tests);
+        Spending {
+            trials: records.len(),
+            parameters: records.iter().map(|r| r.cost.parameters).max().unwrap_or(0),
+            train_seconds: sum(|r| r.cost.train_seconds) / records.len() as f64,
+            seconds_a_step: (steps > 0.0).then(|| sum(|r| r.cost.train_seconds) / steps),
+            seconds_a_picture: tests().map(|t| t.seconds).sum::<f64>()
+                / tests().map(|t| t.total as f64).sum::<f64>(),
+            peak_memory: records
+                .iter()
+                .map(|r| r.cost.peak_memory)
+                .max()
+                .unwrap_or(0),
+        }
+    };
+    groups
+        .into_iter()
+        .map(|(key, records)| (key, spend(records)))
+        .collect()
+}

@@ -1,0 +1,83 @@
+//! The same suite twice gives the same numbers, whatever ran before and how many trials run side by side.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panic and skip aloud"
+)]
+
+mod bed;
+
+use bed::Bed;
+
+/// Methods of every kind: nothing trained, features only, pixels through a prompted image tower, one picture at a time.
+const SUITE: &str = r#"
+version  = 1
+protocol = "base-to-novel"
+datasets = ["drawn-textures", "drawn-satellite"]
+shots    = [1]
+seeds    = [1, 2]
+views    = { cached = 2 }
+
+[[method]]
+name = "zero-shot"
+
+[[method]]
+name   = "coop"
+epochs = 2
+
+[[method]]
+name   = "promptsrc"
+epochs = 2
+"#;
+
+#[test]
+fn the_same_suite_gives_the_same_records_and_prompts() {
+    let bed = Bed::with_suite(SUITE);
+    let run = |results: &str, jobs: &str| {
+        let answer = bed.run(&["run", "suite.toml", "--out", results, "--jobs", jobs]);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        answer.stdout
+    };
+    let (first, again, beside) = (run("first", "1"), run("again", "1"), run("beside", "2"));
+
+    let records = bed.records("first");
+    assert_eq!(
+        records.len(),
+        2 * (1 + 2 + 2),
+        "2 datasets; zero-shot once, two methods with 2 seeds"
+    );
+    let prompts = bed.files("first/prompts");
+    assert_eq!(prompts.len(), 2 * (2 + 2), "a file for every trained trial");
+    let predictions = bed.files("first/predictions");
+    assert_eq!(predictions.len(), records.len());
+    let seeds = |method: &str| {
+        let of = records
+            .values()
+            .filter(|r| r["method"] == method && r["dataset"] == "drawn-textures");
+        of.map(|r| r["losses"].to_string()).collect::<Vec<_>>()
+    };
+    assert_ne!(
+        seeds("coop")[0],
+        seeds("coop")[1],
+        "seeds make a difference, so equality below says something"
+    );
+
+    for (other, printed) in [("again", again), ("beside", beside)] {
+        assert_eq!(bed.records(other), records, "{other}: records");
+        assert!(
+            bed.files(&format!("{other}/prompts")) == prompts,
+            "{other}: bytes of the prompts"
+        );
+        assert!(
+            bed.files(&format!("{other}/predictions")) == predictions,
+            "{other}: bytes of the predictions"
+        );
+        assert_eq!(
+            bed.files(&format!("{other}/tables")),
+            bed.files("first/tables"),
+            "{other}: tables"
+        );
+        assert_eq!(printed, first, "{other}: what is printed");
+    }
+}
