@@ -276,7 +276,9 @@ fn vertical(source: &Rgb, area: Region, base: usize, rows: &Weights) -> Rgb {
                 // The last window overlaps the one before rather than being narrower.
                 let last = line.len() - LANES;
                 for at in (0..last).step_by(LANES).chain([last]) {
-                    let window = (&mut line[at..at + LANES]).try_into().expect("LANES values");
+                    let window = (&mut line[at..at + LANES])
+                        .try_into()
+                        .expect("LANES values");
                     weighted(&input[at..], stride, taps, window);
                 }
             }
@@ -363,7 +365,11 @@ mod tests {
                 let (first, taps) = columns.of(x);
                 for channel in 0..3 {
                     let input = |tap: usize| i32::from(source.pixel(first + tap, y)[channel]);
-                    let sum: i32 = taps.iter().enumerate().map(|(at, tap)| input(at) * tap).sum();
+                    let sum: i32 = taps
+                        .iter()
+                        .enumerate()
+                        .map(|(at, tap)| input(at) * tap)
+                        .sum();
                     across.data[(y * across.width + x) * 3 + channel] = clip(HALF + sum);
                 }
             }
@@ -373,7 +379,11 @@ mod tests {
             let (first, taps) = rows.of(y);
             for at in 0..out.width * 3 {
                 let input = |tap: usize| i32::from(across.data[(first + tap) * out.width * 3 + at]);
-                let sum: i32 = taps.iter().enumerate().map(|(at, tap)| input(at) * tap).sum();
+                let sum: i32 = taps
+                    .iter()
+                    .enumerate()
+                    .map(|(at, tap)| input(at) * tap)
+                    .sum();
                 out.data[y * out.width * 3 + at] = clip(HALF + sum);
             }
         }
@@ -382,12 +392,20 @@ mod tests {
 
     #[test]
     fn wide_registers_change_no_value() {
-        for (from, to) in [((37, 29), (16, 12)), ((5, 40), (3, 39)), ((90, 17), (47, 33)), ((16, 16), (15, 200))] {
+        for (from, to) in [
+            ((37, 29), (16, 12)),
+            ((5, 40), (3, 39)),
+            ((90, 17), (47, 33)),
+            ((16, 16), (15, 200)),
+        ] {
             let source = noise(from.0, from.1);
             let columns = Weights::new(from.0, to.0, 0, to.0, Filter::Bicubic);
             let rows = Weights::new(from.1, to.1, 0, to.1, Filter::Bicubic);
             let whole = resize(&source, Region::whole(&source), to.0, to.1, Filter::Bicubic);
-            assert!(whole == plainly(&source, &columns, &rows), "{from:?} to {to:?}");
+            assert!(
+                whole == plainly(&source, &columns, &rows),
+                "{from:?} to {to:?}"
+            );
         }
     }
 
