@@ -39,3 +39,47 @@ pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     x * x.detach().gt(0f64)?.to_dtype(x.dtype())?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    fn values(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn kinks_have_torchs_values_and_slopes() {
+        let x = Var::new(&[-0.5f32, 0.0, 2.0], &Device::Cpu).unwrap();
+        let y = relu(x.as_tensor()).unwrap();
+        assert_eq!(values(&y), [0.0, 0.0, 2.0]);
+        let slopes = y.sum_all().unwrap().backward().unwrap();
+        assert_eq!(values(slopes.get(&x).unwrap()), [0.0, 0.0, 1.0]);
+
+        let to = Tensor::new(&[1f32, 0.0, 1.0], &Device::Cpu).unwrap();
+        let y = mean_absolute(x.as_tensor(), &to).unwrap();
+        assert!((y.to_scalar::<f32>().unwrap() - 2.5 / 3.0).abs() < 1e-6);
+        let slopes = y.backward().unwrap();
+        let third = 1.0 / 3.0;
+        for (got, want) in values(slopes.get(&x).unwrap())
+            .iter()
+            .zip([-third, 0.0, third])
+        {
+            assert!((got - want).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn cross_entropy_is_the_mean_negative_log_probability_of_the_labels() {
+        // Probabilities 1/4, 3/4 and 9/10, 1/10.
+        let logits = Tensor::new(&[[0f32, 3f32.ln()], [9f32.ln(), 0.0]], &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[1u32, 1], &Device::Cpu).unwrap();
+        let got = cross_entropy(&logits, &labels)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        let want = -(0.75f32.ln() + 0.1f32.ln()) / 2.0;
+        assert!((got - want).abs() < 1e-6, "{got} {want}");
+    }
+}

@@ -7,13 +7,28 @@ use super::*;
 use crate::load_parameters;
 
 #[test]
-fn contexts_of_their_own_refuse_other_classes() {
+fn contexts_of_their_own_move_one_class_each_and_refuse_others() {
     let clip = clip();
     let mut method = build("coop", "per_class = true\nn_ctx = 2", &clip);
     assert_eq!(method.parameters()[0].1.dims(), [3, 2, 64]);
     method.bind(&base()).unwrap();
     let refused = method.bind(&novel()).unwrap_err().to_string();
     assert!(refused.contains("other classes"), "{refused}");
+    // A class's own context moves its own score and no other.
+    let images = batch().images;
+    let before = logits(method.as_ref(), &images);
+    let ctx = method.parameters()[0].1.clone();
+    let own = ctx.as_tensor().narrow(0, 1, 1).unwrap();
+    let moved = (own + noise(&[1, 2, 64], 9, 0.5)).unwrap();
+    ctx.set(&ctx.as_tensor().slice_scatter0(&moved, 1).unwrap())
+        .unwrap();
+    for (before, after) in before
+        .chunks(3)
+        .zip(logits(method.as_ref(), &images).chunks(3))
+    {
+        assert_eq!((before[0], before[2]), (after[0], after[2]));
+        assert!((before[1] - after[1]).abs() > 1e-4);
+    }
 }
 
 #[test]
