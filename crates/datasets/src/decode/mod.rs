@@ -3,6 +3,16 @@
 //! The format is recognised from the bytes, as Pillow does, never from the name. EXIF orientation is not applied,
 //! colour profiles and gamma are ignored, alpha is dropped, 16-bit colour keeps its high byte, and 16-bit grey is
 //! clipped at 255: what the published code saw.
+//!
+//! Measured against Pillow 13.0.0 (libjpeg-turbo 3.2.0): 17 JPEG photos (baseline and progressive, 4:4:4, 4:2:2, 4:2:0,
+//! grey, CMYK, rotated by EXIF), 6 PNG and lossy WebP, decoded and shrunk to 224 and 64 pixels, and 39 made-up files of
+//! `tests/fixtures`: not one value differs. The decoder of JPEG was chosen by this (one core, 6.2 Mpx of photos of
+//! 500 pixels and more):
+//!
+//! | decoder | differs from Pillow | by more than 1 | largest | speed |
+//! |---|---|---|---|---|
+//! | mozjpeg 4 (libjpeg-turbo's C code, no assembler) | 0 % | 0 % | 0 | 170 Mpx/s |
+//! | zune-jpeg 0.5 (pure Rust) | 4 % (15 % of small photos) | 1.4 % (5.8 %) | 16 | 395 Mpx/s |
 
 mod gif;
 mod jpeg;

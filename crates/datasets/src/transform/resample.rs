@@ -3,7 +3,7 @@
 //! Weights are made in f64 and rounded to 22-bit integers, and the result of the first pass (usually the horizontal
 //! one) is clipped to 8 bits before the second. Checked against Pillow 13.0.0. The filter widens with the factor of shrinking ("antialias").
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::Rgb;
 
@@ -224,82 +224,162 @@ fn row(source: &Rgb, area: Region, y: usize) -> &[u8] {
 const LANES: usize = 48;
 /// Rows that go through the horizontal pass side by side.
 const ROWS: usize = LANES / 3;
+/// Bytes from one turned column to the next; the ones beyond `LANES` are never read.
+const TURNED: usize = 64;
 
 /// The horizontal pass over an area whose first column is input `base` of the weights.
 fn horizontal(source: &Rgb, area: Region, base: usize, columns: &Weights) -> Rgb {
     let mut out = Rgb::new(columns.first.len(), area.height);
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            // Column after column, `ROWS` pixels each, so that neighbours in memory have the same weight.
-            let mut turned = vec![0u8; area.width * LANES];
-            for top in (0..area.height).step_by(ROWS) {
-                let height = ROWS.min(area.height - top);
-                for y in 0..height {
-                    let pixels = row(source, area, area.top + top + y).chunks_exact(3);
-                    for (column, pixel) in turned.chunks_exact_mut(LANES).zip(pixels) {
-                        column[y * 3..y * 3 + 3].copy_from_slice(pixel);
-                    }
-                }
-                for x in 0..out.width {
-                    let (first, taps) = columns.of(x);
-                    let mut sums = [0u8; LANES];
-                    weighted(&turned[(first - base) * LANES..], LANES, taps, &mut sums);
-                    for (y, pixel) in sums.chunks_exact(3).take(height).enumerate() {
-                        let at = ((top + y) * out.width + x) * 3;
-                        out.data[at..at + 3].copy_from_slice(pixel);
-                    }
-                }
-            }
-        },
-    );
+    Arch::new().dispatch(Horizontal {
+        source,
+        area,
+        base,
+        columns,
+        out: &mut out,
+    });
     out
 }
 
 /// The vertical pass over an area whose first row is input `base` of the weights.
 fn vertical(source: &Rgb, area: Region, base: usize, rows: &Weights) -> Rgb {
     let mut out = Rgb::new(area.width, rows.first.len());
-    if out.data.is_empty() {
-        return out;
+    if !out.data.is_empty() {
+        Arch::new().dispatch(Vertical {
+            source,
+            area,
+            base,
+            rows,
+            out: &mut out,
+        });
     }
-    let stride = source.width * 3;
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (y, line) in out.data.chunks_exact_mut(area.width * 3).enumerate() {
-                let (first, taps) = rows.of(y);
-                let input = &source.data[(area.top + first - base) * stride + area.left * 3..];
-                if line.len() < LANES {
-                    few_weighted(input, stride, taps, line);
-                    continue;
-                }
-                // The last window overlaps the one before rather than being narrower.
-                let last = line.len() - LANES;
-                for at in (0..last).step_by(LANES).chain([last]) {
-                    let window = (&mut line[at..at + LANES])
-                        .try_into()
-                        .expect("LANES values");
-                    weighted(&input[at..], stride, taps, window);
+    out
+}
+
+// The passes are structures because a closure of this length is not inlined into the functions that `dispatch`
+// compiles for wide registers, and would run without them.
+struct Horizontal<'a> {
+    source: &'a Rgb,
+    area: Region,
+    base: usize,
+    columns: &'a Weights,
+    out: &'a mut Rgb,
+}
+
+impl WithSimd for Horizontal<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self {
+            source,
+            area,
+            base,
+            columns,
+            out,
+        } = self;
+        // Column after column, `ROWS` pixels each, so that neighbours in memory have the same weight.
+        let mut turned = vec![0u8; area.width * TURNED];
+        for top in (0..area.height).step_by(ROWS) {
+            let height = ROWS.min(area.height - top);
+            let lines: [&[u8]; ROWS] =
+                std::array::from_fn(|y| row(source, area, area.top + top + y.min(height - 1)));
+            turn(&lines, &mut turned);
+            for x in 0..out.width {
+                let (first, taps) = columns.of(x);
+                let mut sums = [0u8; LANES];
+                weighted(&turned[(first - base) * TURNED..], TURNED, taps, &mut sums);
+                for (y, pixel) in sums.chunks_exact(3).take(height).enumerate() {
+                    let at = ((top + y) * out.width + x) * 3;
+                    out.data[at..at + 3].copy_from_slice(pixel);
                 }
             }
-        },
-    );
-    out
+        }
+    }
+}
+
+struct Vertical<'a> {
+    source: &'a Rgb,
+    area: Region,
+    base: usize,
+    rows: &'a Weights,
+    out: &'a mut Rgb,
+}
+
+impl WithSimd for Vertical<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self {
+            source,
+            area,
+            base,
+            rows,
+            out,
+        } = self;
+        let stride = source.width * 3;
+        for (y, line) in out.data.chunks_exact_mut(area.width * 3).enumerate() {
+            let (first, taps) = rows.of(y);
+            let input = &source.data[(area.top + first - base) * stride + area.left * 3..];
+            if line.len() < LANES {
+                few_weighted(input, stride, taps, line);
+                continue;
+            }
+            // The last window overlaps the one before rather than being narrower.
+            let last = line.len() - LANES;
+            for at in (0..last).step_by(LANES).chain([last]) {
+                let window = (&mut line[at..at + LANES])
+                    .try_into()
+                    .expect("LANES values");
+                weighted(&input[at..], stride, taps, window);
+            }
+        }
+    }
+}
+
+/// Writes the pixels of rows of equal length column by column.
+#[inline(always)]
+fn turn(lines: &[&[u8]; ROWS], turned: &mut [u8]) {
+    let Some(last) = (lines[0].len() / 3).checked_sub(1) else {
+        return;
+    };
+    // Four bytes are moved faster than three; the fourth is overwritten by the next row, or never read.
+    for (x, column) in turned.chunks_exact_mut(TURNED).take(last).enumerate() {
+        for (y, line) in lines.iter().enumerate() {
+            column[y * 3..y * 3 + 4].copy_from_slice(&line[x * 3..x * 3 + 4]);
+        }
+    }
+    for (y, line) in lines.iter().enumerate() {
+        let at = last * TURNED + y * 3;
+        turned[at..at + 3].copy_from_slice(&line[last * 3..last * 3 + 3]);
+    }
 }
 
 /// The clipped sums of `LANES` neighbouring values over lines that are `stride` apart.
 #[inline(always)]
 fn weighted(lines: &[u8], stride: usize, taps: &[i32], out: &mut [u8; LANES]) {
-    let mut sums = [HALF; LANES];
+    // Three values rather than an array of three: only so do they stay in registers from line to line.
+    let (mut left, mut middle, mut right) = ([HALF; THIRD], [HALF; THIRD], [HALF; THIRD]);
     for (line, &tap) in taps.iter().enumerate() {
-        let values = &lines[line * stride..line * stride + LANES];
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum += i32::from(value) * tap;
+        let values: &[u8; LANES] = lines[line * stride..line * stride + LANES]
+            .try_into()
+            .expect("LANES values");
+        left = added::<0>(left, values, tap);
+        middle = added::<THIRD>(middle, values, tap);
+        right = added::<{ 2 * THIRD }>(right, values, tap);
+    }
+    for (out, sums) in out.chunks_exact_mut(THIRD).zip([left, middle, right]) {
+        for (value, sum) in out.iter_mut().zip(sums) {
+            *value = clip(sum);
         }
     }
-    for (value, sum) in out.iter_mut().zip(sums) {
-        *value = clip(sum);
-    }
+}
+
+const THIRD: usize = LANES / 3;
+
+#[inline(always)]
+fn added<const FROM: usize>(sums: [i32; THIRD], values: &[u8; LANES], tap: i32) -> [i32; THIRD] {
+    std::array::from_fn(|at| sums[at] + i32::from(values[FROM + at]) * tap)
 }
 
 /// [`weighted`] for a picture narrower than that.
