@@ -39,6 +39,31 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// Of initial values and drawings.
     pub seed: u64,
+    /// When to stop before `steps`; never, where not given.
+    pub stop: Option<Stop>,
+}
+
+/// Stops as soon as zero-shot accuracy on VALIDATION pictures of the drawn suite, all classes, is neither hopeless nor
+/// perfect: within `low..=high` percent on at least `datasets` of its datasets. Test pictures are never looked at.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// Steps between looks.
+    pub every: usize,
+    /// Lowest accuracy in percent.
+    pub low: f64,
+    /// Highest accuracy in percent.
+    pub high: f64,
+    /// How many datasets must be between the two.
+    pub datasets: usize,
+}
+
+impl Stop {
+    /// How many datasets are within.
+    fn within(self, accuracies: &[ZeroShot]) -> usize {
+        let is_within = |z: &&ZeroShot| (self.low..=self.high).contains(&z.all);
+        accuracies.iter().filter(is_within).count()
+    }
 }
 
 /// Sizes of the image tower.
@@ -105,6 +130,10 @@ impl Recipe {
             "steps, batch: at least 1 step of at least 2 drawings",
         );
         check(recipe.embedding > 0, "embedding: must be 1 or more");
+        check(
+            recipe.stop.is_none_or(|s| s.every > 0 && s.low < s.high),
+            "stop: every must be 1 or more, low less than high",
+        );
         if wrong.is_empty() {
             Ok(recipe)
         } else {
@@ -238,6 +267,8 @@ pub struct Progress {
     pub loss: f64,
     /// Wall seconds so far.
     pub seconds: f64,
+    /// At a look of the stop rule: datasets within its bounds.
+    pub within: Option<usize>,
 }
 
 /// Trains a CLIP by `recipe`; `report` hears of progress every `every` steps and may look at the model.
@@ -300,16 +331,26 @@ pub fn pretrain(
         }
         sum += value;
         count += 1;
-        if (step + 1) % every == 0 || step + 1 == recipe.steps {
+        let due = recipe.stop.filter(|s| (step + 1) % s.every == 0);
+        let within = match due {
+            Some(stop) => Some(stop.within(&zero_shot(&clip, drawn::VAL)?)),
+            None => None,
+        };
+        let done = due.zip(within).is_some_and(|(s, n)| n >= s.datasets);
+        if done || within.is_some() || (step + 1) % every == 0 || step + 1 == recipe.steps {
             report(
                 Progress {
                     step: step + 1,
-                    loss: sum / f64::from(count),
+                    loss: sum / f64::from(count.max(1)),
                     seconds: started.elapsed().as_secs_f64(),
+                    within,
                 },
                 &clip,
             );
             (sum, count) = (0.0, 0);
+        }
+        if done {
+            break;
         }
     }
     Ok((clip, ids))
@@ -370,18 +411,33 @@ pub fn save(clip: &Clip, ids: &[u32], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Zero-shot accuracy on each drawn dataset, in percent: all classes, base, novel.
+/// Zero-shot accuracy on a drawn dataset, in percent.
+#[derive(Clone, Debug)]
+pub struct ZeroShot {
+    /// Id of the dataset.
+    pub dataset: String,
+    /// Among all classes.
+    pub all: f64,
+    /// Base pictures among base classes.
+    pub base: f64,
+    /// Novel pictures among novel classes.
+    pub novel: f64,
+}
+
+/// Zero-shot accuracy on the eleven drawn datasets, on the drawings numbered `numbers` of each class
+/// ([`drawn::VAL`] or [`drawn::TEST`]).
 ///
 /// # Errors
 /// Those of the towers.
-pub fn zero_shot(clip: &Clip) -> Result<Vec<(String, [f64; 3])>> {
+pub fn zero_shot(clip: &Clip, numbers: std::ops::Range<u64>) -> Result<Vec<ZeroShot>> {
     let size = clip.image_size();
     drawn::datasets()
         .iter()
+        .filter(|d| d.shift_of.is_none())
         .map(|d| {
             let k = d.classes.len();
             let items: Vec<(usize, u64)> = (0..k)
-                .flat_map(|c| drawn::TEST.map(move |i| (c, i)))
+                .flat_map(|c| numbers.clone().map(move |i| (c, i)))
                 .collect();
             let pictures: Vec<_> = items
                 .par_iter()
@@ -406,10 +462,12 @@ pub fn zero_shot(clip: &Clip) -> Result<Vec<(String, [f64; 3])>> {
                     .collect();
                 100.0 * mine.iter().filter(|r| **r).count() as f64 / mine.len() as f64
             };
-            Ok((
-                d.id.clone(),
-                [accuracy(0..k), accuracy(0..half), accuracy(half..k)],
-            ))
+            Ok(ZeroShot {
+                dataset: d.id.clone(),
+                all: accuracy(0..k),
+                base: accuracy(0..half),
+                novel: accuracy(half..k),
+            })
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use datasets::drawn;
 
 use super::Done;
 use crate::pretrain::{self, Recipe};
@@ -28,17 +29,27 @@ impl Pretrain {
         let (clip, ids) = pretrain::pretrain(&recipe, self.every.max(1), |p, _| {
             let left = p.seconds / p.step as f64 * (recipe.steps - p.step) as f64;
             crate::say!(
-                "step {}/{}  loss {:.4}  {:.0} s elapsed, about {left:.0} s left",
+                "step {}/{}  loss {:.4}  {:.0} s elapsed, at most {left:.0} s left{}",
                 p.step,
                 recipe.steps,
                 p.loss,
-                p.seconds
+                p.seconds,
+                p.within
+                    .map_or_else(String::new, |n| format!("  {n} datasets within bounds"))
             );
         })?;
         pretrain::save(&clip, &ids, &self.out)?;
-        crate::out!("zero-shot accuracy in percent on the drawn suite: all, base, novel classes");
-        for (id, [all, base, novel]) in pretrain::zero_shot(&clip)? {
-            crate::out!("{id:<24} {all:>6.1} {base:>6.1} {novel:>6.1}");
+        for (name, numbers) in [("validation", drawn::VAL), ("test", drawn::TEST)] {
+            crate::out!("zero-shot accuracy in percent, {name} drawings: all, base, novel classes");
+            for z in pretrain::zero_shot(&clip, numbers)? {
+                crate::out!(
+                    "{:<24} {:>6.1} {:>6.1} {:>6.1}",
+                    z.dataset,
+                    z.all,
+                    z.base,
+                    z.novel
+                );
+            }
         }
         crate::say!("{} ({} token rows)", self.out.display(), ids.len());
         Ok(Done::All)
