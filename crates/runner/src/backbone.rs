@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clip::Clip;
+use clip::weights::Weights;
 
 /// The CLIP that ships: made by `suites/pretrain-drawn.toml`.
 const DRAWN: &[u8] = include_bytes!("../assets/drawn-clip.safetensors");
 
-/// Loads `file`, or the backbone called `name` where no file is given.
+/// Reads the weights of `file`, or of the backbone called `name` where no file is given.
 ///
 /// # Errors
 /// A file that is not a CLIP; a name that only a file can stand for.
-pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
+pub fn weights(name: &str, file: Option<&Path>) -> Result<Weights> {
     if let Some(path) = file {
         if !path.exists() {
             bail!(
@@ -21,12 +22,21 @@ pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
                 path.display()
             );
         }
-        return Ok(Arc::new(Clip::load(path)?));
+        return Ok(clip::weights::open(path)?);
     }
     if name == "drawn" {
-        return shipped();
+        return clip::weights::embedded("drawn-clip.safetensors", DRAWN)
+            .context("the shipped CLIP");
     }
     bail!("backbone {name:?}: does not ship with promptbed; pass its weights with --model FILE")
+}
+
+/// Loads `file`, or the backbone called `name` where no file is given.
+///
+/// # Errors
+/// As [`weights`].
+pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
+    Ok(Arc::new(Clip::from_weights(&weights(name, file)?)?))
 }
 
 /// The CLIP inside the binary.
@@ -34,7 +44,5 @@ pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
 /// # Errors
 /// None, unless the binary is broken.
 pub fn shipped() -> Result<Arc<Clip>> {
-    let weights =
-        clip::weights::embedded("drawn-clip.safetensors", DRAWN).context("the shipped CLIP")?;
-    Ok(Arc::new(Clip::from_weights(&weights)?))
+    load("drawn", None)
 }

@@ -91,3 +91,207 @@ pub fn read(path: &Path) -> Result<(Description, BTreeMap<String, Tensor>)> {
         .with_context(|| format!("{}", path.display()))?;
     Ok((description, tensors.into_iter().collect()))
 }
+
+/// What a checkpoint of the published code does not say of itself.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Given {
+    /// Method of a published checkpoint; prompts written by promptbed say it themselves.
+    #[arg(long)]
+    pub method: Option<String>,
+    /// A setting of it, as in suites: --set n_ctx=4 --set 'init="a photo of a"'.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Prompts that can be bound to classes again.
+pub struct Saved {
+    /// Algorithm in the registry.
+    pub algorithm: String,
+    /// Its settings.
+    pub config: Box<dyn methods::Config>,
+    /// By published name; of a published checkpoint everything in it.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Of the trial; 0 where unknown.
+    pub seed: u64,
+    description: Option<Description>,
+    path: std::path::PathBuf,
+}
+
+impl Saved {
+    /// Reads prompts of ours, or a published checkpoint that `given` describes.
+    ///
+    /// # Errors
+    /// A file that is neither, a method that is not given or not known, settings that are wrong.
+    pub fn read(path: &Path, given: &Given) -> Result<Self> {
+        let mut head = [0u8; 9];
+        std::fs::File::open(path)
+            .and_then(|mut f| std::io::Read::read(&mut f, &mut head))
+            .with_context(|| format!("{}: cannot be read", path.display()))?;
+        // Safetensors begin with a length and a brace; all else must be a pickle, whose reader says what is wrong.
+        if head[8] == b'{' {
+            if given.method.is_some() || !given.set.is_empty() {
+                bail!(
+                    "--method, --set: {} says itself what it is; they are for published checkpoints",
+                    path.display()
+                );
+            }
+            let (description, tensors) = read(path)?;
+            return Self::of_ours(path, description, tensors);
+        }
+        let Some(name) = &given.method else {
+            bail!(
+                "{}: is not written by promptbed; say with --method which method it is",
+                path.display()
+            );
+        };
+        let entry = methods::find(name).with_context(|| {
+            let names: Vec<&str> = methods::METHODS.iter().map(|m| m.name).collect();
+            format!(
+                "--method {name}: there is no such method; there are {}",
+                names.join(", ")
+            )
+        })?;
+        let tensors = checkpoint(path)?;
+        let mut config = toml::Table::new();
+        for pair in &given.set {
+            let table: toml::Table = toml::from_str(pair)
+                .map_err(|e| anyhow::anyhow!("--set {pair}: {}", e.message()))?;
+            config.extend(table);
+        }
+        let mut settings = methods::Settings::new(config);
+        let config = (entry.read)(&mut settings);
+        let problems = settings.finish().problems;
+        if !problems.is_empty() {
+            let told: Vec<String> = problems
+                .iter()
+                .map(|p| format!("--set {}: {}", p.field, p.message))
+                .collect();
+            bail!(told.join("\n"));
+        }
+        Ok(Self {
+            algorithm: entry.name.to_owned(),
+            config,
+            tensors,
+            seed: 0,
+            description: None,
+            path: path.to_owned(),
+        })
+    }
+
+    fn of_ours(
+        path: &Path,
+        description: Description,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        let entry = methods::find(&description.algorithm).with_context(|| {
+            format!(
+                "{}: algorithm: this program has no method {:?}",
+                path.display(),
+                description.algorithm
+            )
+        })?;
+        let mut config = toml::Table::new();
+        let is_training = |key: &str| methods::Training::KEYS.contains(&key);
+        for (key, value) in description.settings.iter().filter(|(k, _)| !is_training(k)) {
+            if let Ok(value) = toml::Value::try_from(value) {
+                config.insert(key.clone(), value);
+            }
+        }
+        let mut settings = methods::Settings::new(config);
+        let config = (entry.read)(&mut settings);
+        // What is left over is of the runner (training views); a wrong value is not.
+        let wrong: Vec<String> = settings
+            .finish()
+            .problems
+            .iter()
+            .filter(|p| p.field != "views")
+            .map(|p| format!("{}: {}: {}", path.display(), p.field, p.message))
+            .collect();
+        if !wrong.is_empty() {
+            bail!(wrong.join("\n"));
+        }
+        Ok(Self {
+            algorithm: entry.name.to_owned(),
+            config,
+            tensors,
+            seed: description.seed,
+            description: Some(description),
+            path: path.to_owned(),
+        })
+    }
+
+    /// That these weights are those the prompts were learned on, where that is known.
+    ///
+    /// # Errors
+    /// Names both fingerprints.
+    pub fn check_backbone(&self, fingerprint: &str) -> Result<()> {
+        match &self.description {
+            Some(d) if d.backbone_fingerprint != fingerprint => bail!(
+                "{}: was learned on the CLIP with fingerprint {}, this one is {fingerprint}; pass the right --model",
+                self.path.display(),
+                d.backbone_fingerprint
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The method with these prompts, bound to `classes`.
+    ///
+    /// # Errors
+    /// Tensors that are missing or of another shape; classes the prompts cannot go to.
+    pub fn method(
+        &self,
+        clip: &std::sync::Arc<clip::Clip>,
+        classes: &methods::Classes,
+    ) -> Result<Box<dyn methods::Method>> {
+        let mut init = methods::Init::seeded(self.seed);
+        let Some(description) = &self.description else {
+            let method = self.config.build(clip, classes, &mut init)?;
+            let mut values = BTreeMap::new();
+            for (name, _) in method.parameters() {
+                let found = self.tensors.iter().find(|(key, _)| is_called(key, &name));
+                match found {
+                    Some((_, tensor)) => values.insert(name, tensor.clone()),
+                    None => bail!("state_dict: has no {name}, which {} learns", self.algorithm),
+                };
+            }
+            methods::load_parameters(method.as_ref(), &values)?;
+            return Ok(method);
+        };
+        let own = methods::Classes {
+            names: description.classes.clone(),
+            ..classes.clone()
+        };
+        let mut method = self.config.build(clip, &own, &mut init)?;
+        methods::load_parameters(method.as_ref(), &self.tensors)?;
+        if own != *classes {
+            method.bind(classes)?;
+        }
+        Ok(method)
+    }
+}
+
+/// Whether a checkpoint's tensor is the parameter `name`: with or without the leading module, alone or in a whole model.
+fn is_called(key: &str, name: &str) -> bool {
+    key == name
+        || key.ends_with(&format!(".{name}"))
+        || name.strip_prefix("prompt_learner.") == Some(key)
+}
+
+/// The tensors of a published checkpoint: its `state_dict`, or the dictionary itself.
+fn checkpoint(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let tree = clip::weights::pickle::read(path)?;
+    let inner = tree.get("state_dict").unwrap_or(tree);
+    let mut out = BTreeMap::new();
+    for (name, stored) in inner.tensors()? {
+        // Fixed vectors of the classes of training: the published code drops them too.
+        if name.ends_with("token_prefix") || name.ends_with("token_suffix") {
+            continue;
+        }
+        out.insert(name.clone(), stored.load(&name)?);
+    }
+    if out.is_empty() {
+        bail!("{}: state_dict: holds no tensors", path.display());
+    }
+    Ok(out)
+}

@@ -84,7 +84,11 @@ struct Diverged {
     value: f64,
 }
 
-fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
+/// The classes of a set, as methods take them.
+///
+/// # Errors
+/// A dataset too small to be halved.
+pub fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
     let (_, names) = feed.dataset.split.subset(set)?;
     Ok(Classes::new(
         &names,
@@ -150,7 +154,15 @@ pub fn run(task: &Task) -> Result<Outcomes> {
             classes_of(&target.feed, target.set)?
         };
         method.bind(&bound)?;
-        let (test, predictions) = test(task, method.as_ref(), sees, target, &bound, index as u32)?;
+        let (test, predictions) = test(
+            method.as_ref(),
+            sees,
+            target,
+            &bound,
+            index as u32,
+            task.seed,
+            task.stop,
+        )?;
         out.tests.push(test);
         out.predictions.extend(predictions);
     }
@@ -243,13 +255,18 @@ fn train(
     Ok(None)
 }
 
-fn test(
-    task: &Task,
+/// Tests a method that is bound to `classes`, the class set of `target`; `seed` draws views where a method sees views.
+///
+/// # Errors
+/// [`Interrupted`]; a picture that is missing or broken; logits that are not finite.
+pub fn test(
     method: &dyn Method,
     sees: Sees,
     target: &Target,
     classes: &Classes,
     test_index: u32,
+    seed: u64,
+    stop: &AtomicBool,
 ) -> Result<(Test, Vec<Prediction>)> {
     let started = Instant::now();
     let (split, _) = target.feed.dataset.split.subset(target.set)?;
@@ -269,7 +286,7 @@ fn test(
         TESTED_AT_ONCE
     };
     for (number, chunk) in items.chunks(at_once).enumerate() {
-        if task.stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
             return Err(Interrupted.into());
         }
         let images = match sees {
@@ -282,7 +299,7 @@ fn test(
                     &chunk[0],
                     count,
                     mix,
-                    task.seed,
+                    seed,
                     number as u64,
                 )?)
             }

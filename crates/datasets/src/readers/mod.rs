@@ -59,6 +59,23 @@ pub(crate) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
     }
 }
 
+/// Reads a split file of the CoOp family by itself, without its pictures.
+///
+/// # Errors
+/// A file that cannot be read or is no split, or every entry that is wrong.
+pub fn split_file(path: &Path) -> Result<Split, Error> {
+    let lists = split_json::read(path)?;
+    let problems = lists.split.problems();
+    if problems.is_empty() {
+        Ok(lists.split)
+    } else {
+        Err(Error::Entries {
+            path: lists.from,
+            problems,
+        })
+    }
+}
+
 /// The text of a file, without a byte order mark.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = read_bytes(path, MAX_TEXT_BYTES)?;

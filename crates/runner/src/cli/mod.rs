@@ -2,12 +2,20 @@
 
 use clap::{Parser, Subcommand};
 
+mod compare;
+mod data;
+mod encode;
+mod eval;
+mod export;
 mod methods;
+mod model;
 mod plot;
 mod pretrain;
+mod report;
 mod run;
 mod table;
 mod verify;
+mod words;
 
 /// Benchmarks and reproduces prompt tuning of vision-language models.
 #[derive(Parser)]
@@ -22,7 +30,15 @@ enum Verb {
     Run(run::Run),
     Table(table::Table),
     Plot(plot::Plot),
+    Report(report::Report),
+    Compare(compare::Compare),
     Methods(methods::Methods),
+    Data(data::Data),
+    Model(model::Model),
+    Encode(encode::Encode),
+    Eval(eval::Eval),
+    Words(words::Words),
+    Export(export::Export),
     Verify(verify::Verify),
     Pretrain(pretrain::Pretrain),
 }
@@ -47,7 +63,15 @@ impl Cli {
             Verb::Run(verb) => verb.run(),
             Verb::Table(verb) => verb.run(),
             Verb::Plot(verb) => verb.run(),
+            Verb::Report(verb) => verb.run(),
+            Verb::Compare(verb) => verb.run(),
             Verb::Methods(verb) => verb.run(),
+            Verb::Data(verb) => verb.run(),
+            Verb::Model(verb) => verb.run(),
+            Verb::Encode(verb) => verb.run(),
+            Verb::Eval(verb) => verb.run(),
+            Verb::Words(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),
             Verb::Pretrain(verb) => verb.run(),
         }

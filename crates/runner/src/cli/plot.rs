@@ -15,12 +15,20 @@ use crate::store::Store;
 pub struct Plot {
     /// Results folder.
     dir: PathBuf,
+    /// Size for a two-column paper (7 inches wide, 7.5-point lettering); names end in -paper.
+    #[arg(long)]
+    paper: bool,
 }
 
 impl Plot {
     pub fn run(self) -> Result<Done> {
         let loaded = Store::open(&self.dir)?.read_all()?;
-        for path in plot::render_all(&loaded, &self.dir)? {
+        let size = if self.paper {
+            plot::Size::Paper
+        } else {
+            plot::Size::Screen
+        };
+        for path in plot::render_all_sized(&loaded, &self.dir, size)? {
             crate::say!("{}", path.display());
         }
         Ok(if loaded.problems.is_empty() {

@@ -1,12 +1,14 @@
 //! `promptbed table`: the tables of a results folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::Done;
-use crate::store::Store;
-use crate::table;
+use crate::published::Published;
+use crate::store::{Store, replace};
+use crate::summary::{Spread, Summary};
+use crate::table::{self, against};
 
 /// Print and write tables: reads a results folder, writes its tables/ (Markdown, CSV, LaTeX) and trials.parquet.
 ///
@@ -15,6 +17,15 @@ use crate::table;
 pub struct Table {
     /// Results folder.
     dir: PathBuf,
+    /// Sum seeds up as the published scripts do: each rounded to one decimal, population deviation.
+    #[arg(long)]
+    as_published: bool,
+    /// Put published numbers beside ours: `published` for those that ship, or a folder of such TOML files.
+    #[arg(long, value_name = "published|DIR")]
+    against: Option<PathBuf>,
+    /// Only published numbers of this source (a file name in results/published without its ending).
+    #[arg(long, requires = "against")]
+    source: Option<String>,
 }
 
 impl Table {
@@ -22,14 +33,60 @@ impl Table {
         let store = Store::open(&self.dir)?;
         let loaded = store.read_all()?;
         store.write_frame(&loaded)?;
-        for path in table::render_all(&loaded, &self.dir)? {
+        let spread = if self.as_published {
+            Spread::AsPublished
+        } else {
+            Spread::Sample
+        };
+        for path in table::render_all_as(&loaded, &self.dir, spread)? {
             crate::say!("{}", path.display());
         }
-        crate::out!("{}", table::terminal(&loaded));
+        match &self.against {
+            None => crate::out!("{}", table::terminal_as(&loaded, spread)),
+            Some(from) => {
+                let published = read(from)?;
+                if let Some(source) = &self.source {
+                    known(&published, source)?;
+                }
+                let summary = Summary::new(&loaded).with_spread(spread);
+                let pairs = against::against(&summary, &published, self.source.as_deref());
+                let path = self.dir.join("tables").join("against-published.md");
+                replace(&path, against::markdown(&pairs).as_bytes())?;
+                crate::say!("{}", path.display());
+                crate::out!("{}", against::terminal(&pairs));
+            }
+        }
         Ok(if loaded.problems.is_empty() {
             Done::All
         } else {
             Done::NotAll
         })
+    }
+}
+
+fn read(from: &Path) -> Result<Published> {
+    if from == Path::new("published") {
+        return Ok(Published::built_in()?);
+    }
+    if !from.is_dir() {
+        bail!(
+            "--against {}: must be `published` or a folder of TOML files like results/published",
+            from.display()
+        );
+    }
+    Published::load(from).with_context(|| format!("--against {}", from.display()))
+}
+
+fn known(published: &Published, source: &str) -> Result<()> {
+    let ids: Vec<&str> = published.sources().map(|s| s.id.as_str()).collect();
+    if ids.contains(&source) {
+        return Ok(());
+    }
+    match methods::settings::nearest(source, ids.iter().copied()) {
+        Some(near) => bail!("--source {source}: there is no such source; did you mean `{near}`?"),
+        None => bail!(
+            "--source {source}: there is no such source; there are {}",
+            ids.join(", ")
+        ),
     }
 }

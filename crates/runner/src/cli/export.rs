@@ -1,0 +1,89 @@
+//! `promptbed export`: learned prompts for the published code.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clip::weights::pickle::{self, Value};
+
+use super::Done;
+use crate::prompts;
+
+/// Layouts of other code bases.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// `<learner>/model.pth.tar-<epochs>`, as the trainers of the CoOp family load them.
+    Dassl,
+}
+
+/// Write learned prompts where the published code looks for them: `OUT/prompt_learner/model.pth.tar-50` and the like.
+///
+/// Example: promptbed export --prompts results/quick/prompts/coop-....safetensors --format dassl --out checkpoints
+#[derive(clap::Args)]
+pub struct Export {
+    /// Prompts written by promptbed.
+    #[arg(long)]
+    prompts: PathBuf,
+    /// Layout.
+    #[arg(long, value_enum, default_value = "dassl")]
+    format: Format,
+    /// Folder to write into.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// Folder of the published trainer, and the module whose name it leaves out of the tensors' names.
+const LEARNERS: [(&str, &str, Option<&str>); 9] = [
+    ("coop", "prompt_learner", Some("prompt_learner.")),
+    ("cocoop", "prompt_learner", Some("prompt_learner.")),
+    ("kgcoop", "prompt_learner", Some("prompt_learner.")),
+    ("prograd", "prompt_learner", Some("prompt_learner.")),
+    ("maple", "MultiModalPromptLearner", None),
+    ("vpt", "VLPromptLearner", None),
+    ("ivlp", "VLPromptLearner", None),
+    ("language-prompting", "VLPromptLearner", None),
+    ("promptsrc", "VLPromptLearner", None),
+];
+
+impl Export {
+    pub fn run(self) -> Result<Done> {
+        let Format::Dassl = self.format;
+        let (description, tensors) = prompts::read(&self.prompts)?;
+        let Some((_, learner, module)) = LEARNERS
+            .iter()
+            .find(|(name, _, _)| *name == description.algorithm)
+        else {
+            bail!(
+                "{}: the published code of {} keeps no checkpoints",
+                self.prompts.display(),
+                description.algorithm
+            );
+        };
+        let epochs = description
+            .settings
+            .get("epochs")
+            .and_then(serde_json::Value::as_i64);
+        let epochs = epochs
+            .with_context(|| format!("{}: settings.epochs is missing", self.prompts.display()))?;
+        let state: Vec<_> = tensors
+            .into_iter()
+            .map(|(name, tensor)| {
+                let short = module.and_then(|m| name.strip_prefix(m)).map(str::to_owned);
+                (short.unwrap_or(name), tensor)
+            })
+            .collect();
+        let folder = self.out.join(learner);
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("{}: cannot be made", folder.display()))?;
+        let path = folder.join(format!("model.pth.tar-{epochs}"));
+        let checkpoint = Value::Dict(vec![
+            ("state_dict".to_owned(), Value::State(state)),
+            ("epoch".to_owned(), Value::Int(epochs)),
+            ("optimizer".to_owned(), Value::Nothing),
+            ("scheduler".to_owned(), Value::Nothing),
+            ("val_result".to_owned(), Value::Nothing),
+        ]);
+        pickle::write(&path, &checkpoint)?;
+        crate::out!("{}", path.display());
+        Ok(Done::All)
+    }
+}
