@@ -1,11 +1,12 @@
 //! The ViT image tower, which takes prompts as data: extra tokens behind the patches, renewed at every layer.
 
+use std::ops::Add;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::ops::{Block, Layout, Put, layer_norm, put_rows, with_values};
+use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, with_values};
 
 /// What a method puts into the image tower. `n` prompt tokens, `W` width.
 #[derive(Clone, Debug, Default)]
@@ -118,6 +119,25 @@ impl VisionTransformer {
             x = block.forward(&x, &layout, last.then_some(&class_rows[..]))?;
         }
         layer_norm(&x, &self.norm_after.0, &self.norm_after.1)?.matmul(&self.projection)
+    }
+
+    /// What [`VisionTransformer::encode`] of `batch` pictures with `prompts` extra tokens, and its gradient to them,
+    /// cannot do without.
+    pub fn work(&self, batch: usize, prompts: usize) -> Work {
+        let patches = self.grid() * self.grid();
+        let layout = Layout::full(batch, 1 + patches + prompts);
+        let (last, class_rows) = (self.blocks.len().saturating_sub(1), vec![0; batch]);
+        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+            b.shape
+                .work(&layout, (i == last).then_some(&class_rows[..]))
+        });
+        let projection = 2.0 * (batch * self.projection.elem_count()) as f64;
+        let embedding = 2.0 * (batch * patches * self.patch_embedding.elem_count()) as f64;
+        let ends = Work {
+            forward: embedding + projection,
+            backward: projection,
+        };
+        blocks.fold(ends, Work::add)
     }
 
     /// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.

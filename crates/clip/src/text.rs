@@ -5,11 +5,12 @@
 //! causal, and its output is read at the end token (arXiv 2103.00020, section 2.4).
 
 use std::collections::HashMap;
+use std::ops::Add;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::ops::{Block, Group, Layout, Put, layer_norm, put_rows};
+use crate::ops::{Block, Group, Layout, Put, Work, layer_norm, put_rows};
 
 /// Longest sequence CLIP's positions allow, start and end tokens included.
 pub const CONTEXT_LENGTH: usize = 77;
@@ -97,6 +98,8 @@ pub struct TextTower {
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: (Tensor, Tensor),
     pub(crate) projection: Tensor,
+    /// Most bytes that the graph of one [`TextTower::encode`] may hold; `None`: as many as it takes.
+    pub memory: Option<usize>,
 }
 
 impl TextTower {
@@ -232,6 +235,23 @@ impl TextTower {
             .map(|&r| if r == u32::MAX { 0.0 } else { 1.0 })
             .collect();
         tokens.broadcast_mul(&Tensor::from_vec(keep, (n, 1), device)?)? + positions
+    }
+
+    /// What [`TextTower::encode`] and its gradient cannot do without.
+    pub fn work(&self, plan: &TextPlan) -> Work {
+        let last = self.blocks.len().saturating_sub(1);
+        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+            b.shape
+                .work(&plan.layout, (i == last).then_some(&plan.ends[..]))
+        });
+        let projection = 2.0 * (plan.ends.len() * self.projection.elem_count()) as f64;
+        blocks.fold(
+            Work {
+                forward: projection,
+                backward: projection,
+            },
+            Work::add,
+        )
     }
 
     /// Features `[sequences, E]`, not normalised, in the order of the plan. Differentiable in the prompt.

@@ -685,6 +685,25 @@ impl Suite {
     }
 }
 
+/// Bytes written as a number and `MB` or `GB` (powers of 1000).
+///
+/// # Errors
+/// What would be right, for anything else.
+pub fn bytes(text: &str) -> std::result::Result<usize, String> {
+    let wrong =
+        || format!("{text:?} is no amount of memory; write for example \"500MB\" or \"2GB\"");
+    let (number, unit) = text
+        .strip_suffix("GB")
+        .map(|n| (n, 1e9))
+        .or_else(|| text.strip_suffix("MB").map(|n| (n, 1e6)))
+        .ok_or_else(wrong)?;
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    if !(number > 0.0 && number * unit < 1e15) {
+        return Err(wrong());
+    }
+    Ok((number * unit) as usize)
+}
+
 /// Whether a protocol trains on one dataset and tests on others.
 pub fn is_transfer(protocol: Protocol) -> bool {
     matches!(

@@ -123,6 +123,19 @@ impl Plan {
             causal: layout.is_causal(),
         }
     }
+
+    /// Pairs of a query row and a key row that it sees.
+    pub fn pairs(&self) -> u64 {
+        let of = |u: &Unit| -> usize {
+            if !self.causal {
+                return u.queries * (u.prefix + u.length);
+            }
+            let before = u.prefix + u.position;
+            (1..=u.queries).map(|i| before + i).sum()
+        };
+        let units = self.tasks.iter().flat_map(|t| &t.units);
+        units.map(|u| of(u) as u64).sum()
+    }
 }
 
 fn push_tasks(tasks: &mut Vec<Task>, units: Vec<Unit>, prefix_start: usize, prefix: usize) {

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod methods;
 mod plot;
 mod pretrain;
@@ -25,6 +26,7 @@ enum Verb {
     Methods(methods::Methods),
     Verify(verify::Verify),
     Pretrain(pretrain::Pretrain),
+    Bench(bench::Bench),
 }
 
 /// How a verb ended: whether all it was asked for was done.
@@ -50,6 +52,7 @@ impl Cli {
             Verb::Methods(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),
             Verb::Pretrain(verb) => verb.run(),
+            Verb::Bench(verb) => verb.run(),
         }
     }
 }
