@@ -8,6 +8,10 @@ use rayon::prelude::*;
 
 use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, with_values};
 
+/// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
+/// for memory. Changes no number, as pictures do not see each other.
+const ROWS_AT_ONCE: usize = 1600;
+
 /// What a method puts into the image tower. `n` prompt tokens, `W` width.
 #[derive(Clone, Debug, Default)]
 pub struct ImagePrompt {
@@ -72,6 +76,14 @@ impl VisionTransformer {
             );
         }
         let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
+        let at_once = (ROWS_AT_ONCE / (1 + patches + count)).max(1);
+        if batch > at_once && !self.is_tracked(pixels, prompt) {
+            let pieces = (0..batch)
+                .step_by(at_once)
+                .map(|i| self.encode(&pixels.narrow(0, i, at_once.min(batch - i))?, prompt))
+                .collect::<Result<Vec<_>>>()?;
+            return Tensor::cat(&pieces, 0);
+        }
         if let Some(deep) = prompt.deep.iter().find(|d| d.dims() != [count, w]) {
             bail!(
                 "a deep image prompt is {:?}, the first layer's is [{count}, {w}]",
@@ -138,6 +150,18 @@ impl VisionTransformer {
             backward: projection,
         };
         blocks.fold(ends, Work::add)
+    }
+
+    /// Whether a gradient could be asked for.
+    fn is_tracked(&self, pixels: &Tensor, prompt: &ImagePrompt) -> bool {
+        let prompts = prompt.tokens.iter().chain(&prompt.deep);
+        let own = [&self.patch_embedding, &self.class_embedding];
+        let blocks = self.blocks.iter().map(|b| &b.theta);
+        prompts
+            .chain(own)
+            .chain(blocks)
+            .chain([pixels, &self.positional_embedding, &self.projection])
+            .any(Tensor::track_op)
     }
 
     /// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod norm;
 pub mod replace;
 pub mod rows;
+pub mod scratch;
 pub mod work;
 
 pub use block::{Activation, Block, BlockShape};

@@ -101,7 +101,8 @@ impl Draw {
             .par_chunks_mut(1 << 14)
             .enumerate()
             .for_each(|(chunk, out)| {
-                let mut state = ((salt << 32) | chunk as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let mut state =
+                    ((salt << 32) | chunk as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
                 for v in out {
                     state = state
                         .wrapping_mul(6_364_136_223_846_793_005)
