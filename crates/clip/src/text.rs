@@ -54,6 +54,8 @@ pub struct TextPlan {
     base: Option<Tensor>,
     context: Arc<Vec<(usize, usize)>>,
     ends: Vec<usize>,
+    /// What it was made of, for pieces of it.
+    groups: Arc<Vec<Vec<Vec<Slot>>>>,
 }
 
 impl TextPlan {
@@ -205,6 +207,7 @@ impl TextTower {
             base: None,
             context: Arc::new(context),
             ends,
+            groups: Arc::new(groups.to_vec()),
         };
         if !self.token_embedding.track_op() && !self.positional_embedding.track_op() {
             plan.base = Some(self.base(&plan)?);
@@ -259,6 +262,20 @@ impl TextTower {
     /// # Errors
     /// A context row the prompt does not have, or a deep prompt for a block that does not exist.
     pub fn encode(&self, plan: &TextPlan, prompt: &TextPrompt) -> Result<Tensor> {
+        let tracked = prompt
+            .context
+            .iter()
+            .chain(prompt.deep.iter().map(|d| &d.rows))
+            .any(Tensor::track_op);
+        let frozen = plan.base.is_some() && !self.projection.track_op();
+        if let Some(most) = self.memory
+            && tracked
+            && frozen
+            && self.projection.device().is_cpu()
+            && let Some(pieces) = self.pieces(&plan.groups, plan.rows(), most)?
+        {
+            return self.encode_pieces(pieces, prompt);
+        }
         let mut x = match &plan.base {
             Some(base) => base.clone(),
             None => self.base(plan)?,
@@ -292,7 +309,7 @@ impl TextTower {
 }
 
 /// How many slots all sequences start with; at least one row is left to each, for its end token.
-fn shared_start(group: &[Vec<Slot>]) -> usize {
+pub(crate) fn shared_start(group: &[Vec<Slot>]) -> usize {
     let [first, rest @ ..] = group else { return 0 };
     if rest.is_empty() {
         return 0;

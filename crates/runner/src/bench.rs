@@ -421,7 +421,7 @@ pub fn measure(case: &Case, clip: Clip, options: &Options) -> Result<Measured> {
     };
     let sees_pixels = |sees| matches!(sees, methods::Sees::Pixels);
     if case.kind == Kind::Encode {
-        clocked(&mut || Ok(drop(clip.encode_image(&pixels)?)))?;
+        clocked(&mut || clip.encode_image(&pixels).map(drop).map_err(Into::into))?;
     } else {
         let entry = methods::find(case.method).expect("cases name methods of the registry");
         let mut settings = Settings::new(case.config.parse().expect("cases have valid TOML"));
@@ -461,7 +461,7 @@ pub fn measure(case: &Case, clip: Clip, options: &Options) -> Result<Measured> {
             }
             _ => {
                 let predictor: Box<dyn Predict + '_> = method.predictor()?;
-                clocked(&mut || Ok(drop(predictor.logits(&images)?)))?;
+                clocked(&mut || predictor.logits(&images).map(drop).map_err(Into::into))?;
             }
         }
     }

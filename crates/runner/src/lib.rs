@@ -22,6 +22,7 @@ macro_rules! say {
 pub mod analysis;
 pub mod backbone;
 pub mod bench;
+pub mod cache;
 pub mod cli;
 pub mod compare;
 pub mod data;

@@ -58,6 +58,8 @@ pub struct Suite {
     pub seeds: Vec<u64>,
     /// Training views.
     pub views: Views,
+    /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
+    pub memory: Option<usize>,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }
@@ -306,7 +308,7 @@ impl Suite {
         let root = document.as_table();
         let keys = [
             "version", "protocol", "backbone", "datasets", "source", "variants", "shots", "seeds",
-            "views", "method",
+            "views", "memory", "method",
         ];
         r.only(root, "", &keys);
         match root.get("version").map(|i| (i.as_integer(), i)) {
@@ -386,6 +388,13 @@ impl Suite {
             None => vec![1, 2, 3],
         };
         let views = Self::views(&mut r, root.get("views"));
+        let memory = r.string(root, "", "memory").and_then(|text| {
+            let read = bytes(&text);
+            if let Err(message) = &read {
+                r.at(root.get("memory"), "memory", message);
+            }
+            read.ok()
+        });
         let mut methods: Vec<(usize, Line)> = Vec::new();
         match root.get("method").and_then(Item::as_array_of_tables) {
             None => r.at(
@@ -466,6 +475,7 @@ impl Suite {
             shots,
             seeds,
             views,
+            memory,
             methods,
             text,
         })

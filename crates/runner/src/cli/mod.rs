@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod cache;
 mod methods;
 mod plot;
 mod pretrain;
@@ -27,6 +28,7 @@ enum Verb {
     Verify(verify::Verify),
     Pretrain(pretrain::Pretrain),
     Bench(bench::Bench),
+    Cache(cache::Cache),
 }
 
 /// How a verb ended: whether all it was asked for was done.
@@ -53,6 +55,7 @@ impl Cli {
             Verb::Verify(verb) => verb.run(),
             Verb::Pretrain(verb) => verb.run(),
             Verb::Bench(verb) => verb.run(),
+            Verb::Cache(verb) => verb.run(),
         }
     }
 }
