@@ -98,7 +98,10 @@ fn neither_a_feature_cache_nor_a_bound_on_memory_changes_an_accuracy() {
     assert_eq!(listed.stdout.lines().count(), 2, "{}", listed.stdout);
     let read = run("suite.toml", "read", &["--cache", "features"]);
     let again = bed.run(&["cache", "list", "features"]);
-    assert_eq!(again.stdout, listed.stdout, "the second run found all it needed");
+    assert_eq!(
+        again.stdout, listed.stdout,
+        "the second run found all it needed"
+    );
     assert!(filled == plain && read == plain);
 
     std::fs::write(
@@ -109,7 +112,15 @@ fn neither_a_feature_cache_nor_a_bound_on_memory_changes_an_accuracy() {
     let bounded = run("bounded.toml", "bounded", &[]);
     assert_eq!(bounded.len(), plain.len());
     for (key, record) in &bounded {
-        assert_eq!(record["tests"], plain[key]["tests"], "{key}");
+        // Sums in another order may move confidences in their last digits, and with them calibration; no picture.
+        let correct = |record: &serde_json::Value| -> Vec<String> {
+            let tests = record["tests"].as_array().expect("tests are a list");
+            let counts = tests
+                .iter()
+                .map(|t| format!("{} {}", t["correct"], t["classes"]));
+            counts.collect()
+        };
+        assert_eq!(correct(record), correct(&plain[key]), "{key}");
         assert_eq!(record["settings"]["memory"], 500_000, "{key}");
     }
 }

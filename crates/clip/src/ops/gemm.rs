@@ -96,7 +96,7 @@ pub unsafe fn product_into(
         );
     }
     let shared = threads == Threads::Pool && m * n * k >= 1 << 18;
-    if !shared || rayon::current_num_threads() == 1 || n < 2 * LANE_STEP {
+    if !shared || n < 2 * LANE_STEP {
         let parallelism = if shared && rayon::current_num_threads() > 1 {
             Parallelism::Rayon(rayon::current_num_threads())
         } else {
@@ -106,7 +106,7 @@ pub unsafe fn product_into(
         unsafe { call(out, out_stride, a, b, 0..n, keep, parallelism) };
         return;
     }
-    // Columns in pieces that whichever thread is free takes: a thread that the system holds up holds up none of the
+    // The same pieces whatever the number of threads, so that this changes no bit: columns in pieces that whichever thread is free takes: a thread that the system holds up holds up none of the
     // others, and nobody waits at a barrier after every block of the inner dimension, as `gemm`'s own threads do.
     let step = n.div_ceil(PIECES).next_multiple_of(LANE_STEP);
     let out = Shared(out);
@@ -229,17 +229,20 @@ mod tests {
             (64, 2048, 512),
             (788, 768, 768),
             (37, 128, 512),
+            (60, 128, 384),
+            (11, 512, 128),
+            (700, 256, 128),
         ] {
             let (a, b) = (noise(m * k, 3), noise(n * k, 4));
             let mut one = vec![0.0; m * n];
             let mut two = vec![0.0; m * n];
             let (lhs, rhs) = (Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t());
-            product(&mut one, n, lhs, rhs, false, Threads::One);
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(2)
-                .build()
-                .unwrap();
-            pool.install(|| product(&mut two, n, lhs, rhs, false, Threads::Pool));
+            let pool = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                pool.build().unwrap()
+            };
+            pool(1).install(|| product(&mut one, n, lhs, rhs, false, Threads::Pool));
+            pool(2).install(|| product(&mut two, n, lhs, rhs, false, Threads::Pool));
             assert_eq!(one, two, "{m}x{k}x{n}");
         }
     }
