@@ -31,7 +31,7 @@ log="$out/side-by-side.jsonl"
 } > "$out/machine.txt"
 
 for round in $(seq "$rounds"); do
-    for method in encode coop cocoop cocoop-eval maple promptsrc tpt; do
+    for method in ${METHODS:-encode coop cocoop cocoop-eval maple promptsrc tpt}; do
         echo "round $round: $method" >&2
         "$ours" bench --backbone vit-b16 --classes 50 --steps "$steps" --json --method "$method" >> "$log"
         if [ "$method" = coop ]; then
