@@ -1,11 +1,16 @@
 //! The ViT image tower, which takes prompts as data: extra tokens behind the patches, renewed at every layer.
 
+use std::ops::Add;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::ops::{Block, Layout, Put, layer_norm, put_rows, with_values};
+use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, with_values};
+
+/// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
+/// for memory. Changes no number, as pictures do not see each other.
+const ROWS_AT_ONCE: usize = 1600;
 
 /// What a method puts into the image tower. `n` prompt tokens, `W` width.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +76,14 @@ impl VisionTransformer {
             );
         }
         let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
+        let at_once = (ROWS_AT_ONCE / (1 + patches + count)).max(1);
+        if batch > at_once && !self.is_tracked(pixels, prompt) {
+            let pieces = (0..batch)
+                .step_by(at_once)
+                .map(|i| self.encode(&pixels.narrow(0, i, at_once.min(batch - i))?, prompt))
+                .collect::<Result<Vec<_>>>()?;
+            return Tensor::cat(&pieces, 0);
+        }
         if let Some(deep) = prompt.deep.iter().find(|d| d.dims() != [count, w]) {
             bail!(
                 "a deep image prompt is {:?}, the first layer's is [{count}, {w}]",
@@ -118,6 +131,37 @@ impl VisionTransformer {
             x = block.forward(&x, &layout, last.then_some(&class_rows[..]))?;
         }
         layer_norm(&x, &self.norm_after.0, &self.norm_after.1)?.matmul(&self.projection)
+    }
+
+    /// What [`VisionTransformer::encode`] of `batch` pictures with `prompts` extra tokens, and its gradient to them,
+    /// cannot do without.
+    pub fn work(&self, batch: usize, prompts: usize) -> Work {
+        let patches = self.grid() * self.grid();
+        let layout = Layout::full(batch, 1 + patches + prompts);
+        let (last, class_rows) = (self.blocks.len().saturating_sub(1), vec![0; batch]);
+        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+            b.shape
+                .work(&layout, (i == last).then_some(&class_rows[..]))
+        });
+        let projection = 2.0 * (batch * self.projection.elem_count()) as f64;
+        let embedding = 2.0 * (batch * patches * self.patch_embedding.elem_count()) as f64;
+        let ends = Work {
+            forward: embedding + projection,
+            backward: projection,
+        };
+        blocks.fold(ends, Work::add)
+    }
+
+    /// Whether a gradient could be asked for.
+    fn is_tracked(&self, pixels: &Tensor, prompt: &ImagePrompt) -> bool {
+        let prompts = prompt.tokens.iter().chain(&prompt.deep);
+        let own = [&self.patch_embedding, &self.class_embedding];
+        let blocks = self.blocks.iter().map(|b| &b.theta);
+        prompts
+            .chain(own)
+            .chain(blocks)
+            .chain([pixels, &self.positional_embedding, &self.projection])
+            .any(Tensor::track_op)
     }
 
     /// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.

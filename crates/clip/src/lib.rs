@@ -4,6 +4,7 @@
 //! and extra image tokens as arguments and are differentiable in those, with nothing else in the graph. No method ever
 //! needs a tower of its own.
 
+mod chunks;
 mod error;
 pub mod image;
 pub mod model;

@@ -69,6 +69,14 @@ impl Clip {
         Ok(clip)
     }
 
+    /// Frozen towers of tensors that come from no file; they have no fingerprint.
+    ///
+    /// # Errors
+    /// As [`Clip::from_weights`].
+    pub fn frozen(tensors: &BTreeMap<String, Tensor>, activation: Activation) -> Result<Self> {
+        Self::build(tensors, activation, None, false)
+    }
+
     /// Builds towers whose every tensor is trained, for pre-training.
     ///
     /// # Errors
@@ -105,6 +113,7 @@ impl Clip {
             blocks: source.blocks("transformer.resblocks", width, activation)?,
             norm: source.norm("ln_final")?,
             projection: source.get("text_projection")?,
+            memory: None,
         };
         let image = if tensors.contains_key("visual.layer1.0.conv1.weight") {
             ImageTower::ResNet(ModifiedResNet::new(tensors)?)

@@ -5,11 +5,12 @@
 //! causal, and its output is read at the end token (arXiv 2103.00020, section 2.4).
 
 use std::collections::HashMap;
+use std::ops::Add;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::ops::{Block, Group, Layout, Put, layer_norm, put_rows};
+use crate::ops::{Block, Group, Layout, Put, Work, layer_norm, put_rows};
 
 /// Longest sequence CLIP's positions allow, start and end tokens included.
 pub const CONTEXT_LENGTH: usize = 77;
@@ -53,6 +54,8 @@ pub struct TextPlan {
     base: Option<Tensor>,
     context: Arc<Vec<(usize, usize)>>,
     ends: Vec<usize>,
+    /// What it was made of, for pieces of it.
+    groups: Arc<Vec<Vec<Vec<Slot>>>>,
 }
 
 impl TextPlan {
@@ -97,6 +100,8 @@ pub struct TextTower {
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: (Tensor, Tensor),
     pub(crate) projection: Tensor,
+    /// Most bytes that the graph of one [`TextTower::encode`] may hold; `None`: as many as it takes.
+    pub memory: Option<usize>,
 }
 
 impl TextTower {
@@ -202,6 +207,7 @@ impl TextTower {
             base: None,
             context: Arc::new(context),
             ends,
+            groups: Arc::new(groups.to_vec()),
         };
         if !self.token_embedding.track_op() && !self.positional_embedding.track_op() {
             plan.base = Some(self.base(&plan)?);
@@ -234,11 +240,42 @@ impl TextTower {
         tokens.broadcast_mul(&Tensor::from_vec(keep, (n, 1), device)?)? + positions
     }
 
+    /// What [`TextTower::encode`] and its gradient cannot do without.
+    pub fn work(&self, plan: &TextPlan) -> Work {
+        let last = self.blocks.len().saturating_sub(1);
+        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+            b.shape
+                .work(&plan.layout, (i == last).then_some(&plan.ends[..]))
+        });
+        let projection = 2.0 * (plan.ends.len() * self.projection.elem_count()) as f64;
+        blocks.fold(
+            Work {
+                forward: projection,
+                backward: projection,
+            },
+            Work::add,
+        )
+    }
+
     /// Features `[sequences, E]`, not normalised, in the order of the plan. Differentiable in the prompt.
     ///
     /// # Errors
     /// A context row the prompt does not have, or a deep prompt for a block that does not exist.
     pub fn encode(&self, plan: &TextPlan, prompt: &TextPrompt) -> Result<Tensor> {
+        let tracked = prompt
+            .context
+            .iter()
+            .chain(prompt.deep.iter().map(|d| &d.rows))
+            .any(Tensor::track_op);
+        let frozen = plan.base.is_some() && !self.projection.track_op();
+        if let Some(most) = self.memory
+            && tracked
+            && frozen
+            && self.projection.device().is_cpu()
+            && let Some(pieces) = self.pieces(&plan.groups, plan.rows(), most)?
+        {
+            return self.encode_pieces(pieces, prompt);
+        }
         let mut x = match &plan.base {
             Some(base) => base.clone(),
             None => self.base(plan)?,
@@ -272,7 +309,7 @@ impl TextTower {
 }
 
 /// How many slots all sequences start with; at least one row is left to each, for its end token.
-fn shared_start(group: &[Vec<Slot>]) -> usize {
+pub(crate) fn shared_start(group: &[Vec<Slot>]) -> usize {
     let [first, rest @ ..] = group else { return 0 };
     if rest.is_empty() {
         return 0;

@@ -11,6 +11,7 @@ use datasets::transform::{normalise, test_view, train_view};
 use datasets::{Catalogue, Dataset, Item, Rgb, Stream, drawn};
 use rayon::prelude::*;
 
+use crate::cache::Cache;
 use crate::suite::Views;
 
 /// Decoded test pictures of a dataset are kept between trials up to this many bytes; beyond, they are decoded again.
@@ -62,6 +63,7 @@ pub struct Feed {
     views: Mutex<HashMap<(u64, String, usize), Tensor>>,
     pixels: Mutex<HashMap<PathBuf, Arc<Rgb>>>,
     kept: Mutex<usize>,
+    cache: Option<Cache>,
 }
 
 impl Feed {
@@ -76,7 +78,14 @@ impl Feed {
             views: Mutex::default(),
             pixels: Mutex::default(),
             kept: Mutex::default(),
+            cache: None,
         }
+    }
+
+    /// Keeps features in `cache`, too.
+    pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
+        self.cache = cache;
+        self
     }
 
     /// `[n, 3, R, R]` of pictures of the model's size.
@@ -140,9 +149,12 @@ impl Feed {
         let pieces = (0..count)
             .step_by(ENCODED_AT_ONCE)
             .map(|i| {
-                Ok(self
-                    .clip
-                    .encode_image(&pixels(i..count.min(i + ENCODED_AT_ONCE))?)?)
+                let pixels = pixels(i..count.min(i + ENCODED_AT_ONCE))?;
+                let encode = || Ok(self.clip.encode_image(&pixels)?);
+                match &self.cache {
+                    None => encode(),
+                    Some(cache) => cache.features(self.clip.fingerprint(), &pixels, encode),
+                }
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&pieces, 0)?)

@@ -21,6 +21,8 @@ macro_rules! say {
 
 pub mod analysis;
 pub mod backbone;
+pub mod bench;
+pub mod cache;
 pub mod cli;
 pub mod compare;
 pub mod data;

@@ -58,6 +58,8 @@ pub struct Suite {
     pub seeds: Vec<u64>,
     /// Training views.
     pub views: Views,
+    /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
+    pub memory: Option<usize>,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }
@@ -306,7 +308,7 @@ impl Suite {
         let root = document.as_table();
         let keys = [
             "version", "protocol", "backbone", "datasets", "source", "variants", "shots", "seeds",
-            "views", "method",
+            "views", "memory", "method",
         ];
         r.only(root, "", &keys);
         match root.get("version").map(|i| (i.as_integer(), i)) {
@@ -386,6 +388,13 @@ impl Suite {
             None => vec![1, 2, 3],
         };
         let views = Self::views(&mut r, root.get("views"));
+        let memory = r.string(root, "", "memory").and_then(|text| {
+            let read = bytes(&text);
+            if let Err(message) = &read {
+                r.at(root.get("memory"), "memory", message);
+            }
+            read.ok()
+        });
         let mut methods: Vec<(usize, Line)> = Vec::new();
         match root.get("method").and_then(Item::as_array_of_tables) {
             None => r.at(
@@ -466,6 +475,7 @@ impl Suite {
             shots,
             seeds,
             views,
+            memory,
             methods,
             text,
         })
@@ -683,6 +693,25 @@ impl Suite {
         }
         layer
     }
+}
+
+/// Bytes written as a number and `MB` or `GB` (powers of 1000).
+///
+/// # Errors
+/// What would be right, for anything else.
+pub fn bytes(text: &str) -> std::result::Result<usize, String> {
+    let wrong =
+        || format!("{text:?} is no amount of memory; write for example \"500MB\" or \"2GB\"");
+    let (number, unit) = text
+        .strip_suffix("GB")
+        .map(|n| (n, 1e9))
+        .or_else(|| text.strip_suffix("MB").map(|n| (n, 1e6)))
+        .ok_or_else(wrong)?;
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    if !(number > 0.0 && number * unit < 1e15) {
+        return Err(wrong());
+    }
+    Ok((number * unit) as usize)
 }
 
 /// Whether a protocol trains on one dataset and tests on others.

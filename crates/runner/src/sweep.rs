@@ -11,6 +11,7 @@ use clip::Clip;
 use datasets::{Catalogue, ClassSet, Dataset, Picks, picks};
 use methods::Sees;
 
+use crate::cache::Cache;
 use crate::data::{self, Feed};
 use crate::progress::Progress;
 use crate::reason::reason;
@@ -20,7 +21,7 @@ use crate::suite::{Line, Resolved, Suite, is_transfer};
 use crate::trial::{self, Interrupted, Target, Task};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
-const RESULTS: u32 = 1;
+const RESULTS: u32 = 2;
 
 /// One trial of the plan.
 pub struct Trial {
@@ -63,6 +64,7 @@ impl Sweep {
         clip: Arc<Clip>,
         catalogue: &Catalogue,
         root: Option<&Path>,
+        cache: Option<&Cache>,
     ) -> Result<Self> {
         let mut wanted = suite.datasets.clone();
         for id in suite.source.iter().chain(suite.variants.iter().flatten()) {
@@ -74,7 +76,10 @@ impl Sweep {
         for id in &wanted {
             match data::open(id, catalogue, root) {
                 Ok(dataset) => {
-                    feeds.insert(id.clone(), Arc::new(Feed::new(dataset, clip.clone())));
+                    feeds.insert(
+                        id.clone(),
+                        Arc::new(Feed::new(dataset, clip.clone()).with_cache(cache.cloned())),
+                    );
                 }
                 Err(e) => {
                     let told = reason(&e);
@@ -373,6 +378,9 @@ impl Sweep {
         record
             .settings
             .insert("views".to_owned(), self.suite.views.to_string().into());
+        if let Some(bytes) = self.suite.memory {
+            record.settings.insert("memory".to_owned(), bytes.into());
+        }
         match result {
             Ok(outcomes) => {
                 if outcomes.outcome == Outcome::Finished {

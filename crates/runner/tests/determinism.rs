@@ -81,3 +81,46 @@ fn the_same_suite_gives_the_same_records_and_prompts() {
         assert_eq!(printed, first, "{other}: what is printed");
     }
 }
+
+#[test]
+fn neither_a_feature_cache_nor_a_bound_on_memory_changes_an_accuracy() {
+    let bed = Bed::with_suite(SUITE);
+    let run = |suite: &str, results: &str, more: &[&str]| {
+        let arguments = [&["run", suite, "--out", results, "--jobs", "2"], more].concat();
+        let answer = bed.run(&arguments);
+        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        bed.records(results)
+    };
+    let plain = run("suite.toml", "plain", &[]);
+    let filled = run("suite.toml", "filled", &["--cache", "features"]);
+    let listed = bed.run(&["cache", "list", "features"]);
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+    assert_eq!(listed.stdout.lines().count(), 2, "{}", listed.stdout);
+    let read = run("suite.toml", "read", &["--cache", "features"]);
+    let again = bed.run(&["cache", "list", "features"]);
+    assert_eq!(
+        again.stdout, listed.stdout,
+        "the second run found all it needed"
+    );
+    assert!(filled == plain && read == plain);
+
+    std::fs::write(
+        bed.path("bounded.toml"),
+        SUITE.replace("version  = 1", "version = 1\nmemory = \"0.5MB\""),
+    )
+    .unwrap();
+    let bounded = run("bounded.toml", "bounded", &[]);
+    assert_eq!(bounded.len(), plain.len());
+    for (key, record) in &bounded {
+        // Sums in another order may move confidences in their last digits, and with them calibration; no picture.
+        let correct = |record: &serde_json::Value| -> Vec<String> {
+            let tests = record["tests"].as_array().expect("tests are a list");
+            let counts = tests
+                .iter()
+                .map(|t| format!("{} {}", t["correct"], t["classes"]));
+            counts.collect()
+        };
+        assert_eq!(correct(record), correct(&plain[key]), "{key}");
+        assert_eq!(record["settings"]["memory"], 500_000, "{key}");
+    }
+}

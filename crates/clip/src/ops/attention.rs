@@ -123,6 +123,19 @@ impl Plan {
             causal: layout.is_causal(),
         }
     }
+
+    /// Pairs of a query row and a key row that it sees.
+    pub fn pairs(&self) -> u64 {
+        let of = |u: &Unit| -> usize {
+            if !self.causal {
+                return u.queries * (u.prefix + u.length);
+            }
+            let before = u.prefix + u.position;
+            (1..=u.queries).map(|i| before + i).sum()
+        };
+        let units = self.tasks.iter().flat_map(|t| &t.units);
+        units.map(|u| of(u) as u64).sum()
+    }
 }
 
 fn push_tasks(tasks: &mut Vec<Task>, units: Vec<Unit>, prefix_start: usize, prefix: usize) {
@@ -218,23 +231,26 @@ pub fn forward(
                     2 * w,
                     s,
                 );
-                arch.dispatch(|| {
-                    for (i, row) in s.chunks_exact_mut(keys).enumerate() {
-                        let top = max(row) * scale;
-                        for v in row.iter_mut() {
-                            *v = exp(*v * scale - top);
+                arch.dispatch(
+                    #[inline(always)]
+                    || {
+                        for (i, row) in s.chunks_exact_mut(keys).enumerate() {
+                            let top = max(row) * scale;
+                            for v in row.iter_mut() {
+                                *v = exp(*v * scale - top);
+                            }
+                            let total = sum(row);
+                            // SAFETY: this head's entry for this query, written by this task alone.
+                            unsafe {
+                                *logsum.at(head * plan.query_rows + u.query + i) = top + total.ln()
+                            };
+                            let inverse = 1.0 / total;
+                            for v in row.iter_mut() {
+                                *v *= inverse;
+                            }
                         }
-                        let total = sum(row);
-                        // SAFETY: this head's entry for this query, written by this task alone.
-                        unsafe {
-                            *logsum.at(head * plan.query_rows + u.query + i) = top + total.ln()
-                        };
-                        let inverse = 1.0 / total;
-                        for v in row.iter_mut() {
-                            *v *= inverse;
-                        }
-                    }
-                });
+                    },
+                );
                 let to = out.at(u.query * w + head * d);
                 let p = Mat::new(&s[u.prefix..], u.queries, u.length, keys);
                 let v = Mat::new(&kv[u.start * 2 * w + w + head * d..], u.length, d, 2 * w);
@@ -321,24 +337,28 @@ pub fn backward(
                         );
                         product(g, keys, dout, v.t(), false, Threads::One);
                     }
-                    arch.dispatch(|| {
-                        for i in 0..u.queries {
-                            let at = (u.query + i) * w + head * d;
-                            let delta = super::rows::dot(&grad[at..at + d], &saved.out[at..at + d]);
-                            let log = saved.logsum[head * plan.query_rows + u.query + i];
-                            let row = i * keys..(i + 1) * keys;
-                            for (p, g) in p[row.clone()].iter_mut().zip(&mut g[row]) {
-                                *p = exp(*p * scale - log);
-                                *g = *p * (*g - delta) * scale;
+                    arch.dispatch(
+                        #[inline(always)]
+                        || {
+                            for i in 0..u.queries {
+                                let at = (u.query + i) * w + head * d;
+                                let delta =
+                                    super::rows::dot(&grad[at..at + d], &saved.out[at..at + d]);
+                                let log = saved.logsum[head * plan.query_rows + u.query + i];
+                                let row = i * keys..(i + 1) * keys;
+                                for (p, g) in p[row.clone()].iter_mut().zip(&mut g[row]) {
+                                    *p = exp(*p * scale - log);
+                                    *g = *p * (*g - delta) * scale;
+                                }
+                                if plan.causal {
+                                    // exp(-inf) is a tiny number here, not zero: forbid it for good.
+                                    let seen = i * keys + u.prefix + u.position + i + 1;
+                                    p[seen..(i + 1) * keys].fill(0.0);
+                                    g[seen..(i + 1) * keys].fill(0.0);
+                                }
                             }
-                            if plan.causal {
-                                // exp(-inf) is a tiny number here, not zero: forbid it for good.
-                                let seen = i * keys + u.prefix + u.position + i + 1;
-                                p[seen..(i + 1) * keys].fill(0.0);
-                                g[seen..(i + 1) * keys].fill(0.0);
-                            }
-                        }
-                    });
+                        },
+                    );
                     let (own_p, own_g) = (
                         Mat::new(&p[u.prefix..], u.queries, u.length, keys),
                         Mat::new(&g[u.prefix..], u.queries, u.length, keys),

@@ -13,6 +13,7 @@ use super::attention::{self, Heads, Plan};
 use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::rows;
+use super::scratch::{self, Buffer};
 use super::{composed, values, with_values};
 
 /// The MLP's non-linearity.
@@ -160,12 +161,12 @@ impl Block {
 }
 
 struct Saved {
-    q: Vec<f32>,
-    kv: Vec<f32>,
-    attended: Vec<f32>,
-    logsum: Vec<f32>,
-    middle: Vec<f32>,
-    hidden: Vec<f32>,
+    q: Buffer,
+    kv: Buffer,
+    attended: Buffer,
+    logsum: Buffer,
+    middle: Buffer,
+    hidden: Buffer,
 }
 
 struct Fused {
@@ -212,9 +213,9 @@ impl Fused {
             b_proj,
         ] = self.shape.split(theta);
 
-        let mut normed = vec![0f32; r * w];
+        let mut normed = scratch::take(r * w);
         rows::norm_forward(x, g1, b1, &mut normed);
-        let mut kv = vec![0f32; r * 2 * w];
+        let mut kv = scratch::take(r * 2 * w);
         rows::fill_rows(&mut kv, &b_in[w..], None);
         let w_kv = Mat::new(&w_in[w * w..], 2 * w, w, w);
         product(
@@ -233,7 +234,7 @@ impl Fused {
             .as_ref()
             .map_or((&normed[..], x), |(n, x)| (&n[..], &x[..]));
         let rs = asking.len() / w;
-        let mut q = vec![0f32; rs * w];
+        let mut q = scratch::take(rs * w);
         rows::fill_rows(&mut q, &b_in[..w], None);
         product(
             &mut q,
@@ -244,8 +245,8 @@ impl Fused {
             Threads::Pool,
         );
 
-        let mut attended = vec![0f32; rs * w];
-        let mut logsum = vec![0f32; rs * self.shape.heads];
+        let mut attended = scratch::take(rs * w);
+        let mut logsum = scratch::take(rs * self.shape.heads);
         attention::forward(
             &self.plan,
             self.shape.heads(),
@@ -255,7 +256,7 @@ impl Fused {
             &mut logsum,
         );
 
-        let mut middle = vec![0f32; rs * w];
+        let mut middle = scratch::take(rs * w);
         rows::fill_rows(&mut middle, b_out, Some(residual));
         product(
             &mut middle,
@@ -266,30 +267,43 @@ impl Fused {
             Threads::Pool,
         );
 
-        normed.truncate(rs * w);
+        drop(normed);
+        let mut normed = scratch::take(rs * w);
         rows::norm_forward(&middle, g2, b2, &mut normed);
-        let mut hidden = vec![0f32; rs * h];
-        rows::fill_rows(&mut hidden, b_fc, None);
+        let mut hidden = scratch::take(rs * h);
+        let in_place = !self.keep && self.shape.activation == Activation::QuickGelu;
+        if !in_place {
+            rows::fill_rows(&mut hidden, b_fc, None);
+        }
         product(
             &mut hidden,
             h,
             Mat::new(&normed, rs, w, w),
             Mat::new(w_fc, h, w, w).t(),
-            true,
+            !in_place,
             Threads::Pool,
         );
-        let mut active = vec![0f32; rs * h];
-        self.activate(&hidden, &mut active);
+        drop(normed);
+        let mut active = Buffer::default();
+        let activated = if in_place {
+            rows::quick_gelu_in_place(&mut hidden, b_fc);
+            &hidden
+        } else {
+            active = scratch::take(rs * h);
+            self.activate(&hidden, &mut active);
+            &active
+        };
         let mut out = vec![0f32; rs * w];
         rows::fill_rows(&mut out, b_proj, Some(&middle));
         product(
             &mut out,
             w,
-            Mat::new(&active, rs, h, h),
+            Mat::new(activated, rs, h, h),
             Mat::new(w_proj, w, h, h).t(),
             true,
             Threads::Pool,
         );
+        drop(active);
         if self.keep {
             let saved = Saved {
                 q,
@@ -321,7 +335,7 @@ impl Fused {
             .expect("backward runs after forward, which kept this because the graph is tracked");
         let mut weights = self.train.then(|| WeightGradients::new(&self.shape));
 
-        let mut d_hidden = vec![0f32; rs * h];
+        let mut d_hidden = scratch::take(rs * h);
         product(
             &mut d_hidden,
             h,
@@ -339,7 +353,7 @@ impl Fused {
             Activation::QuickGelu => rows::quick_gelu_backward(&s.hidden, &mut d_hidden),
             Activation::Gelu => rows::erf_gelu_backward(&s.hidden, &mut d_hidden),
         }
-        let mut d_normed = vec![0f32; rs * w];
+        let mut d_normed = scratch::take(rs * w);
         product(
             &mut d_normed,
             w,
@@ -366,8 +380,9 @@ impl Fused {
             false,
             Threads::Pool,
         );
-        let mut dq = vec![0f32; rs * w];
-        let mut dkv = vec![0f32; r * 2 * w];
+        drop(d_hidden);
+        let mut dq = scratch::zeros(rs * w);
+        let mut dkv = scratch::zeros(r * 2 * w);
         let saved = attention::Saved {
             q: &s.q,
             kv: &s.kv,
@@ -383,7 +398,7 @@ impl Fused {
             &mut dkv,
         );
 
-        let mut d_first = vec![0f32; r * w];
+        let mut d_first = scratch::take(r * w);
         product(
             &mut d_first,
             w,
@@ -403,10 +418,14 @@ impl Fused {
                     true,
                     Threads::Pool,
                 );
-                d_middle.clone()
+                if weights.is_some() {
+                    d_middle.clone()
+                } else {
+                    std::mem::take(&mut d_middle)
+                }
             }
             Some(selected) => {
-                let mut from_queries = vec![0f32; rs * w];
+                let mut from_queries = scratch::take(rs * w);
                 product(
                     &mut from_queries,
                     w,

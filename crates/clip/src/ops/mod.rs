@@ -13,11 +13,14 @@ pub mod layout;
 pub mod norm;
 pub mod replace;
 pub mod rows;
+pub mod scratch;
+pub mod work;
 
 pub use block::{Activation, Block, BlockShape};
 pub use layout::{Group, Layout};
 pub use norm::layer_norm;
 pub use replace::{Put, put_rows};
+pub use work::Work;
 
 use candle_core::{CpuStorage, Layout as Strides, Result, bail};
 

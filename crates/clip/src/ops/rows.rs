@@ -15,7 +15,9 @@ pub const NORM_EPSILON: f32 = 1e-5;
 pub fn exp(x: f32) -> f32 {
     // Cody-Waite reduction and the minimax polynomial of the Cephes library (expf).
     let x = x.clamp(-87.3, 88.3);
-    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0; // nearest integer: adds and removes 1.5 * 2^23
+    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the last bits, where the exponent is made of it.
+    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_199_9e-3;
@@ -24,7 +26,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let y = p * (r * r) + r + 1.0;
-    y * f32::from_bits((((n as i32) + 127) << 23) as u32)
+    y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 #[inline(always)]
@@ -105,14 +107,19 @@ pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
     out.par_chunks_mut(width * ROWS_PER_TASK)
         .zip(x.par_chunks(width * ROWS_PER_TASK))
         .for_each(|(out, x)| {
-            arch.dispatch(|| {
-                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    let (mean, scale) = moments(x);
-                    for i in 0..width {
-                        out[i] = (x[i] - mean) * scale * gain[i] + bias[i];
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        let (mean, scale) = moments(x);
+                        let (gain, bias) = (&gain[..width], &bias[..width]);
+                        let (out, x) = (&mut out[..width], &x[..width]);
+                        for i in 0..width {
+                            out[i] = (x[i] - mean) * scale * gain[i] + bias[i];
+                        }
                     }
-                }
-            });
+                },
+            );
         });
 }
 
@@ -125,62 +132,74 @@ pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], into: &mut [f32]) {
         .zip(x.par_chunks(task))
         .zip(grad.par_chunks(task))
         .for_each(|((into, x), grad)| {
-            arch.dispatch(|| {
-                for ((into, x), grad) in into
-                    .chunks_exact_mut(width)
-                    .zip(x.chunks_exact(width))
-                    .zip(grad.chunks_exact(width))
-                {
-                    let (mean, scale) = moments(x);
-                    let mut first = [0f32; LANES];
-                    let mut second = [0f32; LANES];
-                    let whole = width - width % LANES;
-                    for base in (0..whole).step_by(LANES) {
-                        for l in 0..LANES {
-                            let g = grad[base + l] * gain[base + l];
-                            first[l] += g;
-                            second[l] += g * (x[base + l] - mean);
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for ((into, x), grad) in into
+                        .chunks_exact_mut(width)
+                        .zip(x.chunks_exact(width))
+                        .zip(grad.chunks_exact(width))
+                    {
+                        let (mean, scale) = moments(x);
+                        let mut first = [0f32; LANES];
+                        let mut second = [0f32; LANES];
+                        let whole = width - width % LANES;
+                        for base in (0..whole).step_by(LANES) {
+                            for l in 0..LANES {
+                                let g = grad[base + l] * gain[base + l];
+                                first[l] += g;
+                                second[l] += g * (x[base + l] - mean);
+                            }
+                        }
+                        let (mut a, mut b) =
+                            (first.iter().sum::<f32>(), second.iter().sum::<f32>());
+                        for i in whole..width {
+                            let g = grad[i] * gain[i];
+                            a += g;
+                            b += g * (x[i] - mean);
+                        }
+                        let (a, b) = (a / width as f32, b * scale * scale / width as f32);
+                        let (into, x) = (&mut into[..width], &x[..width]);
+                        let (grad, gain) = (&grad[..width], &gain[..width]);
+                        for i in 0..width {
+                            into[i] += scale * (grad[i] * gain[i] - a - (x[i] - mean) * b);
                         }
                     }
-                    let (mut a, mut b) = (first.iter().sum::<f32>(), second.iter().sum::<f32>());
-                    for i in whole..width {
-                        let g = grad[i] * gain[i];
-                        a += g;
-                        b += g * (x[i] - mean);
-                    }
-                    let (a, b) = (a / width as f32, b * scale * scale / width as f32);
-                    for i in 0..width {
-                        into[i] += scale * (grad[i] * gain[i] - a - (x[i] - mean) * b);
-                    }
-                }
-            });
+                },
+            );
         });
 }
 
 /// Gradients of LayerNorm's own weights: `gain += sum dy * normalised x`, `bias += sum dy`.
 pub fn norm_weights_backward(x: &[f32], grad: &[f32], gain: &mut [f32], bias: &mut [f32]) {
     let width = gain.len();
-    Arch::new().dispatch(|| {
-        for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact(width)) {
-            let (mean, scale) = moments(x);
-            for i in 0..width {
-                gain[i] += grad[i] * (x[i] - mean) * scale;
-                bias[i] += grad[i];
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact(width)) {
+                let (mean, scale) = moments(x);
+                for i in 0..width {
+                    gain[i] += grad[i] * (x[i] - mean) * scale;
+                    bias[i] += grad[i];
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Column sums: `into[j] += sum_i x[i, j]`.
 pub fn column_sums(x: &[f32], into: &mut [f32]) {
     let width = into.len();
-    Arch::new().dispatch(|| {
-        for row in x.chunks_exact(width) {
-            for (s, v) in into.iter_mut().zip(row) {
-                *s += v;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in x.chunks_exact(width) {
+                for (s, v) in into.iter_mut().zip(row) {
+                    *s += v;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Fills every row of `out` with `bias`, plus the matching row of `base` when there is one.
@@ -206,17 +225,44 @@ pub fn fill_rows(out: &mut [f32], bias: &[f32], base: Option<&[f32]>) {
     }
 }
 
+/// `x * sigmoid(1.702 x)`.
+#[inline(always)]
+fn quick(x: f32) -> f32 {
+    x / (1.0 + exp(-1.702 * x))
+}
+
+/// QuickGELU of rows plus `bias`, in place; nothing is kept for a backward pass.
+pub fn quick_gelu_in_place(h: &mut [f32], bias: &[f32]) {
+    let width = bias.len();
+    let arch = Arch::new();
+    h.par_chunks_mut(width * ROWS_PER_TASK).for_each(|h| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for row in h.chunks_exact_mut(width) {
+                    for (x, b) in row.iter_mut().zip(bias) {
+                        *x = quick(*x + b);
+                    }
+                }
+            },
+        );
+    });
+}
+
 /// QuickGELU, `x * sigmoid(1.702 x)`, of every value of `h`.
 pub fn quick_gelu(h: &[f32], out: &mut [f32]) {
     let arch = Arch::new();
     out.par_chunks_mut(1 << 14)
         .zip(h.par_chunks(1 << 14))
         .for_each(|(out, h)| {
-            arch.dispatch(|| {
-                for (o, &x) in out.iter_mut().zip(h) {
-                    *o = x / (1.0 + exp(-1.702 * x));
-                }
-            });
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (o, &x) in out.iter_mut().zip(h) {
+                        *o = quick(x);
+                    }
+                },
+            );
         });
 }
 
@@ -226,12 +272,15 @@ pub fn quick_gelu_backward(h: &[f32], grad: &mut [f32]) {
     grad.par_chunks_mut(1 << 14)
         .zip(h.par_chunks(1 << 14))
         .for_each(|(grad, h)| {
-            arch.dispatch(|| {
-                for (g, &x) in grad.iter_mut().zip(h) {
-                    let s = 1.0 / (1.0 + exp(-1.702 * x));
-                    *g *= s + 1.702 * x * s * (1.0 - s);
-                }
-            });
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (g, &x) in grad.iter_mut().zip(h) {
+                        let s = 1.0 / (1.0 + exp(-1.702 * x));
+                        *g *= s + 1.702 * x * s * (1.0 - s);
+                    }
+                },
+            );
         });
 }
 

@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod cache;
 mod compare;
 mod data;
 mod encode;
@@ -41,6 +43,8 @@ enum Verb {
     Export(export::Export),
     Verify(verify::Verify),
     Pretrain(pretrain::Pretrain),
+    Bench(bench::Bench),
+    Cache(cache::Cache),
 }
 
 /// How a verb ended: whether all it was asked for was done.
@@ -74,6 +78,8 @@ impl Cli {
             Verb::Export(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),
             Verb::Pretrain(verb) => verb.run(),
+            Verb::Bench(verb) => verb.run(),
+            Verb::Cache(verb) => verb.run(),
         }
     }
 }

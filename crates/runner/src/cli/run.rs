@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use datasets::Catalogue;
 
 use super::Done;
+use crate::cache::Cache;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::suite::Suite;
@@ -42,6 +43,9 @@ pub struct Run {
     /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
+    /// Folder that keeps features of frozen image towers between runs [default: none]. Changes no result.
+    #[arg(long)]
+    cache: Option<PathBuf>,
     /// List the trials and stop.
     #[arg(long)]
     dry_run: bool,
@@ -60,9 +64,17 @@ impl Run {
     pub fn run(self) -> Result<Done> {
         let catalogue = catalogue(self.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &data::known(&catalogue))?;
-        let clip = backbone::load(&suite.backbone, self.model.as_deref())?;
+        let mut clip = backbone::load(&suite.backbone, self.model.as_deref())?;
+        Arc::make_mut(&mut clip).text.memory = suite.memory;
+        let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let name = suite.name.clone();
-        let sweep = Sweep::new(suite, clip.clone(), &catalogue, self.data.as_deref())?;
+        let sweep = Sweep::new(
+            suite,
+            clip.clone(),
+            &catalogue,
+            self.data.as_deref(),
+            cache.as_ref(),
+        )?;
         for dataset in sweep.datasets() {
             for note in &dataset.notes {
                 crate::say!("note: {}: {note}", dataset.id);

@@ -1,0 +1,553 @@
+//! Times training steps and evaluation of a method, and holds them against this machine's own matrix products.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use clip::ops::gemm::{Mat, Threads, product};
+use clip::{Clip, ImageTower, TextPlan};
+use methods::{Batch, Classes, Images, Init, Predict, Settings};
+use serde::Serialize;
+
+mod backbone;
+
+/// Side of the square product that the machine's rate is measured with: 17 GFLOP, three matrices of 16 MB.
+const SIDE: usize = 2048;
+/// The words of every context, as in the base-to-novel settings of the papers.
+const WORDS: &str = "a photo of a";
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Training steps, then one evaluation batch.
+    Train,
+    /// Whole test pictures: views in, logits out.
+    TestTime,
+    /// Evaluation of pictures by a method without training it.
+    Evaluate,
+    /// The frozen image tower alone.
+    Encode,
+}
+
+/// One thing that can be timed.
+#[derive(Debug)]
+pub struct Case {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// Method it is of; empty for the image tower alone.
+    method: &'static str,
+    kind: Kind,
+    /// Pictures a step, as published.
+    batch: usize,
+    /// Settings that are not the method's own defaults, TOML.
+    config: &'static str,
+    /// Passes through the towers a step takes.
+    passes: Passes,
+}
+
+/// Passes over all classes (text) and over the batch (image).
+#[derive(Clone, Copy, Debug)]
+struct Passes {
+    text_forward: f64,
+    text_backward: f64,
+    image_forward: f64,
+    /// Forward and backward with prompt tokens in the image tower.
+    image_prompted: f64,
+    prompts: usize,
+    /// Whether each picture has texts of its own.
+    conditional: bool,
+}
+
+const FROZEN_IMAGE: Passes = Passes {
+    text_forward: 1.0,
+    text_backward: 1.0,
+    image_forward: 1.0,
+    image_prompted: 0.0,
+    prompts: 0,
+    conditional: false,
+};
+const BOTH: Passes = Passes {
+    image_forward: 0.0,
+    image_prompted: 1.0,
+    ..FROZEN_IMAGE
+};
+
+/// Everything that can be timed, with the batch sizes of the published base-to-novel settings.
+pub const CASES: [Case; 12] = [
+    case(
+        "coop",
+        Kind::Train,
+        32,
+        "init = 'a photo of a'",
+        FROZEN_IMAGE,
+    ),
+    case(
+        "cocoop",
+        Kind::Train,
+        1,
+        "",
+        Passes {
+            conditional: true,
+            ..FROZEN_IMAGE
+        },
+    ),
+    case(
+        "vpt",
+        Kind::Train,
+        4,
+        "",
+        Passes {
+            text_forward: 0.0,
+            text_backward: 0.0,
+            prompts: 8,
+            ..BOTH
+        },
+    ),
+    case("language-prompting", Kind::Train, 4, "", FROZEN_IMAGE),
+    case("ivlp", Kind::Train, 4, "", Passes { prompts: 4, ..BOTH }),
+    case("maple", Kind::Train, 4, "", Passes { prompts: 2, ..BOTH }),
+    case("kgcoop", Kind::Train, 128, "", FROZEN_IMAGE),
+    case(
+        "prograd",
+        Kind::Train,
+        32,
+        "n_ctx = 4",
+        Passes {
+            text_backward: 2.0,
+            ..FROZEN_IMAGE
+        },
+    ),
+    case(
+        "promptsrc",
+        Kind::Train,
+        4,
+        "",
+        Passes {
+            prompts: 4,
+            image_forward: 1.0,
+            ..BOTH
+        },
+    ),
+    case(
+        "tpt",
+        Kind::TestTime,
+        64,
+        "",
+        Passes {
+            text_forward: 2.0,
+            ..FROZEN_IMAGE
+        },
+    ),
+    Case {
+        name: "cocoop-eval",
+        method: "cocoop",
+        ..case(
+            "cocoop",
+            Kind::Evaluate,
+            4,
+            "",
+            Passes {
+                conditional: true,
+                text_backward: 0.0,
+                ..FROZEN_IMAGE
+            },
+        )
+    },
+    Case {
+        name: "encode",
+        method: "",
+        ..case(
+            "encode",
+            Kind::Encode,
+            16,
+            "",
+            Passes {
+                text_forward: 0.0,
+                text_backward: 0.0,
+                ..FROZEN_IMAGE
+            },
+        )
+    },
+];
+
+const fn case(
+    name: &'static str,
+    kind: Kind,
+    batch: usize,
+    config: &'static str,
+    passes: Passes,
+) -> Case {
+    Case {
+        name,
+        method: name,
+        kind,
+        batch,
+        config,
+        passes,
+    }
+}
+
+/// How to time.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `drawn`, a released size, or a weight file.
+    pub backbone: String,
+    /// Classes.
+    pub classes: usize,
+    /// Pictures a step; the published number where not given.
+    pub batch: Option<usize>,
+    /// Timed steps.
+    pub steps: usize,
+    /// Whether image features are at hand (cached views) instead of pixels.
+    pub cached: bool,
+    /// Bytes that the text tower's graph may hold.
+    pub memory: Option<usize>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Case.
+    pub method: String,
+    /// Weights' sizes.
+    pub backbone: String,
+    /// `fresh` or `cached`.
+    pub views: &'static str,
+    /// Classes.
+    pub classes: usize,
+    /// Pictures a step.
+    pub batch: usize,
+    /// Bytes the text graph was held to; 0: no bound.
+    pub memory: usize,
+    /// Timed steps, after one that is not.
+    pub steps: usize,
+    /// Median of a step (or of a batch evaluated, a picture tuned on).
+    pub seconds_per_step: f64,
+    /// Fastest step.
+    pub fastest: f64,
+    /// Slowest step.
+    pub slowest: f64,
+    /// Pictures a second.
+    pub images_per_second: f64,
+    /// Pictures a second of evaluation, for trained methods.
+    pub evaluated_per_second: Option<f64>,
+    /// Seconds to bind the trained prompts and compute the class texts, for trained methods.
+    pub bind_seconds: Option<f64>,
+    /// Peak resident megabytes from start to the last step.
+    pub peak_rss_mb: u64,
+    /// Resident megabytes before the first step.
+    pub rss_before_mb: u64,
+    /// GFLOP a step cannot do without.
+    pub gflop_needed: f64,
+    /// GFLOP/s of this machine's matrix product, measured before and after; the larger.
+    pub machine_gflops: f64,
+    /// Needed operations over what the machine's products could have done in the time.
+    pub share: f64,
+    /// Threads.
+    pub threads: usize,
+    /// Processor.
+    pub processor: String,
+}
+
+/// The case called `name`.
+///
+/// # Errors
+/// An unknown name, with those there are.
+pub fn find(name: &str) -> Result<&'static Case> {
+    CASES.iter().find(|c| c.name == name).with_context(|| {
+        let names: Vec<&str> = CASES.iter().map(|c| c.name).collect();
+        format!(
+            "--method {name:?}: nothing of that name can be timed; there are {}",
+            names.join(", ")
+        )
+    })
+}
+
+/// The backbone to time with: a released size with drawn weights, the shipped CLIP, or a file.
+///
+/// # Errors
+/// A name that is none of these, or what is wrong with the file.
+pub fn load(name: &str) -> Result<Clip> {
+    if let Some(clip) = backbone::drawn(name) {
+        return clip;
+    }
+    if name == "drawn" {
+        return Ok(Arc::unwrap_or_clone(crate::backbone::shipped()?));
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        bail!(
+            "--backbone {name:?}: neither {}, drawn, nor a weight file",
+            backbone::names().join(", ")
+        );
+    }
+    Ok(Clip::load(path)?)
+}
+
+/// `count` class names of 5 or 6 tokens, so that "a photo of a {}." takes 12 or 13; the names the comparison with
+/// PyTorch uses. The shipped CLIP's vocabulary is small: there, the names of its own datasets.
+///
+/// # Errors
+/// More than there are.
+pub fn class_names(count: usize, drawn: bool) -> Result<Vec<String>> {
+    let all: Vec<String> = if drawn {
+        let datasets = datasets::drawn::datasets();
+        datasets
+            .iter()
+            .filter_map(|d| datasets::drawn::open(&d.id))
+            .filter_map(|d| d.split.subset(datasets::ClassSet::All).ok())
+            .flat_map(|(_, names)| names)
+            .collect()
+    } else {
+        let mut names = Vec::new();
+        for size in ["small", "large", "old", "young", "tall"] {
+            for colour in ["red", "blue", "green", "black", "white"] {
+                for thing in [
+                    "fishing boat",
+                    "sports car",
+                    "mountain dog",
+                    "kitchen chair",
+                    "city bus",
+                    "flower pot",
+                    "music box",
+                    "stone house",
+                ] {
+                    for place in ["outdoors", "upstairs", "at night", "in winter", "by road"] {
+                        names.push(format!("{size} {colour} {thing} {place}"));
+                    }
+                }
+            }
+        }
+        names
+    };
+    if count == 0 || count > all.len() {
+        bail!("--classes {count}: is outside 1..={}", all.len());
+    }
+    // A stride prime to their number visits all, and neighbours differ in every word.
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|i| i * 7919 % all.len());
+    Ok(order[..count].iter().map(|i| all[*i].clone()).collect())
+}
+
+/// GFLOP/s of one large product on all threads of the current pool: the median of five.
+pub fn machine_rate() -> f64 {
+    let a = vec![0.5f32; SIDE * SIDE];
+    let b = vec![0.25f32; SIDE * SIDE];
+    let mut out = vec![0f32; SIDE * SIDE];
+    let mut run = || {
+        let clock = Instant::now();
+        let (a, b) = (
+            Mat::new(&a, SIDE, SIDE, SIDE),
+            Mat::new(&b, SIDE, SIDE, SIDE),
+        );
+        product(&mut out, SIDE, a, b.t(), false, Threads::Pool);
+        clock.elapsed().as_secs_f64()
+    };
+    run();
+    let seconds = median((0..5).map(|_| run()).collect());
+    2.0 * (SIDE as f64).powi(3) / seconds / 1e9
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[half]
+    } else {
+        (values[half - 1] + values[half]) / 2.0
+    }
+}
+
+/// Floating-point operations that a step of `case` cannot do without; see [`clip::ops::work`] for the formula.
+fn needed(case: &Case, clip: &Clip, classes: &Classes, batch: usize, cached: bool) -> Result<f64> {
+    let p = case.passes;
+    let words = methods::context::word_count(WORDS);
+    let group = methods::context::sequences(
+        classes,
+        WORDS,
+        words,
+        methods::context::Position::End,
+        |_, i| i,
+    )?;
+    let plan: TextPlan = clip.text.plan(&[group])?;
+    let text = clip.text.work(&plan);
+    let times = if p.conditional { batch as f64 } else { 1.0 };
+    let mut all = times * (p.text_forward * text.forward + p.text_backward * text.backward);
+    if let ImageTower::Transformer(tower) = &clip.image {
+        if !cached {
+            all += p.image_forward * tower.work(batch, 0).forward;
+        }
+        all += p.image_prompted * tower.work(batch, p.prompts).both();
+    } else {
+        bail!("operations of a ResNet are not counted; time a vision transformer");
+    }
+    Ok(all)
+}
+
+/// Times `case`.
+///
+/// # Errors
+/// Sizes that do not fit the backbone, a backbone that cannot take the method's prompts.
+pub fn measure(case: &Case, clip: Clip, options: &Options) -> Result<Measured> {
+    let clip = Arc::new(clip);
+    let batch = options.batch.unwrap_or(case.batch);
+    let names = class_names(options.classes, options.backbone == "drawn")?;
+    let classes = Classes::new(&names, "bench", "a photo of a {}.");
+    let gflop = needed(case, &clip, &classes, batch, options.cached)? / 1e9;
+    let mut draw = Init::seeded(1);
+    let (size, width) = (clip.image_size(), clip.embedding_size());
+    let pixels = draw.normal(&[batch, 3, size, size], 1.0)?;
+    let labels: Vec<u32> = (0..batch).map(|i| (i % options.classes) as u32).collect();
+    let labels = Tensor::new(labels, &Device::Cpu)?;
+    let features = draw.normal(&[batch, width], 1.0)?;
+    let rate_before = machine_rate();
+    let mut seconds = Vec::new();
+    let (mut evaluated, mut bind) = (None, None);
+    let mut rss_before = 0;
+    let mut peak = 0;
+    let mut clocked = |step: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        rss_before = resident();
+        for i in 0..=options.steps {
+            let clock = Instant::now();
+            step()?;
+            if i > 0 {
+                seconds.push(clock.elapsed().as_secs_f64());
+            }
+        }
+        peak = crate::trial::peak_memory() >> 20;
+        Ok(())
+    };
+    let sees_pixels = |sees| matches!(sees, methods::Sees::Pixels);
+    if case.kind == Kind::Encode {
+        clocked(&mut || clip.encode_image(&pixels).map(drop).map_err(Into::into))?;
+    } else {
+        let entry = methods::find(case.method).expect("cases name methods of the registry");
+        let mut settings = Settings::new(case.config.parse().expect("cases have valid TOML"));
+        let config = (entry.read)(&mut settings);
+        debug_assert!(settings.finish().problems.is_empty());
+        if options.cached && sees_pixels(config.sees()) {
+            bail!(
+                "--views cached: {} trains through the image tower, its pictures cannot be cached",
+                case.name
+            );
+        }
+        let mut method = config.build(&clip, &classes, &mut draw)?;
+        let images = if options.cached {
+            Images::Features(features)
+        } else {
+            Images::Pixels(pixels.clone())
+        };
+        match case.kind {
+            Kind::Train => {
+                let training = entry.training.clone().expect("a trained method");
+                let mut optimizer = training.optimizer();
+                let batch = Batch { images, labels };
+                clocked(&mut || {
+                    let loss = method.loss(&batch)?;
+                    loss.total.to_scalar::<f32>()?;
+                    let gradients = method.gradients(&loss)?;
+                    optimizer.step(&method.parameters(), &gradients, 2e-3)?;
+                    Ok(())
+                })?;
+                let clock = Instant::now();
+                let predictor = method.predictor()?;
+                bind = Some(clock.elapsed().as_secs_f64());
+                let clock = Instant::now();
+                predictor.logits(&batch.images)?;
+                let pictures = batch.labels.dim(0)? as f64;
+                evaluated = Some(pictures / clock.elapsed().as_secs_f64());
+            }
+            _ => {
+                let predictor: Box<dyn Predict + '_> = method.predictor()?;
+                clocked(&mut || predictor.logits(&images).map(drop).map_err(Into::into))?;
+            }
+        }
+    }
+    let machine = machine_rate().max(rate_before);
+    let step = median(seconds.clone());
+    let pictures = if case.kind == Kind::TestTime {
+        1
+    } else {
+        batch
+    };
+    Ok(Measured {
+        method: case.name.to_owned(),
+        backbone: options.backbone.clone(),
+        views: if options.cached { "cached" } else { "fresh" },
+        classes: options.classes,
+        batch,
+        memory: options.memory.unwrap_or(0),
+        steps: options.steps,
+        seconds_per_step: step,
+        fastest: seconds.iter().copied().fold(f64::INFINITY, f64::min),
+        slowest: seconds.iter().copied().fold(0.0, f64::max),
+        images_per_second: pictures as f64 / step,
+        evaluated_per_second: evaluated,
+        bind_seconds: bind,
+        peak_rss_mb: peak,
+        rss_before_mb: rss_before,
+        gflop_needed: gflop,
+        machine_gflops: machine,
+        share: gflop / step / machine,
+        threads: rayon::current_num_threads(),
+        processor: crate::sweep::processor(),
+    })
+}
+
+/// Resident megabytes now; 0 where the system does not tell.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_is_a_method_with_settings_that_it_knows() {
+        for case in CASES.iter().filter(|c| c.kind != Kind::Encode) {
+            let entry = methods::find(case.method).unwrap_or_else(|| panic!("{}", case.method));
+            assert_eq!(entry.training.is_some(), case.kind != Kind::TestTime);
+            let mut settings = Settings::new(case.config.parse().unwrap());
+            let _ = (entry.read)(&mut settings);
+            assert!(settings.finish().problems.is_empty(), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn class_names_are_distinct_and_bounded() {
+        let names = class_names(1000, false).unwrap();
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), 1000);
+        assert!(
+            class_names(1001, false)
+                .unwrap_err()
+                .to_string()
+                .contains("1..=1000")
+        );
+    }
+
+    #[test]
+    fn every_case_runs_on_the_shipped_clip_and_counts_its_operations() {
+        for case in &CASES {
+            let options = Options {
+                backbone: "drawn".to_owned(),
+                classes: 3,
+                batch: Some(
+                    2.max(case.batch.min(4) * usize::from(case.kind == Kind::TestTime) * 5),
+                ),
+                steps: 1,
+                cached: false,
+                memory: None,
+            };
+            let m = measure(case, load("drawn").unwrap(), &options).unwrap();
+            assert!(m.gflop_needed > 0.0 && m.share < 1.2, "{m:?}");
+        }
+    }
+}

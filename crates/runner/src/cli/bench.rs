@@ -1,0 +1,106 @@
+//! `promptbed bench`: how fast this machine trains and tests.
+
+use anyhow::Result;
+
+use super::Done;
+use crate::bench::{self, Measured, Options};
+use crate::suite::bytes;
+
+/// Time training steps and evaluation on drawn weights: reads nothing (unless --backbone is a file), prints a table.
+///
+/// Peak memory is the whole process's: name one method for it. The share is of the matrix products the machine
+/// does per second, measured in the same run, over the operations that the algorithm cannot do without.
+///
+/// Example: promptbed bench --backbone vit-b16 --method coop --classes 50
+#[derive(clap::Args)]
+pub struct Bench {
+    /// vit-b32, vit-b16, vit-l14 (drawn weights), drawn (the CLIP that ships), or a weight file.
+    #[arg(long, default_value = "drawn")]
+    backbone: String,
+    /// What to time, one or more [default: all]: a method, cocoop-eval or encode.
+    #[arg(long, value_delimiter = ',')]
+    method: Vec<String>,
+    /// Classes.
+    #[arg(long, default_value_t = 50)]
+    classes: usize,
+    /// Pictures a step; for tpt, views [default: as published].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
+    /// Timed steps, after one that is not.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
+    /// Whether each step encodes its pictures, or their features are at hand.
+    #[arg(long, default_value = "fresh", value_parser = ["fresh", "cached"])]
+    views: String,
+    /// Most memory that the text tower's graph may take, for example 2GB [default: no bound].
+    #[arg(long, value_parser = bytes)]
+    memory: Option<usize>,
+    /// Print one JSON line each instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    pub fn run(self) -> Result<Done> {
+        let cases = if self.method.is_empty() {
+            bench::CASES.iter().collect()
+        } else {
+            let named = self.method.iter().map(|m| bench::find(m));
+            named.collect::<Result<Vec<_>>>()?
+        };
+        let options = Options {
+            backbone: self.backbone,
+            classes: self.classes,
+            batch: self.batch.map(usize::from),
+            steps: usize::from(self.steps),
+            cached: self.views == "cached",
+            memory: self.memory,
+        };
+        bench::class_names(options.classes, options.backbone == "drawn")?;
+        if !self.json {
+            crate::out!(
+                "{:<20} {:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>6}",
+                "method",
+                "views",
+                "batch",
+                "s/step",
+                "images/s",
+                "tested/s",
+                "peak MB",
+                "GFLOP",
+                "GFLOP/s",
+                "share"
+            );
+        }
+        let mut clip = bench::load(&options.backbone)?;
+        clip.text.memory = options.memory;
+        for case in cases {
+            let measured = bench::measure(case, clip.clone(), &options)?;
+            if self.json {
+                crate::out!("{}", serde_json::to_string(&measured)?);
+            } else {
+                line(&measured);
+            }
+        }
+        Ok(Done::All)
+    }
+}
+
+fn line(m: &Measured) {
+    let tested = m
+        .evaluated_per_second
+        .map_or("-".to_owned(), |v| format!("{v:.1}"));
+    crate::out!(
+        "{:<20} {:>6} {:>5} {:>9.4} {:>9.2} {:>9} {:>8} {:>9.1} {:>9.1} {:>5.0}%",
+        m.method,
+        m.views,
+        m.batch,
+        m.seconds_per_step,
+        m.images_per_second,
+        tested,
+        m.peak_rss_mb,
+        m.gflop_needed,
+        m.machine_gflops,
+        100.0 * m.share
+    );
+}

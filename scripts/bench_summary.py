@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Prints the table of scripts/bench_side_by_side.sh from the lines it wrote.
+
+    bench_summary.py LINES.jsonl
+"""
+
+import json
+import statistics
+import sys
+
+# Goal: published seconds / ours; of encoding, against torch's inference_mode.
+ROWS = [
+    ("CoOp step, batch 32, fresh views", "coop", "fresh", 2.3),
+    ("CoOp step, batch 32, cached views", "coop", "cached", 40),
+    ("CoCoOp step, batch 1", "cocoop", "fresh", 12),
+    ("CoCoOp evaluation, 4 images", "cocoop-eval", "fresh", 12),
+    ("MaPLe step, batch 4", "maple", "fresh", 4.5),
+    ("PromptSRC step, batch 4", "promptsrc", "fresh", 3.5),
+    ("TPT, one image, 64 views", "tpt", "fresh", 2.2),
+    ("Image encoding, 16 images", "encode", "fresh", 1.8),
+]
+
+
+def main():
+    groups = {}
+    for line in open(sys.argv[1], encoding="utf-8"):
+        one = json.loads(line)
+        groups.setdefault((one["method"], one.get("mode") or one["views"]), []).append(one)
+
+    def median(method, mode, field):
+        found = groups.get((method, mode))
+        return statistics.median(one[field] for one in found) if found else float("nan")
+
+    print("| ViT-B/16, 50 classes, float32 | ours, s | published, s | best of torch, s | published / ours | goal |", end="")
+    print(" best / ours | ours, MB | published, MB | memory ratio | share of the machine's products |")
+    print("|---|" + "--:|" * 10)
+    for title, method, views, goal in ROWS:
+        ours, theirs, best = (median(method, mode, "seconds_per_step") for mode in (views, "published", "best"))
+        memory, their_memory = (median(method, mode, "peak_rss_mb") for mode in (views, "published"))
+        share = median(method, views, "share")
+        print(
+            f"| {title} | {ours:.3f} | {theirs:.2f} | {best:.2f} | {theirs / ours:.2f} | {goal} | {best / ours:.2f} "
+            f"| {memory:.0f} | {their_memory:.0f} | {memory / their_memory:.2f} | {100 * share:.0f} % |"
+        )
+
+
+if __name__ == "__main__":
+    main()
