@@ -150,7 +150,7 @@ impl Check {
             "DATASET", "STATE", "CLASSES", "TRAIN", "VAL", "TEST", "MISSING", "BROKEN",
         ];
         let mut table = vec![titles.map(str::to_owned).to_vec()];
-        let (mut bad, mut absent) = (0, 0);
+        let (mut bad, mut absent, mut usable) = (0, 0, 0);
         for row in rows {
             let bar = ProgressBar::no_length();
             bar.set_message(row.id.clone());
@@ -158,9 +158,12 @@ impl Check {
             bar.finish_and_clear();
             let is_absent = report.state == State::Absent;
             absent += usize::from(is_absent);
-            bad +=
-                usize::from(!report.state.is_usable() && !(is_absent && self.dataset.is_empty()));
-            if !is_absent || !self.dataset.is_empty() {
+            usable += usize::from(report.state.is_usable());
+            // What nobody asked for by name may be absent; it is counted.
+            let is_excused = is_absent && self.dataset.is_empty();
+            let is_bad = !report.state.is_usable() && !is_excused;
+            bad += usize::from(is_bad);
+            if !is_excused {
                 tell(&report);
             }
             let of = |found: Option<usize>, published: Option<usize>| match (found, published) {
@@ -191,9 +194,9 @@ impl Check {
         }
         print(&table, 2..8);
         crate::say!(
-            "{} datasets looked at: {} usable, {bad} not, {absent} not there",
+            "{} datasets looked at: {usable} usable, {} present but not usable, {absent} not there",
             table.len() - 1,
-            table.len() - 1 - absent - bad.min(table.len() - 1 - absent)
+            table.len() - 1 - usable - absent
         );
         Ok(if bad == 0 { Done::All } else { Done::NotAll })
     }
