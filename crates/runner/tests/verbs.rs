@@ -263,3 +263,90 @@ fn a_report_is_one_file_and_a_folder_equals_itself() {
     assert_eq!(told.code, Some(2));
     assert!(told.stderr.contains("--source maplee"), "{}", told.stderr);
 }
+
+#[test]
+fn predict_gives_each_picture_a_distribution_over_the_named_classes() {
+    let bed = run();
+    let show = [
+        "data",
+        "show",
+        "drawn-textures",
+        "--per-class",
+        "1",
+        "--size",
+        "64",
+        "--out",
+        "sheet.png",
+    ];
+    fine(bed.run(&show));
+    let file = prompts(&bed, "maple");
+    for more in [&[][..], &["--prompts", &file]] {
+        let arguments = [
+            &[
+                "predict",
+                "sheet.png",
+                "--json",
+                "--classes",
+                "striped red,dotted blue,plain",
+            ],
+            more,
+        ];
+        let told: Value = serde_json::from_str(&fine(bed.run(&arguments.concat()))).unwrap();
+        assert_eq!(told["picture"], "sheet.png");
+        let all = told["probabilities"].as_object().unwrap();
+        let values: Vec<f64> = all.values().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(values.len(), 3);
+        assert!(
+            (values.iter().sum::<f64>() - 1.0).abs() < 1e-5,
+            "{values:?}"
+        );
+        assert!(
+            values.is_sorted_by(|a, b| a >= b),
+            "likeliest first: {values:?}"
+        );
+    }
+    for (arguments, field) in [
+        (
+            &["predict", "sheet.png", "--classes", "red"][..],
+            "--classes: 1 class names",
+        ),
+        (
+            &["predict", "sheet.png", "--classes", "red,blue,red"],
+            "--classes: \"red\" is named twice",
+        ),
+        (
+            &["predict", "none.png", "--classes", "red,blue"],
+            "none.png",
+        ),
+        (
+            &[
+                "predict",
+                "sheet.png",
+                "--classes",
+                "red,blue",
+                "--template",
+                "a photo",
+            ],
+            "--template",
+        ),
+        (
+            &[
+                "predict",
+                "sheet.png",
+                "--classes",
+                "red,blue",
+                "--method",
+                "coop",
+            ],
+            "--prompts",
+        ),
+    ] {
+        let answer = bed.run(arguments);
+        assert_eq!(answer.code, Some(2), "{arguments:?}");
+        assert!(
+            answer.stderr.contains(field),
+            "{arguments:?}: {}",
+            answer.stderr
+        );
+    }
+}

@@ -15,7 +15,7 @@ use super::Done;
 use crate::backbone;
 
 /// Texts or pictures through a tower at once: memory is bounded by this, not by their number.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
 /// File endings of pictures in a folder.
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
@@ -138,7 +138,7 @@ fn texts(path: &Path) -> Result<Vec<String>> {
 }
 
 /// Files as given, folders as the pictures below them, sorted.
-fn pictures(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(super) fn pictures(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in given {
         if !path.is_dir() {
@@ -173,7 +173,7 @@ fn pictures(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Normalised pixels `[n, 3, R, R]` of picture files.
-fn view(clip: &Clip, paths: &[PathBuf]) -> Result<Tensor> {
+pub(super) fn view(clip: &Clip, paths: &[PathBuf]) -> Result<Tensor> {
     let size = clip.image_size();
     let each = 3 * size * size;
     let mut data = vec![0f32; paths.len() * each];

@@ -12,6 +12,7 @@ mod export;
 mod methods;
 mod model;
 mod plot;
+mod predict;
 mod pretrain;
 mod report;
 mod run;
@@ -39,6 +40,7 @@ enum Verb {
     Model(model::Model),
     Encode(encode::Encode),
     Eval(eval::Eval),
+    Predict(predict::Predict),
     Words(words::Words),
     Export(export::Export),
     Verify(verify::Verify),
@@ -74,6 +76,7 @@ impl Cli {
             Verb::Model(verb) => verb.run(),
             Verb::Encode(verb) => verb.run(),
             Verb::Eval(verb) => verb.run(),
+            Verb::Predict(verb) => verb.run(),
             Verb::Words(verb) => verb.run(),
             Verb::Export(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),

@@ -1,0 +1,151 @@
+//! `promptbed predict`: what pictures show, among classes that the user names.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use methods::losses::softmax;
+use methods::{Classes, Images, Init, Predict as Scores, Sees, Settings};
+use serde_json::json;
+
+use super::Done;
+use super::encode::{AT_ONCE, pictures, view};
+use crate::backbone;
+use crate::prompts::{Given, Saved};
+
+/// Name what pictures show: prints the likeliest of the given classes and their probabilities.
+///
+/// Without --prompts it is zero-shot CLIP. No dataset and no folder layout is needed; `_` in class names is read as a
+/// space.
+///
+/// Example: promptbed predict photos/ --classes "cat,dog,garden gnome" --model ViT-B-16.pt
+#[derive(clap::Args)]
+pub struct Predict {
+    /// Pictures, or folders of them (every jpg, jpeg, png and webp below, sorted).
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// Class names, separated by commas.
+    #[arg(long, value_delimiter = ',', required_unless_present = "classes_file")]
+    classes: Vec<String>,
+    /// Text file with a class name a line.
+    #[arg(long, conflicts_with = "classes")]
+    classes_file: Option<PathBuf>,
+    /// Learned prompts: of a results folder, or a checkpoint of the published code.
+    #[arg(long)]
+    prompts: Option<PathBuf>,
+    /// Hand-written prompt of zero-shot CLIP, `{}` standing for the name.
+    #[arg(long, default_value = methods::templates::PHOTO, conflicts_with = "prompts")]
+    template: String,
+    /// CLIP weights [default: the CLIP that ships].
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
+    /// Classes to show of each picture.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    top: u16,
+    /// One JSON object a picture and line, with the probability of every class.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Predict {
+    pub fn run(self) -> Result<Done> {
+        let names = self.names()?;
+        if !self.template.contains("{}") {
+            bail!("--template: {:?} has no {{}} for the name", self.template);
+        }
+        let classes = Classes::new(&names, "", &self.template);
+        let pictures = pictures(&self.pictures)?;
+        let saved = match &self.prompts {
+            Some(path) => Some(Saved::read(path, &self.given)?),
+            None if self.given.method.is_some() || !self.given.set.is_empty() => {
+                bail!("--method, --set: say what a checkpoint is; pass it with --prompts")
+            }
+            None => None,
+        };
+        let sees = saved.as_ref().map_or(Sees::Features, |s| s.config.sees());
+        if matches!(sees, Sees::Views { .. }) {
+            bail!("--prompts: a method that tunes on views of each picture runs in a suite only");
+        }
+        let clip = backbone::load("drawn", self.model.as_deref())?;
+        let method = match (&saved, &self.prompts) {
+            (Some(saved), Some(path)) => {
+                saved.check_backbone(clip.fingerprint())?;
+                saved
+                    .method(&clip, &classes)
+                    .with_context(|| format!("{}", path.display()))?
+            }
+            _ => {
+                let entry = methods::zero_shot::ENTRY;
+                let config = (entry.read)(&mut Settings::new(toml::Table::new()));
+                config.build(&clip, &classes, &mut Init::seeded(0))?
+            }
+        };
+        let scores = method.predictor()?;
+        for chunk in pictures.chunks(AT_ONCE) {
+            let pixels = view(&clip, chunk)?;
+            let images = match sees {
+                Sees::Pixels => Images::Pixels(pixels),
+                _ => Images::Features(clip.encode_image(&pixels)?),
+            };
+            for (path, row) in chunk.iter().zip(probabilities(scores.as_ref(), &images)?) {
+                self.show(&path.display().to_string(), &names, &row);
+            }
+        }
+        Ok(Done::All)
+    }
+
+    /// The class names, each once.
+    fn names(&self) -> Result<Vec<String>> {
+        let (given, field) = match &self.classes_file {
+            None => (self.classes.clone(), "--classes".to_owned()),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("{}: cannot be read", path.display()))?;
+                let lines = text.lines().map(str::to_owned).collect();
+                (lines, path.display().to_string())
+            }
+        };
+        let names: Vec<String> = given
+            .iter()
+            .map(|n| n.trim().to_owned())
+            .filter(|n| !n.is_empty())
+            .collect();
+        if names.len() < 2 {
+            bail!(
+                "{field}: {} class names; give two or more to choose from",
+                names.len()
+            );
+        }
+        if let Some(twice) = (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
+            bail!("{field}: {:?} is named twice", names[twice]);
+        }
+        Ok(names)
+    }
+
+    fn show(&self, picture: &str, names: &[String], row: &[f32]) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+        if self.json {
+            let all: serde_json::Map<_, _> = order
+                .iter()
+                .map(|&i| (names[i].clone(), row[i].into()))
+                .collect();
+            crate::out!("{}", json!({ "picture": picture, "probabilities": all }));
+            return;
+        }
+        let told: Vec<String> = order
+            .iter()
+            .take(self.top.into())
+            .map(|&i| format!("{} {:.1} %", names[i], 100.0 * row[i]))
+            .collect();
+        crate::out!("{picture}: {}", told.join(", "));
+    }
+}
+
+/// Softmax of the logits `[B, K]`, a row a picture.
+fn probabilities(scores: &dyn Scores, images: &Images) -> Result<Vec<Vec<f32>>> {
+    let logits: Tensor = scores.logits(images)?.to_dtype(DType::F32)?;
+    Ok(softmax(&logits.to_device(&Device::Cpu)?)?.to_vec2()?)
+}
