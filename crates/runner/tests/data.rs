@@ -159,7 +159,7 @@ fn wrong_bytes_exit_1_name_both_sums_and_leave_nothing() {
         answer.stdout
     );
     assert!(answer.stderr.ends_with(
-        "1 files: 1 failed, 0 to be got by hand; `promptbed data check --data data --deep` looks at what is there\n"
+        "files: 1 asked for, 1 failed, 0 to be got by hand; `promptbed data check --data data --deep` looks at what is there\n"
     ));
     assert!(!bed.path("data/things").exists());
     assert!(bed.files("data/downloads/things").is_empty());

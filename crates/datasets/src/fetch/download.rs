@@ -176,7 +176,12 @@ impl Job<'_> {
                     text: response.status_text().to_owned(),
                 });
             }
-            Err(ureq::Error::Transport(error)) => return Ok(Attempt::Broken(error.to_string())),
+            Err(ureq::Error::Transport(error)) => {
+                let told = error.to_string();
+                // The address is told by whoever tells the reason.
+                let reason = told.trim_start_matches(self.url).trim_start_matches(": ");
+                return Ok(Attempt::Broken(reason.to_owned()));
+            }
         };
         let status = response.status();
         let length = response

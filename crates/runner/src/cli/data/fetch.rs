@@ -106,7 +106,7 @@ impl Fetch {
         }
         print(&table, 0..0);
         crate::say!(
-            "{} files: {failed} failed, {by_hand} to be got by hand; `promptbed data check --data {} --deep` looks at what is there",
+            "files: {} asked for, {failed} failed, {by_hand} to be got by hand; `promptbed data check --data {} --deep` looks at what is there",
             table.len() - 1,
             self.data.display()
         );
