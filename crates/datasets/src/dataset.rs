@@ -20,6 +20,8 @@ pub struct Dataset {
     pub title: String,
     /// The hand-written prompt, with `{}` for the class name.
     pub template: String,
+    /// Whether views drawn at test time may be mixed with AugMix.
+    pub augmix: bool,
     /// Its three lists.
     pub split: Split,
     /// Where its pictures come from.
@@ -147,6 +149,7 @@ impl Dataset {
             id: row.id.clone(),
             title: row.title.clone(),
             template: row.template.clone(),
+            augmix: row.augmix,
             split: lists.split,
             source: Arc::new(Folder::new(images)),
             notes,
@@ -174,6 +177,7 @@ impl Dataset {
             id: id.to_owned(),
             title: title.to_owned(),
             template: template.to_owned(),
+            augmix: true,
             split,
             source,
             notes: Vec::new(),

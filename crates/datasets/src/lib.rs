@@ -12,6 +12,7 @@ pub mod check;
 pub mod cpython;
 pub mod decode;
 pub mod drawn;
+pub mod fetch;
 pub mod load;
 pub mod pack;
 pub mod picks;

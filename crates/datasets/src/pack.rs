@@ -20,6 +20,8 @@ use crate::{Error, Item, Pictures, Rgb, load};
 
 /// Changes whenever the same picture could give other bytes: with the format, a decoder or the resize.
 const MAGIC: &[u8; 8] = b"pbpack01";
+/// The ending of a pack's name.
+pub const EXTENSION: &str = "pack";
 const HEADER: usize = 8 + 8 + 8 + 32;
 const PAGE: usize = 4096;
 /// Views that are decoded between two writes.
@@ -46,7 +48,7 @@ impl Pack {
         size: usize,
     ) -> Result<Self, Error> {
         let key = key(pictures, items, size)?;
-        let path = folder.join(format!("{}.pack", &hex(&key)[..32]));
+        let path = folder.join(format!("{}.{EXTENSION}", &hex(&key)[..32]));
         if let Some(pack) = Self::open(&path, &key, items.len(), size) {
             return Ok(pack);
         }
@@ -84,6 +86,28 @@ impl Pack {
             count,
             size,
         })
+    }
+
+    /// How many views the pack at `path` has, when it is one of this version and none of them is damaged.
+    pub fn whole(path: &Path) -> Option<usize> {
+        let mut start = [0; HEADER];
+        let mut file = File::open(path).ok()?;
+        std::io::Read::read_exact(&mut file, &mut start).ok()?;
+        let number = |at: usize| -> Option<usize> {
+            let eight = start[at..at + 8].try_into().expect("8 bytes");
+            usize::try_from(u64::from_le_bytes(eight)).ok()
+        };
+        let (count, size) = (number(8)?, number(16)?);
+        // A size no picture has would overflow what follows; a count is bounded by the length of the file.
+        let length = file.metadata().ok()?.len();
+        if size > 1 << 14 || count as u64 > length {
+            return None;
+        }
+        let key = start[24..].try_into().expect("32 bytes");
+        let pack = Self::open(path, &key, count, size)?;
+        (0..count)
+            .all(|index| pack.view(index).is_ok())
+            .then_some(count)
     }
 
     /// How many views there are.

@@ -1,4 +1,5 @@
-//! Mangled picture files: a picture or an error, never a panic, a hang or memory beyond the stated limit.
+//! Mangled pictures, split files, catalogues and archives: a result or an error, never a panic, a hang or memory beyond
+//! the stated limits.
 //!
 //! A few seconds by default; `PROPTEST_CASES=200000 cargo test --release -p datasets --test fuzz` for minutes.
 
@@ -12,8 +13,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use datasets::catalogue::{Archive, Gives, Source};
 use datasets::decode::MAX_PIXELS;
-use datasets::{DecodeError, decode};
+use datasets::fetch::{Fetcher, Options};
+use datasets::{ClassSet, DecodeError, decode};
 use proptest::prelude::*;
 
 fn seeds() -> &'static [Vec<u8>] {
@@ -83,6 +86,233 @@ proptest! {
     #[test]
     fn any_bytes_behind_a_known_start(start in prop::sample::select(vec![&b"\xff\xd8\xff"[..], b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8L", b"GIF89a", b"BM"]), rest in prop::collection::vec(any::<u8>(), 0..300)) {
         survives(&[start, &rest].concat());
+    }
+}
+
+const SPLIT: &str = r#"{"train": [["a/1.jpg", 0, "tabby cat"], ["b/é 2.jpg", 1, "missile"], ["c/3.jpg", 2, "missile"]],
+ "val": [["a/4.jpg", 0, "tabby cat"]], "test": [["b/5.jpg", 1, "missile"], ["a/6.jpg", 0, "tabby cat"]]}"#;
+
+/// Anything JSON can say, up to some depth, with the words of split files more often than chance has them.
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::Value;
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0u32..5).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        prop::sample::select(vec!["a/1.jpg", "../x", "/etc/x", "a\\\\b", "", "."])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 60, 6, |inner| {
+        let key = prop_oneof![
+            prop::sample::select(vec!["train", "val", "test"]).prop_map(str::to_owned),
+            "\\PC{0,6}"
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..5)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+/// A split whose lists are triples of about the right kind.
+fn triples() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::Value;
+    let label = prop_oneof![
+        (0u32..4).prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from)
+    ];
+    let triple = ("[a-c./\\\\é]{0,8}", label, "\\PC{0,3}")
+        .prop_map(|(path, label, name)| Value::from(vec![path.into(), label, name.into()]));
+    let list = || prop::collection::vec(triple.clone(), 0..12).prop_map(Value::from);
+    (list(), list(), list()).prop_map(
+        |(train, val, test)| serde_json::json!({"train": train, "val": val, "test": test}),
+    )
+}
+
+/// Reads it as a split file; what is accepted keeps the rules of a split, and is drawn and halved.
+fn split_survives(text: &[u8]) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, text).unwrap();
+    let start = Instant::now();
+    if let Ok(split) = datasets::split_file(file.path()) {
+        assert!(split.problems().is_empty());
+        let picks = datasets::picks::draw(&split, 2, 1);
+        for set in [ClassSet::All, ClassSet::Base, ClassSet::Novel] {
+            let _ = split.with_picks(&picks).subset(set);
+        }
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{} bytes",
+        text.len()
+    );
+}
+
+const CATALOGUE: &str = concat!(
+    include_str!("../catalogue.toml"),
+    "\n",
+    include_str!("../sources.toml")
+);
+
+proptest! {
+    #[test]
+    fn split_files_of_any_json(value in json()) {
+        split_survives(value.to_string().as_bytes());
+    }
+
+    #[test]
+    fn split_files_of_any_triples(value in triples()) {
+        split_survives(value.to_string().as_bytes());
+    }
+
+    #[test]
+    fn split_files_with_flipped_cut_and_repeated_bytes(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        repeat in 1usize..4,
+    ) {
+        let mut bytes = SPLIT.as_bytes().to_vec();
+        for (place, value) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        bytes.truncate(1 + cut.index(bytes.len() * 2));
+        split_survives(&bytes.repeat(repeat));
+    }
+
+    #[test]
+    fn split_files_nested_deeply(depth in 0usize..100_000, open in "[\\[{]") {
+        split_survives(open.repeat(depth).as_bytes());
+    }
+
+    #[test]
+    fn catalogues_of_spliced_rows(
+        at in any::<prop::sample::Index>(),
+        from in any::<prop::sample::Index>(),
+        length in 0usize..400,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        // Whole rows are tens of lines; a window of them keeps a case short.
+        let text = CATALOGUE.as_bytes();
+        let start = at.index(text.len());
+        let mut bytes = text[start..(start + 2_000).min(text.len())].to_vec();
+        let other = from.index(text.len());
+        bytes.extend(&text[other..(other + length).min(text.len())]);
+        for (place, value) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let start = Instant::now();
+        if let Ok(catalogue) = datasets::Catalogue::parse(&text, Path::new("my.toml")) {
+            for row in catalogue.rows() {
+                assert!(row.archives.iter().flat_map(|archive| archive.places()).all(Path::is_relative));
+                assert!(row.images.is_relative());
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn catalogues_of_any_values(
+        keys in prop::collection::vec(
+            prop::sample::select(vec![
+                "title", "aliases", "images", "reader", "split", "names", "parts", "ignore", "rename", "unsplit", "prompt",
+                "classes", "pictures", "augmix", "archives", "file",
+            ]),
+            0..8,
+        ),
+        values in prop::collection::vec(
+            prop_oneof![
+                Just("\"class-folders\"".to_owned()),
+                Just("\"split-json\"".to_owned()),
+                Just("\"a/b\"".to_owned()),
+                Just("\"../a\"".to_owned()),
+                Just("{ train = \"x\", test = 3 }".to_owned()),
+                Just("[{ file = \"a\", url = \"http://x\", to = \"/b\" }]".to_owned()),
+                any::<i64>().prop_map(|n| n.to_string()),
+                "\"[^\"\\\\\\pC]{0,9}\"",
+                "\\PC{0,9}",
+            ],
+            8,
+        ),
+    ) {
+        let lines: Vec<String> = keys.iter().zip(&values).map(|(key, value)| format!("{key} = {value}")).collect();
+        let _ = datasets::Catalogue::parse(&format!("[mine]\n{}\n", lines.join("\n")), Path::new("my.toml"));
+    }
+}
+
+/// A tar, the same in gzip, and a zip, each with files, a folder and a long name.
+fn archives() -> &'static [Vec<u8>] {
+    static ARCHIVES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    ARCHIVES.get_or_init(|| {
+        let long = format!("images/{}.jpg", "n".repeat(180));
+        let files: [(&str, &[u8]); 4] = [
+            ("images/1.jpg", b"one"),
+            ("images/b/2.jpg", b"two"),
+            (&long, b"three"),
+            ("other.txt", b"four"),
+        ];
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, name, bytes).unwrap();
+            zip.start_file(name, zip::write::SimpleFileOptions::default())
+                .unwrap();
+            std::io::Write::write_all(&mut zip, bytes).unwrap();
+        }
+        let tar = tar.into_inner().unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &tar).unwrap();
+        vec![
+            tar,
+            gzip.finish().unwrap(),
+            zip.finish().unwrap().into_inner(),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn archives_with_flipped_bytes_write_nothing_outside(
+        which in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
+        cut in any::<prop::sample::Index>(),
+        is_cut in prop::bool::weighted(0.2),
+    ) {
+        let mut bytes = which.get(archives()).clone();
+        for (place, value) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        if is_cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("data/downloads/mine");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("a.bin"), bytes).unwrap();
+        let archive = Archive {
+            file: "a.bin".to_owned(),
+            from: Source::ByHand(String::new()),
+            bytes: None,
+            sums: vec![],
+            gives: Gives::Parts { inner: None, parts: vec![("images".to_owned(), "mine/images".into())] },
+        };
+        let fetcher = Fetcher::new(&root.path().join("data"), Options::default()).unwrap();
+        let fetched = fetcher.fetch("mine", &archive, &|_| ()).is_ok();
+        assert_eq!(root.path().join("data/mine/images").exists(), fetched);
+        assert!(!folder.join("a.bin.unpacking").exists());
+        let names = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+        assert_eq!(names(root.path()), 1);
+        assert_eq!(names(&root.path().join("data")), 1 + usize::from(fetched));
     }
 }
 

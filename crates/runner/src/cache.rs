@@ -1,11 +1,12 @@
-//! Features of frozen image towers, kept on disk between runs.
+//! Features of frozen image towers, and decoded test pictures, kept on disk between runs.
 //!
-//! A file holds the features of the pictures that went through the tower together. Its name is a hash of the weights'
+//! A feature file holds the features of the pictures that went through the tower together. Its name is a hash of the weights'
 //! fingerprint and of the pixels that went in, so that another picture, transform, view or CLIP is another name. What
 //! comes out of the cache is what the tower gave, bit for bit.
 //!
 //! ```text
 //! <dir>/<fingerprint, 16 digits>/<hash>.features:  "PBFEAT01" · rows u32 · width u32 · SHA-256 of the values · values f32
+//! <dir>/packs/<dataset>/<hash>.pack:  test views of a dataset, decoded and resized (`datasets::Pack`)
 //! ```
 //! All little-endian. Files are written aside and renamed, so that any number of processes may share a folder; a file
 //! that is damaged counts as absent and is written again.
@@ -15,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use datasets::Pack;
 use sha2::{Digest, Sha256};
 
 use crate::store::replace;
@@ -22,11 +24,30 @@ use crate::store::replace;
 const MAGIC: &[u8; 8] = b"PBFEAT01";
 const HEADER: usize = 8 + 4 + 4 + 32;
 const EXTENSION: &str = "features";
+/// The folder, below the cache, of packed test views.
+const PACKS: &str = "packs";
+/// What a process that died may have left of a pack goes after this long: no pack takes a day to build.
+const DEAD: Duration = Duration::from_secs(86_400);
 
 /// A folder of features.
 #[derive(Clone, Debug)]
 pub struct Cache {
     dir: PathBuf,
+}
+
+/// What a folder holds of one dataset's test pictures.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// The dataset.
+    pub dataset: String,
+    /// Packs: one a list of pictures and a size.
+    pub files: usize,
+    /// Pictures in them.
+    pub pictures: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Packs that are damaged or of another version.
+    pub damaged: usize,
 }
 
 /// What a folder holds of one CLIP.
@@ -80,6 +101,11 @@ impl Cache {
             .with_context(|| format!("{}: cannot be made (--cache)", folder.display()))?;
         replace(&path, &bytes(&features)?)?;
         Ok(features)
+    }
+
+    /// The folder for packed test views of `dataset`.
+    pub fn packs(&self, dataset: &str) -> PathBuf {
+        self.dir.join(PACKS).join(dataset)
     }
 
     fn path(&self, fingerprint: &str, pixels: &Tensor) -> Result<PathBuf> {
@@ -136,28 +162,76 @@ fn read(path: &Path) -> Option<Tensor> {
     Tensor::from_vec(values, (rows, width), &Device::Cpu).ok()
 }
 
+/// The entries of a folder, in name order.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).and_then(|entries| {
+        entries
+            .map(|e| Ok(e?.path()))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let mut paths = entries.with_context(|| format!("{}: cannot be read", dir.display()))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e == extension)
+}
+
+/// Every file in the folders directly below `dir`, with its folder's name.
+fn below(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut out = Vec::new();
+    for folder in entries(dir)?.into_iter().filter(|p| p.is_dir()) {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        for path in entries(&folder)?.into_iter().filter(|p| p.is_file()) {
+            out.push((name.clone().into_owned(), path));
+        }
+    }
+    Ok(out)
+}
+
 /// Every feature file under `dir`, with the folder it is in.
 fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     if !dir.is_dir() {
         bail!("{}: there is no such folder", dir.display());
     }
-    let list = |dir: &Path| -> Result<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(dir).and_then(|entries| {
-            entries
-                .map(|e| Ok(e?.path()))
-                .collect::<Result<Vec<_>, _>>()
-        });
-        let mut paths = entries.with_context(|| format!("{}: cannot be read", dir.display()))?;
-        paths.sort();
-        Ok(paths)
-    };
-    let mut out = Vec::new();
-    for folder in list(dir)?.into_iter().filter(|p| p.is_dir()) {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        for path in list(&folder)? {
-            if path.extension().is_some_and(|e| e == EXTENSION) {
-                out.push((name.clone().into_owned(), path));
-            }
+    let mut all = below(dir)?;
+    all.retain(|(_, path)| has_extension(path, EXTENSION));
+    Ok(all)
+}
+
+/// Every file of packs under `dir`, also what a process that died has left, with its dataset.
+fn pack_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let dir = dir.join(PACKS);
+    if dir.is_dir() {
+        below(&dir)
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+/// What `dir` holds of test pictures, a line a dataset. Every view is compared with its checksum.
+///
+/// # Errors
+/// A folder that is not there or cannot be read.
+pub fn list_packs(dir: &Path) -> Result<Vec<Packed>> {
+    let mut out: Vec<Packed> = Vec::new();
+    for (dataset, path) in pack_files(dir)? {
+        if !has_extension(&path, datasets::pack::EXTENSION) {
+            continue;
+        }
+        if out.last().is_none_or(|p| p.dataset != dataset) {
+            out.push(Packed {
+                dataset,
+                ..Packed::default()
+            });
+        }
+        let packed = out.last_mut().expect("just pushed");
+        packed.files += 1;
+        packed.bytes += path.metadata().map_or(0, |m| m.len());
+        match Pack::whole(&path) {
+            Some(views) => packed.pictures += views as u64,
+            None => packed.damaged += 1,
         }
     }
     Ok(out)
@@ -193,11 +267,21 @@ pub fn list(dir: &Path) -> Result<Vec<Holding>> {
 /// A folder that cannot be read, a file that cannot be removed.
 pub fn prune(dir: &Path, age: Duration) -> Result<(usize, u64)> {
     let (mut count, mut bytes) = (0, 0);
-    for (_, path) in files(dir)? {
+    let features = files(dir)?.into_iter().map(|(_, path)| path);
+    let packs = pack_files(dir)?.into_iter().map(|(_, path)| path);
+    for path in features.chain(packs) {
         let Ok(about) = path.metadata() else { continue };
         let written = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let old = written.elapsed().is_ok_and(|since| since >= age);
-        if old || read(&path).is_none() {
+        let since = |age: Duration| written.elapsed().is_ok_and(|since| since >= age);
+        let useless = if has_extension(&path, EXTENSION) {
+            since(age) || read(&path).is_none()
+        } else if has_extension(&path, datasets::pack::EXTENSION) {
+            since(age) || Pack::whole(&path).is_none()
+        } else {
+            // Parts and locks: in use, unless they are too old for that.
+            since(age.max(DEAD))
+        };
+        if useless {
             std::fs::remove_file(&path)
                 .with_context(|| format!("{}: cannot be removed", path.display()))?;
             count += 1;

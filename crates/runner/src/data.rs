@@ -1,25 +1,97 @@
 //! From items to what a method sees: views, pixels and cached features of a dataset's pictures.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::Clip;
 use datasets::transform::{normalise, test_view, train_view};
-use datasets::{Catalogue, Dataset, Item, Rgb, Stream, drawn};
+use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn};
 use rayon::prelude::*;
 
 use crate::cache::Cache;
 use crate::suite::Views;
 
-/// Decoded test pictures of a dataset are kept between trials up to this many bytes; beyond, they are decoded again.
-const KEPT_PIXELS: usize = 1 << 30;
-/// Decoded few-shot pictures are kept up to this many bytes a trial.
-const KEPT_TRAINING: usize = 1 << 30;
+/// Bytes of decoded pictures that the process keeps because they may be needed again, whatever the number of datasets and
+/// trials; beyond, they are decoded again. Changes no result.
+static KEPT: Budget = Budget::new(256 << 20);
 /// Pictures through the frozen image tower at once.
 const ENCODED_AT_ONCE: usize = 64;
+
+/// Bytes that may be kept, shared by whoever keeps any.
+struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    const fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes `bytes`, if there are as many.
+    fn take(&self, bytes: usize) -> bool {
+        let more = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.used.fetch_update(set, get, more).is_ok()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Pictures that are kept as long as the budget has room; dropped, they give their bytes back.
+struct Kept<K> {
+    budget: &'static Budget,
+    pictures: Mutex<HashMap<K, Arc<Rgb>>>,
+}
+
+impl<K: Eq + Hash> Kept<K> {
+    fn new(budget: &'static Budget) -> Self {
+        Self {
+            budget,
+            pictures: Mutex::default(),
+        }
+    }
+
+    fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<Arc<Rgb>>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        let pictures = self.pictures.lock().expect("no panic while held");
+        pictures.get(key).cloned()
+    }
+
+    fn keep(&self, key: K, picture: &Arc<Rgb>) {
+        let mut pictures = self.pictures.lock().expect("no panic while held");
+        if !pictures.contains_key(&key) && self.budget.take(picture.data.len()) {
+            pictures.insert(key, picture.clone());
+        }
+    }
+}
+
+impl<K> Drop for Kept<K> {
+    fn drop(&mut self) {
+        if let Ok(pictures) = self.pictures.get_mut() {
+            let bytes = pictures.values().map(|p| p.data.len()).sum();
+            self.budget.give(bytes);
+        }
+    }
+}
+
+/// Test views of a dataset on disk, and each path's place among them.
+struct Packed {
+    pack: Pack,
+    places: HashMap<PathBuf, usize>,
+}
 
 /// Every dataset id there is.
 pub fn known(catalogue: &Catalogue) -> Vec<String> {
@@ -61,8 +133,9 @@ pub struct Feed {
     features: Mutex<Option<(Tensor, HashMap<PathBuf, u32>)>>,
     /// Features `[n, E]` of a trial's pictures, by seed, picks and turn.
     views: Mutex<HashMap<(u64, String, usize), Tensor>>,
-    pixels: Mutex<HashMap<PathBuf, Arc<Rgb>>>,
-    kept: Mutex<usize>,
+    pixels: Kept<PathBuf>,
+    /// The packed test views, once they were asked for and where there is a cache.
+    packed: Mutex<Option<Arc<Packed>>>,
     cache: Option<Cache>,
 }
 
@@ -76,13 +149,13 @@ impl Feed {
             size,
             features: Mutex::default(),
             views: Mutex::default(),
-            pixels: Mutex::default(),
-            kept: Mutex::default(),
+            pixels: Kept::new(&KEPT),
+            packed: Mutex::default(),
             cache: None,
         }
     }
 
-    /// Keeps features in `cache`, too.
+    /// Keeps features and decoded test pictures in `cache`, too.
     pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
         self.cache = cache;
         self
@@ -102,35 +175,43 @@ impl Feed {
         )?)
     }
 
-    fn test_pictures(&self, items: &[Item]) -> Result<Vec<Arc<Rgb>>> {
-        let pictures = items
-            .par_iter()
-            .map(|item| {
-                if let Some(p) = self
-                    .pixels
-                    .lock()
-                    .expect("no panic while held")
-                    .get(&item.path)
-                {
-                    return Ok(p.clone());
-                }
-                Ok(Arc::new(test_view(
-                    &self.dataset.source.rgb(item)?,
-                    self.size,
-                )))
-            })
-            .collect::<Result<Vec<_>, datasets::Error>>()?;
-        let mut cache = self.pixels.lock().expect("no panic while held");
-        let mut kept = self.kept.lock().expect("no panic while held");
-        for (item, picture) in items.iter().zip(&pictures) {
-            if *kept + picture.data.len() > KEPT_PIXELS {
-                break;
-            }
-            if cache.insert(item.path.clone(), picture.clone()).is_none() {
-                *kept += picture.data.len();
-            }
+    /// The packed test views; built now where they are not there. Nothing without a cache.
+    fn packed(&self) -> Result<Option<Arc<Packed>>, datasets::Error> {
+        let Some(cache) = &self.cache else {
+            return Ok(None);
+        };
+        // Held while it is built: whoever else asks needs it as well.
+        let mut packed = self.packed.lock().expect("no panic while held");
+        if packed.is_none() {
+            let items = &self.dataset.split.test;
+            let folder = cache.packs(&self.dataset.id);
+            let pack = Pack::open_or_build(&folder, &*self.dataset.source, items, self.size)?;
+            let places = items
+                .iter()
+                .zip(0..)
+                .map(|(item, place)| (item.path.clone(), place));
+            let places = places.collect();
+            *packed = Some(Arc::new(Packed { pack, places }));
         }
-        Ok(pictures)
+        Ok(packed.clone())
+    }
+
+    fn test_pictures(&self, items: &[Item]) -> Result<Vec<Arc<Rgb>>> {
+        let packed = self.packed()?;
+        let pictures = items.par_iter().map(|item| {
+            if let Some(packed) = &packed
+                && let Some(&place) = packed.places.get(&item.path)
+            {
+                return Ok(Arc::new(packed.pack.view(place)?));
+            }
+            if let Some(picture) = self.pixels.get(&*item.path) {
+                return Ok(picture);
+            }
+            let picture = Arc::new(test_view(&self.dataset.source.rgb(item)?, self.size));
+            self.pixels.keep(item.path.clone(), &picture);
+            Ok(picture)
+        });
+        Ok(pictures.collect::<Result<Vec<_>, datasets::Error>>()?)
     }
 
     /// Test views as pixels `[n, 3, R, R]`.
@@ -217,7 +298,7 @@ impl Feed {
             picks,
             views,
             seed,
-            decoded: Mutex::default(),
+            decoded: Kept::new(&KEPT),
         }
     }
 }
@@ -230,26 +311,16 @@ pub struct Training<'a> {
     picks: String,
     views: Views,
     seed: u64,
-    decoded: Mutex<(HashMap<usize, Arc<Rgb>>, usize)>,
+    decoded: Kept<usize>,
 }
 
 impl Training<'_> {
     fn picture(&self, index: usize) -> Result<Arc<Rgb>, datasets::Error> {
-        if let Some(p) = self
-            .decoded
-            .lock()
-            .expect("no panic while held")
-            .0
-            .get(&index)
-        {
-            return Ok(p.clone());
+        if let Some(picture) = self.decoded.get(&index) {
+            return Ok(picture);
         }
         let picture = Arc::new(self.feed.dataset.source.rgb(&self.items[index])?);
-        let mut decoded = self.decoded.lock().expect("no panic while held");
-        if decoded.1 + picture.data.len() <= KEPT_TRAINING {
-            decoded.1 += picture.data.len();
-            decoded.0.insert(index, picture.clone());
-        }
+        self.decoded.keep(index, &picture);
         Ok(picture)
     }
 
@@ -307,5 +378,41 @@ impl Training<'_> {
         }
         let rows: Vec<u32> = indices.iter().map(|i| *i as u32).collect();
         Ok(cache[&key].index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_kept_within_the_budget_whoever_keeps_them_and_given_back() {
+        static BUDGET: Budget = Budget::new(10_000);
+        let picture = Arc::new(Rgb::new(10, 10)); // 300 bytes
+        let (one, other) = (Kept::new(&BUDGET), Kept::new(&BUDGET));
+        std::thread::scope(|scope| {
+            for kept in [&one, &other] {
+                let picture = &picture;
+                scope.spawn(move || (0..1000).for_each(|i| kept.keep(i, picture)));
+            }
+        });
+        let count = |kept: &Kept<usize>| (0..1000).filter(|i| kept.get(i).is_some()).count();
+        assert_eq!(count(&one) + count(&other), 33);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 9_900);
+        let freed = count(&one) * 300;
+        drop(one);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 9_900 - freed);
+        (0..1000).for_each(|i| other.keep(i, &picture));
+        assert_eq!(count(&other), 33, "what is given back can be kept again");
+        drop(other);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_picture_kept_twice_counts_once() {
+        static BUDGET: Budget = Budget::new(10_000);
+        let kept = Kept::new(&BUDGET);
+        (0..9).for_each(|_| kept.keep(1, &Arc::new(Rgb::new(10, 10))));
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 300);
     }
 }

@@ -28,6 +28,7 @@ pub mod compare;
 pub mod data;
 pub mod hash;
 mod looks;
+pub mod picked;
 pub mod plot;
 pub mod pretrain;
 pub mod progress;

@@ -1,7 +1,7 @@
 //! Reading a suite: what to run. Every mistake in the file is reported at once, with its line, before any weight is read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use methods::settings::nearest;
@@ -34,6 +34,17 @@ impl std::fmt::Display for Views {
     }
 }
 
+/// Where few-shot pictures come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PicksFrom {
+    /// Drawn, as the published code draws them.
+    Drawn,
+    /// Read from this file: for suites of one dataset to train on, one number of shots and one seed.
+    File(PathBuf),
+    /// Read from a folder with a file for each dataset, shots and seed.
+    Folder(PathBuf),
+}
+
 /// A suite file.
 pub struct Suite {
     /// File stem.
@@ -58,6 +69,8 @@ pub struct Suite {
     pub seeds: Vec<u64>,
     /// Training views.
     pub views: Views,
+    /// Few-shot pictures.
+    pub picks: PicksFrom,
     /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
     pub memory: Option<usize>,
     /// Methods in file order.
@@ -308,7 +321,7 @@ impl Suite {
         let root = document.as_table();
         let keys = [
             "version", "protocol", "backbone", "datasets", "source", "variants", "shots", "seeds",
-            "views", "memory", "method",
+            "views", "picks", "memory", "method",
         ];
         r.only(root, "", &keys);
         match root.get("version").map(|i| (i.as_integer(), i)) {
@@ -388,6 +401,21 @@ impl Suite {
             None => vec![1, 2, 3],
         };
         let views = Self::views(&mut r, root.get("views"));
+        let picks = Self::picks(&mut r, root.get("picks"));
+        if let PicksFrom::File(_) = &picks {
+            let trained_on = if transfer && protocols.iter().all(|p| is_transfer(*p)) {
+                source.iter().count()
+            } else {
+                datasets.len()
+            };
+            if trained_on > 1 || shots.len() > 1 || seeds.len() > 1 {
+                r.at(
+                    root.get("picks"),
+                    "picks",
+                    "one file is for one dataset, one number of shots and one seed; write { folder = \"...\" }",
+                );
+            }
+        }
         let memory = r.string(root, "", "memory").and_then(|text| {
             let read = bytes(&text);
             if let Err(message) = &read {
@@ -475,6 +503,7 @@ impl Suite {
             shots,
             seeds,
             views,
+            picks,
             memory,
             methods,
             text,
@@ -520,6 +549,34 @@ impl Suite {
                     "must be \"fresh\", \"none\" or { cached = K } with K of 1 or more",
                 );
                 Views::Fresh
+            }
+        }
+    }
+
+    /// `"drawn"`, `{ file = "..." }` or `{ folder = "..." }`; paths start at the suite's folder.
+    fn picks(r: &mut Reader, item: Option<&Item>) -> PicksFrom {
+        let Some(item) = item else {
+            return PicksFrom::Drawn;
+        };
+        if item.as_str() == Some("drawn") {
+            return PicksFrom::Drawn;
+        }
+        let named = |key: &str| {
+            let table = item.as_inline_table().filter(|t| t.len() == 1)?;
+            let path = table.get(key)?.as_str()?;
+            let folder = r.path.parent().unwrap_or(Path::new(""));
+            (!path.is_empty()).then(|| folder.join(path))
+        };
+        match (named("file"), named("folder")) {
+            (Some(file), _) => PicksFrom::File(file),
+            (None, Some(folder)) => PicksFrom::Folder(folder),
+            (None, None) => {
+                r.at(
+                    Some(item),
+                    "picks",
+                    "must be \"drawn\", { file = \"...\" } or { folder = \"...\" }",
+                );
+                PicksFrom::Drawn
             }
         }
     }

@@ -13,6 +13,7 @@ use methods::Sees;
 
 use crate::cache::Cache;
 use crate::data::{self, Feed};
+use crate::picked;
 use crate::progress::Progress;
 use crate::reason::reason;
 use crate::record::{Cost, Outcome, Protocol, Provenance, Record, SCHEMA};
@@ -116,6 +117,7 @@ impl Sweep {
     fn list(&self) -> Result<Vec<Trial>> {
         let suite = &self.suite;
         let mut trials = Vec::new();
+        let mut wrong = Vec::new();
         let mut drawn: HashMap<(String, usize, u64), Arc<Picks>> = HashMap::new();
         for &protocol in &suite.protocols {
             let trained_on = if is_transfer(protocol) {
@@ -150,7 +152,20 @@ impl Sweep {
                                 let split = &self.feeds[dataset].dataset.split;
                                 let entry = drawn.entry((dataset.clone(), shots, seed));
                                 entry
-                                    .or_insert_with(|| Arc::new(picks::draw(split, shots, seed)))
+                                    .or_insert_with(|| {
+                                        let picks = picked::picks(
+                                            &suite.picks,
+                                            dataset,
+                                            split,
+                                            shots,
+                                            seed,
+                                        );
+                                        // One that cannot be read is told below, with all the others.
+                                        Arc::new(picks.unwrap_or_else(|e| {
+                                            wrong.push(format!("{e:#}"));
+                                            picks::draw(split, shots, seed)
+                                        }))
+                                    })
                                     .clone()
                             });
                             let method = line.resolve(protocol, dataset, shots);
@@ -175,6 +190,9 @@ impl Sweep {
                 }
             }
         }
+        if !wrong.is_empty() {
+            bail!(wrong.join("\n"));
+        }
         Ok(trials)
     }
 
@@ -192,7 +210,7 @@ impl Sweep {
                 ]
             })
             .collect();
-        let all = serde_json::json!({
+        let mut all = serde_json::json!({
             "results": RESULTS,
             "algorithm": p.algorithm,
             "settings": method.settings,
@@ -205,6 +223,18 @@ impl Sweep {
             "picks": picks.map(Picks::hash),
             "seed": p.seed,
         });
+        if matches!(method.config.sees(), Sees::Views { augmix: true, .. }) {
+            let targets = self.targets(p);
+            let plain = targets
+                .iter()
+                .map(|t| &t.feed.dataset)
+                .filter(|d| !d.augmix);
+            let plain: Vec<&str> = plain.map(|d| d.id.as_str()).collect();
+            // Named only where a row leaves AugMix out, so that no other trial gets another key.
+            if !plain.is_empty() {
+                all["without_augmix"] = plain.into();
+            }
+        }
         let hash = crate::hash::hex(all.to_string().as_bytes());
         format!(
             "{}-{}-{}shot-seed{}-{}",
@@ -397,7 +427,7 @@ impl Sweep {
                         let path = store
                             .dir()
                             .join("picks")
-                            .join(format!("{}-{}shot-seed{}.json", p.dataset, p.shots, p.seed));
+                            .join(picked::name(&p.dataset, p.shots, p.seed));
                         std::fs::create_dir_all(store.dir().join("picks"))
                             .with_context(|| format!("{}: cannot be written", path.display()))?;
                         replace(&path, picks.to_json().as_bytes())?;

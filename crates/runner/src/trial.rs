@@ -293,8 +293,8 @@ pub fn test(
             Sees::Features => Images::Features(target.feed.test_features(chunk)?),
             Sees::Pixels => Images::Pixels(target.feed.test_pixels(chunk)?),
             Sees::Views { count, augmix } => {
-                // AugMix only where the published code has it: not on ImageNet and its variants.
-                let mix = augmix && !target.feed.dataset.id.starts_with("imagenet");
+                // AugMix only where the published code has it: the dataset's row says where not.
+                let mix = augmix && target.feed.dataset.augmix;
                 Images::Pixels(target.feed.tuning_views(
                     &chunk[0],
                     count,

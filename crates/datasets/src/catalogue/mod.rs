@@ -1,5 +1,6 @@
 //! The catalogue: one row a dataset, as data.
 
+mod archive;
 mod row;
 mod written;
 
@@ -10,9 +11,14 @@ use crate::Error;
 use crate::error::{Problem, ProblemKind};
 use written::{Written, checked};
 
+pub use archive::{Archive, Gives, Source, Sum};
 pub use row::{Counts, DEFAULT_TEMPLATE, Parts, Reader, Row, Unsplit};
 
-const BUILT_IN: &str = include_str!("../../catalogue.toml");
+const BUILT_IN: &str = concat!(
+    include_str!("../../catalogue.toml"),
+    "\n",
+    include_str!("../../sources.toml")
+);
 
 /// All known datasets, in file order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::Archive;
 use crate::split::Part;
 
 /// How the lists of a dataset are read: a behaviour, never a dataset's name.
@@ -161,6 +162,10 @@ pub struct Row {
     pub classes: Option<usize>,
     /// How many pictures the papers used.
     pub pictures: Option<Counts>,
+    /// Whether views drawn at test time may be mixed with AugMix (TPT); the published code leaves it out on some.
+    pub augmix: bool,
+    /// What it is downloaded as.
+    pub archives: Vec<Archive>,
 }
 
 /// The template of a dataset that names none.
@@ -184,6 +189,8 @@ impl Row {
             template: DEFAULT_TEMPLATE.to_owned(),
             classes: None,
             pictures: None,
+            augmix: true,
+            archives: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::archive::WrittenArchive;
 use super::row::{Counts, DEFAULT_TEMPLATE, Parts, Reader, Row, Unsplit};
 use crate::error::{Problem, ProblemKind};
 use crate::split::{Part, stays_inside};
@@ -29,6 +30,14 @@ pub(super) struct Written {
     prompt: Option<String>,
     classes: Option<usize>,
     pictures: Option<Counts>,
+    #[serde(default = "yes")]
+    augmix: bool,
+    #[serde(default)]
+    archives: Vec<WrittenArchive>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Turns a written row into a row, noting every field that breaks a rule.
@@ -142,6 +151,12 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
             rule(field, format!("the reader {reader:?} does not use it"));
         }
     }
+    let mut archives = Vec::new();
+    for (index, archive) in written.archives.into_iter().enumerate() {
+        archives.extend(archive.checked(&mut |field, message| {
+            rule(&format!("archives[{index}].{field}"), message);
+        }));
+    }
     Row {
         id: id.to_owned(),
         title: written.title.unwrap_or_else(|| id.to_owned()),
@@ -157,6 +172,8 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
         template,
         classes: written.classes,
         pictures: written.pictures,
+        augmix: written.augmix,
+        archives,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `promptbed cache`: what is kept of frozen image towers.
+//! `promptbed cache`: what is kept of frozen image towers and test pictures.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::Done;
 use crate::cache;
 
-/// List or prune a folder of image features: reads and removes files that `run --cache` wrote.
+/// List or prune a folder of image features and packed pictures: reads and removes files that `run --cache` wrote.
 ///
 /// Example: promptbed cache list features/
 #[derive(clap::Args)]
@@ -19,7 +19,7 @@ pub struct Cache {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// A line for each CLIP: files, pictures, megabytes; exits 1 if a file is damaged.
+    /// A line for each CLIP's features and each dataset's packed pictures: files, pictures, megabytes; exits 1 if a file is damaged.
     List {
         /// The folder that was given to `run --cache`.
         dir: PathBuf,
@@ -39,6 +39,15 @@ impl Cache {
         match self.what {
             What::List { dir } => {
                 let held = cache::list(&dir)?;
+                let packed = cache::list_packs(&dir)?;
+                let line = |name: &str, files: usize, pictures: u64, bytes: u64, damaged: usize| {
+                    let note = match damaged {
+                        0 => String::new(),
+                        n => format!("  {n} damaged; `promptbed cache prune` removes them"),
+                    };
+                    let mb = bytes as f64 / 1e6;
+                    crate::out!("{name:<16} {files:>7} {pictures:>9} {mb:>9.1}{note}");
+                };
                 crate::out!(
                     "{:<16} {:>7} {:>9} {:>9}",
                     "backbone",
@@ -47,19 +56,16 @@ impl Cache {
                     "MB"
                 );
                 for h in &held {
-                    crate::out!(
-                        "{:<16} {:>7} {:>9} {:>9.1}{}",
-                        h.fingerprint,
-                        h.files,
-                        h.pictures,
-                        h.bytes as f64 / 1e6,
-                        match h.damaged {
-                            0 => String::new(),
-                            n => format!("  {n} damaged; `promptbed cache prune` removes them"),
-                        }
-                    );
+                    line(&h.fingerprint, h.files, h.pictures, h.bytes, h.damaged);
                 }
-                let whole = held.iter().all(|h| h.damaged == 0);
+                if !packed.is_empty() {
+                    crate::out!("{:<16}", "packed pictures");
+                }
+                for p in &packed {
+                    line(&p.dataset, p.files, p.pictures, p.bytes, p.damaged);
+                }
+                let whole =
+                    held.iter().all(|h| h.damaged == 0) && packed.iter().all(|p| p.damaged == 0);
                 Ok(if whole { Done::All } else { Done::NotAll })
             }
             What::Prune { dir, days } => {

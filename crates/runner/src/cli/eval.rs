@@ -10,6 +10,7 @@ use super::Done;
 use super::data::Half;
 use super::run::catalogue;
 use crate::backbone;
+use crate::cache::Cache;
 use crate::data::{Feed, open};
 use crate::prompts::{Given, Saved};
 use crate::trial::{Target, classes_of, test};
@@ -40,6 +41,9 @@ pub struct Eval {
     /// CLIP weights [default: the CLIP that ships].
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Folder that keeps features and decoded test pictures between runs [default: none]. Changes no result.
+    #[arg(long)]
+    cache: Option<PathBuf>,
     #[command(flatten)]
     given: Given,
     /// Print accuracy of each class and the calibration error too, as JSON.
@@ -54,7 +58,8 @@ impl Eval {
         let dataset = open(&self.dataset, &catalogue, self.data.as_deref())?;
         let clip = backbone::load("drawn", self.model.as_deref())?;
         saved.check_backbone(clip.fingerprint())?;
-        let feed = Arc::new(Feed::new(dataset, clip.clone()));
+        let cache = self.cache.as_deref().map(Cache::open).transpose()?;
+        let feed = Arc::new(Feed::new(dataset, clip.clone()).with_cache(cache));
         let target = Target {
             feed: feed.clone(),
             set: self.split.set(),

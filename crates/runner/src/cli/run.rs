@@ -43,7 +43,7 @@ pub struct Run {
     /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Folder that keeps features of frozen image towers between runs [default: none]. Changes no result.
+    /// Folder that keeps features of frozen image towers and decoded test pictures between runs [default: none]. Changes no result.
     #[arg(long)]
     cache: Option<PathBuf>,
     /// List the trials and stop.
