@@ -1,6 +1,8 @@
-"""Opens a report in headless Chromium: no console error, every table sorts, nothing overflows on a phone or a desk.
+"""Opens a report in headless Chromium: no console error, every table sorts, nothing overflows on a phone, a desk or paper.
 
     python scripts/check_report.py results/drawn-all/report.html [--screenshots DIR]
+
+Screenshots are of the whole page, in pieces from top to bottom, and one PDF as it would be printed.
 
 Needs only Python and Chromium (Debian: apt-get install chromium). Without Chromium it says so and leaves with 0, so
 that it can run anywhere; with `--require` that is an error.
@@ -16,6 +18,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+
+# Pixels a screenshot is high.
+PIECE = 3000
+# A4 less a margin of 12 mm, at the 96 dots an inch of CSS.
+PAPER = 703
 
 SORT = """
 (() => {
@@ -57,6 +64,18 @@ OVERFLOW = """
   return JSON.stringify({page: document.documentElement.scrollWidth - width, out: out.slice(0, 10)});
 })()
 """
+
+# On paper nothing scrolls: what is wider than its frame is cut off.
+PRINTED = OVERFLOW.replace('if (e.closest(".scroll, .chart, pre") && !e.matches(".scroll, .chart, pre")) continue;', 'if (e.closest("svg svg, svg *")) continue;')
+
+
+def photograph(browser, folder, name, width):
+    folder.mkdir(parents=True, exist_ok=True)
+    height = browser.evaluate("JSON.stringify(document.documentElement.scrollHeight)")
+    for i, top in enumerate(range(0, height, PIECE)):
+        shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip={
+            "x": 0, "y": top, "width": width, "height": min(PIECE, height - top), "scale": 1})
+        (folder / f"{name}-{i:02}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
 class Browser:
@@ -155,10 +174,7 @@ def main():
             browser.wait("Page.loadEventFired")
             name = f"{width} px, {scheme}"
             if args.screenshots:
-                args.screenshots.mkdir(parents=True, exist_ok=True)
-                shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip={
-                    "x": 0, "y": 0, "width": width, "height": 4200, "scale": 1})
-                (args.screenshots / f"{width}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
+                photograph(browser, args.screenshots, f"{width}-{scheme}", width)
             browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true), '0'")
             overflow = browser.evaluate(OVERFLOW)
             if overflow["page"] > 0 or overflow["out"]:
@@ -168,6 +184,17 @@ def main():
                 wrong.append(f"{name}: sorting: {sorting}")
             wrong += [f"{name}: console: {text}" for text in browser.complaints()]
             print(f"{name}: {sorting['clicked']} clicks on headings")
+        browser.call("Emulation.setDeviceMetricsOverride", width=PAPER, height=1000, deviceScaleFactor=1, mobile=False)
+        browser.call("Emulation.setEmulatedMedia", media="print", features=[])
+        browser.call("Page.navigate", url=args.report.resolve().as_uri())
+        browser.wait("Page.loadEventFired")
+        overflow = browser.evaluate(PRINTED)
+        if overflow["page"] > 0 or overflow["out"]:
+            wrong.append(f"print: overflows: {overflow}")
+        if args.screenshots:
+            pdf = browser.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+            (args.screenshots / "print.pdf").write_bytes(base64.b64decode(pdf["data"]))
+        print(f"print: {PAPER} px")
         browser.process.terminate()
         browser.process.wait()
     for line in wrong:

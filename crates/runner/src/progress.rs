@@ -131,7 +131,15 @@ impl Progress {
         let mut figures: Vec<String> = record
             .tests
             .iter()
-            .map(|t| format!("{} {:.1}", t.class_set, t.accuracy()))
+            .map(|t| {
+                let is_elsewhere = record.tests.iter().any(|t| t.dataset != record.dataset);
+                let name = if is_elsewhere {
+                    &t.dataset
+                } else {
+                    &t.class_set
+                };
+                format!("{name} {:.1}", t.accuracy())
+            })
             .collect();
         if record.outcome != Outcome::Finished {
             figures = vec!["failed".to_owned()];

@@ -161,6 +161,8 @@ impl Painter<'_> {
 
 /// Ticks a time axis has room for.
 const TICKS: usize = 9;
+/// Share of the axis that a label of a tick takes, with a gap, in the largest lettering.
+const LABEL: f64 = 0.1;
 
 /// Round times between two powers of ten of a second: the finest steps that are not crowded.
 fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
@@ -176,12 +178,17 @@ fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     };
     let fine = [
         &[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0][..],
+        &[1.0, 1.5, 2.0, 3.0, 4.0, 6.0],
+        &[1.0, 1.5, 2.0, 3.0, 5.0],
         &[1.0, 2.0, 5.0],
         &[1.0, 3.0],
     ]
     .into_iter()
     .map(at)
-    .find(|ticks| ticks.len() <= TICKS);
+    .find(|ticks| {
+        let is_apart = |pair: &[(f64, String)]| pair[1].0 - pair[0].0 >= LABEL * (high - low);
+        ticks.len() <= TICKS && ticks.windows(2).all(is_apart)
+    });
     fine.unwrap_or_else(|| {
         let whole = at(&[1.0]);
         let every = whole.len().div_ceil(TICKS);
@@ -214,8 +221,19 @@ mod tests {
                 .iter()
                 .map(|t| t.1.as_str())
                 .collect::<Vec<_>>(),
-            ["1 s", "2 s", "5 s", "10 s"]
+            ["1 s", "1.5 s", "2 s", "3 s", "4 s", "6 s", "10 s"]
         );
         assert_eq!(duration(0.05), "50 ms");
+    }
+
+    #[test]
+    fn labels_of_neighbouring_ticks_have_room() {
+        // 150 ms to 1.3 s: finer steps would write 250 ms over 300 ms.
+        let found = ticks(-0.83, 0.12);
+        let labels: Vec<&str> = found.iter().map(|t| t.1.as_str()).collect();
+        assert_eq!(
+            labels,
+            ["150 ms", "200 ms", "300 ms", "400 ms", "600 ms", "1 s"]
+        );
     }
 }

@@ -331,6 +331,8 @@ pub(super) fn trials(loaded: &Loaded) -> TableView {
 /// Seconds as a person says them.
 pub(super) fn duration(seconds: f64) -> String {
     match seconds {
+        s if s < 1e-4 => format!("{:.1} µs", s * 1e6),
+        s if s < 1e-3 => format!("{:.0} µs", s * 1e6),
         s if s < 1.0 => format!("{:.1} ms", s * 1000.0),
         s if s < 120.0 => format!("{s:.1} s"),
         s if s < 7200.0 => format!("{:.1} min", s / 60.0),
