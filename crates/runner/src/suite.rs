@@ -34,6 +34,26 @@ impl std::fmt::Display for Views {
     }
 }
 
+/// Numbers in which pictures go through frozen image towers; everything else is float32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As published.
+    #[default]
+    Float32,
+    /// Products of rounded values, sums in float32: faster, and other last digits. See [`clip::ops::bfloat`].
+    Bfloat16,
+}
+
+impl Precision {
+    /// As suites and records write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
 /// A suite file.
 pub struct Suite {
     /// File stem.
@@ -60,6 +80,8 @@ pub struct Suite {
     pub views: Views,
     /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
     pub memory: Option<usize>,
+    /// Of frozen image towers.
+    pub precision: Precision,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }
@@ -307,8 +329,18 @@ impl Suite {
         };
         let root = document.as_table();
         let keys = [
-            "version", "protocol", "backbone", "datasets", "source", "variants", "shots", "seeds",
-            "views", "memory", "method",
+            "version",
+            "protocol",
+            "backbone",
+            "datasets",
+            "source",
+            "variants",
+            "shots",
+            "seeds",
+            "views",
+            "memory",
+            "precision",
+            "method",
         ];
         r.only(root, "", &keys);
         match root.get("version").map(|i| (i.as_integer(), i)) {
@@ -395,6 +427,7 @@ impl Suite {
             }
             read.ok()
         });
+        let precision = Self::precision(&mut r, root.get("precision"));
         let mut methods: Vec<(usize, Line)> = Vec::new();
         match root.get("method").and_then(Item::as_array_of_tables) {
             None => r.at(
@@ -476,6 +509,7 @@ impl Suite {
             seeds,
             views,
             memory,
+            precision,
             methods,
             text,
         })
@@ -520,6 +554,24 @@ impl Suite {
                     "must be \"fresh\", \"none\" or { cached = K } with K of 1 or more",
                 );
                 Views::Fresh
+            }
+        }
+    }
+
+    fn precision(r: &mut Reader, item: Option<&Item>) -> Precision {
+        match item.map(|i| i.as_str()) {
+            None | Some(Some("float32")) => Precision::Float32,
+            Some(Some("bfloat16")) => {
+                if !clip::ops::bfloat::is_supported() {
+                    let message = "\"bfloat16\" needs a processor with AVX512-BF16, which this one has not; \
+                                   write \"float32\"";
+                    r.at(item, "precision", message);
+                }
+                Precision::Bfloat16
+            }
+            _ => {
+                r.at(item, "precision", "must be \"float32\" or \"bfloat16\"");
+                Precision::Float32
             }
         }
     }

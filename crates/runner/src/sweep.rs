@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::reason::reason;
 use crate::record::{Cost, Outcome, Protocol, Provenance, Record, SCHEMA};
 use crate::store::{Planned, Store, replace};
-use crate::suite::{Line, Resolved, Suite, is_transfer};
+use crate::suite::{Line, Precision, Resolved, Suite, is_transfer};
 use crate::trial::{self, Interrupted, Target, Task};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
@@ -192,7 +192,7 @@ impl Sweep {
                 ]
             })
             .collect();
-        let all = serde_json::json!({
+        let mut all = serde_json::json!({
             "results": RESULTS,
             "algorithm": p.algorithm,
             "settings": method.settings,
@@ -205,6 +205,9 @@ impl Sweep {
             "picks": picks.map(Picks::hash),
             "seed": p.seed,
         });
+        if self.suite.precision != Precision::default() {
+            all["precision"] = self.suite.precision.name().into();
+        }
         let hash = crate::hash::hex(all.to_string().as_bytes());
         format!(
             "{}-{}-{}shot-seed{}-{}",
@@ -378,6 +381,9 @@ impl Sweep {
         record
             .settings
             .insert("views".to_owned(), self.suite.views.to_string().into());
+        record
+            .settings
+            .insert("precision".to_owned(), self.suite.precision.name().into());
         if let Some(bytes) = self.suite.memory {
             record.settings.insert("memory".to_owned(), bytes.into());
         }
