@@ -23,15 +23,19 @@ log="$out/side-by-side.jsonl"
     echo "date: $(date -u +%Y-%m-%d)"
     grep -m1 'model name' /proc/cpuinfo || true
     echo "cores: $(nproc)"
-    echo "vectors: $(grep -o -m1 -w -E 'avx512f' /proc/cpuinfo | head -1 || true)"
+    echo "vectors: $(grep -o -w -E 'avx512f|avx512_bf16' /proc/cpuinfo | sort -u | tr '\n' ' ')"
     echo "memory: $(awk '/MemTotal/ {printf "%.0f GB", $2 / 1e6}' /proc/meminfo)"
     echo "rounds: $rounds, steps a round: $steps after a warm-up"
     echo "load before: $(cut -d' ' -f1-3 /proc/loadavg)"
     "$python" -c 'import torch; print("torch:", torch.__version__)'
 } > "$out/machine.txt"
 
+methods="encode coop cocoop cocoop-eval maple promptsrc tpt"
+# An extra row where the processor can: the same pictures with products in bfloat16, on both sides.
+if grep -q -w avx512_bf16 /proc/cpuinfo; then methods="$methods encode-bf16"; fi
+
 for round in $(seq "$rounds"); do
-    for method in ${METHODS:-encode coop cocoop cocoop-eval maple promptsrc tpt}; do
+    for method in ${METHODS:-$methods}; do
         echo "round $round: $method" >&2
         "$ours" bench --backbone vit-b16 --classes 50 --steps "$steps" --json --method "$method" >> "$log"
         if [ "$method" = coop ]; then

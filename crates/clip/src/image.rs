@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, with_values};
+use crate::ops::bfloat::{self, BfloatBlock};
+use crate::ops::gemm::{Mat, Threads, product};
+use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, scratch, with_values};
 
 /// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
 /// for memory. Changes no number, as pictures do not see each other.
@@ -21,6 +23,18 @@ pub struct ImagePrompt {
     pub deep: Vec<Tensor>,
 }
 
+impl crate::Clip {
+    /// [`crate::Clip::fingerprint`], and in what numbers pictures go through: what features can differ by.
+    pub fn image_fingerprint(&self) -> String {
+        let rounded = matches!(&self.image, crate::ImageTower::Transformer(t) if t.is_bfloat16());
+        match self.fingerprint() {
+            "" => String::new(),
+            weights if rounded => format!("{weights}-bfloat16"),
+            weights => weights.to_owned(),
+        }
+    }
+}
+
 /// The tower. `R` pixels a side, `P` pixels a patch side, `G = R / P`, `W` width, `E` joint width.
 #[derive(Clone, Debug)]
 pub struct VisionTransformer {
@@ -33,9 +47,32 @@ pub struct VisionTransformer {
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm_after: (Tensor, Tensor),
     pub(crate) projection: Tensor,
+    /// The blocks once more in bfloat16, for pictures without prompts; empty where all is float32.
+    pub(crate) bfloat: Arc<Vec<BfloatBlock>>,
 }
 
 impl VisionTransformer {
+    /// Makes pictures without prompts, and without a gradient, go through the blocks in bfloat16 from now on; see
+    /// [`bfloat`]. With prompts, and where a gradient is asked for, everything stays float32.
+    ///
+    /// # Errors
+    /// On a processor without the instructions; off the CPU.
+    pub fn use_bfloat16(&mut self) -> Result<()> {
+        if !bfloat::is_supported() {
+            bail!(
+                "bfloat16 needs a processor with AVX512-BF16, which this one has not; use float32"
+            );
+        }
+        let blocks = self.blocks.iter().map(BfloatBlock::new);
+        self.bfloat = Arc::new(blocks.collect::<Result<_>>()?);
+        Ok(())
+    }
+
+    /// Whether pictures without prompts go through in bfloat16.
+    pub fn is_bfloat16(&self) -> bool {
+        !self.bfloat.is_empty()
+    }
+
     /// `W`.
     pub fn width(&self) -> usize {
         self.blocks.first().map_or(0, |b| b.shape.width)
@@ -90,16 +127,7 @@ impl VisionTransformer {
                 deep.dims()
             );
         }
-        let patch_rows = self
-            .patches(pixels)?
-            .matmul(&self.patch_embedding.t()?)?
-            .reshape((batch, patches, w))?;
-        let class = self
-            .class_embedding
-            .reshape((1, 1, w))?
-            .broadcast_as((batch, 1, w))?;
-        let mut x = Tensor::cat(&[&class.contiguous()?, &patch_rows], 1)?
-            .broadcast_add(&self.positional_embedding)?;
+        let mut x = self.embed(pixels)?;
         if count > 0 {
             x = Tensor::cat(
                 &[
@@ -121,6 +149,8 @@ impl VisionTransformer {
         }
         x = layer_norm(&x, &self.norm_before.0, &self.norm_before.1)?;
         let class_rows = vec![0; batch];
+        let is_plain = count == 0 && !self.is_tracked(pixels, prompt);
+        let rounded = if is_plain { &self.bfloat[..] } else { &[] };
         for (i, block) in self.blocks.iter().enumerate() {
             if i > 0
                 && let Some(deep) = prompt.deep.get(i - 1)
@@ -128,9 +158,68 @@ impl VisionTransformer {
                 x = put_rows(&x, deep, &prompted, Put::Instead)?;
             }
             let last = i + 1 == self.blocks.len();
-            x = block.forward(&x, &layout, last.then_some(&class_rows[..]))?;
+            let select = last.then_some(&class_rows[..]);
+            x = match rounded.get(i) {
+                Some(block) => block.forward(&x, &layout, select)?,
+                None => block.forward(&x, &layout, select)?,
+            };
         }
         layer_norm(&x, &self.norm_after.0, &self.norm_after.1)?.matmul(&self.projection)
+    }
+
+    /// Class token and patches of each picture with their positions, `[B, 1 + G G, W]`.
+    fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (batch, w, tokens) = (pixels.dim(0)?, self.width(), 1 + self.grid() * self.grid());
+        let patches = self.patches(pixels)?;
+        let own = [
+            &self.patch_embedding,
+            &self.class_embedding,
+            &self.positional_embedding,
+        ];
+        if !pixels.device().is_cpu() || own.into_iter().chain([pixels]).any(Tensor::track_op) {
+            let patch_rows =
+                patches
+                    .matmul(&self.patch_embedding.t()?)?
+                    .reshape((batch, tokens - 1, w))?;
+            let class = self
+                .class_embedding
+                .reshape((1, 1, w))?
+                .broadcast_as((batch, 1, w))?;
+            return Tensor::cat(&[&class.contiguous()?, &patch_rows], 1)?
+                .broadcast_add(&self.positional_embedding);
+        }
+        // The same in one product and one pass.
+        let size = patches.dim(1)?;
+        let mut embedded = scratch::take(batch * (tokens - 1) * w);
+        with_values(&patches, |patches| {
+            with_values(&self.patch_embedding, |weights| {
+                let (a, b) = (
+                    Mat::new(patches, batch * (tokens - 1), size, size),
+                    Mat::new(weights, w, size, size),
+                );
+                product(&mut embedded, w, a, b.t(), false, Threads::Pool);
+                Ok(())
+            })
+        })?;
+        let mut rows = vec![0f32; batch * tokens * w];
+        with_values(&self.class_embedding, |class| {
+            with_values(&self.positional_embedding, |positions| {
+                rows.par_chunks_mut(w).enumerate().for_each(|(i, row)| {
+                    let (picture, token) = (i / tokens, i % tokens);
+                    let from = if token == 0 {
+                        class
+                    } else {
+                        &embedded[(picture * (tokens - 1) + token - 1) * w..]
+                    };
+                    let position = &positions[token * w..];
+                    for ((out, from), position) in row.iter_mut().zip(from).zip(position) {
+                        *out = from + position;
+                    }
+                });
+                Ok(())
+            })
+        })?;
+        Tensor::from_vec(rows, (batch, tokens, w), pixels.device())
     }
 
     /// What [`VisionTransformer::encode`] of `batch` pictures with `prompts` extra tokens, and its gradient to them,

@@ -133,6 +133,7 @@ impl Clip {
                 blocks: source.blocks("visual.transformer.resblocks", width, activation)?,
                 norm_after: source.norm("visual.ln_post")?,
                 projection: source.get("visual.proj")?,
+                bfloat: Default::default(),
             })
         };
         let logit_scale = source.get("logit_scale")?.flatten_all()?;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clip::Clip;
 use clip::weights::Weights;
+use clip::{Clip, ImageTower};
 
 /// The CLIP that ships: made by `suites/pretrain-drawn.toml`.
 const DRAWN: &[u8] = include_bytes!("../assets/drawn-clip.safetensors");
@@ -37,6 +37,19 @@ pub fn weights(name: &str, file: Option<&Path>) -> Result<Weights> {
 /// As [`weights`].
 pub fn load(name: &str, file: Option<&Path>) -> Result<Arc<Clip>> {
     Ok(Arc::new(Clip::from_weights(&weights(name, file)?)?))
+}
+
+/// Makes pictures go through the image tower in bfloat16 where no prompt is in it and no gradient asked for.
+///
+/// # Errors
+/// An image tower that is a ResNet, a processor that cannot.
+pub fn use_bfloat16(clip: &mut Clip) -> Result<()> {
+    match &mut clip.image {
+        ImageTower::Transformer(tower) => Ok(tower.use_bfloat16()?),
+        ImageTower::ResNet(_) => {
+            bail!("bfloat16 is for vision transformers, this backbone's image tower is a ResNet")
+        }
+    }
 }
 
 /// The CLIP inside the binary.

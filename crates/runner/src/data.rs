@@ -234,7 +234,7 @@ impl Feed {
                 let encode = || Ok(self.clip.encode_image(&pixels)?);
                 match &self.cache {
                     None => encode(),
-                    Some(cache) => cache.features(self.clip.fingerprint(), &pixels, encode),
+                    Some(cache) => cache.features(&self.clip.image_fingerprint(), &pixels, encode),
                 }
             })
             .collect::<Result<Vec<_>>>()?;

@@ -1,7 +1,7 @@
 //! Charts, drawn once and written as SVG and PNG, with the font that ships here.
 
 mod calibration;
-mod canvas;
+pub(crate) mod canvas;
 mod cost;
 mod curves;
 mod dots;

@@ -45,6 +45,26 @@ pub enum PicksFrom {
     Folder(PathBuf),
 }
 
+/// Numbers in which pictures go through frozen image towers; everything else is float32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As published.
+    #[default]
+    Float32,
+    /// Products of rounded values, sums in float32: faster, and other last digits. See [`clip::ops::bfloat`].
+    Bfloat16,
+}
+
+impl Precision {
+    /// As suites and records write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
 /// A suite file.
 pub struct Suite {
     /// File stem.
@@ -73,6 +93,8 @@ pub struct Suite {
     pub picks: PicksFrom,
     /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
     pub memory: Option<usize>,
+    /// Of frozen image towers.
+    pub precision: Precision,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }
@@ -320,8 +342,19 @@ impl Suite {
         };
         let root = document.as_table();
         let keys = [
-            "version", "protocol", "backbone", "datasets", "source", "variants", "shots", "seeds",
-            "views", "picks", "memory", "method",
+            "version",
+            "protocol",
+            "backbone",
+            "datasets",
+            "source",
+            "variants",
+            "shots",
+            "seeds",
+            "views",
+            "picks",
+            "memory",
+            "precision",
+            "method",
         ];
         r.only(root, "", &keys);
         match root.get("version").map(|i| (i.as_integer(), i)) {
@@ -423,6 +456,7 @@ impl Suite {
             }
             read.ok()
         });
+        let precision = Self::precision(&mut r, root.get("precision"));
         let mut methods: Vec<(usize, Line)> = Vec::new();
         match root.get("method").and_then(Item::as_array_of_tables) {
             None => r.at(
@@ -505,6 +539,7 @@ impl Suite {
             views,
             picks,
             memory,
+            precision,
             methods,
             text,
         })
@@ -577,6 +612,24 @@ impl Suite {
                     "must be \"drawn\", { file = \"...\" } or { folder = \"...\" }",
                 );
                 PicksFrom::Drawn
+            }
+        }
+    }
+
+    fn precision(r: &mut Reader, item: Option<&Item>) -> Precision {
+        match item.map(|i| i.as_str()) {
+            None | Some(Some("float32")) => Precision::Float32,
+            Some(Some("bfloat16")) => {
+                if !clip::ops::bfloat::is_supported() {
+                    let message = "\"bfloat16\" needs a processor with AVX512-BF16, which this one has not; \
+                                   write \"float32\"";
+                    r.at(item, "precision", message);
+                }
+                Precision::Bfloat16
+            }
+            _ => {
+                r.at(item, "precision", "must be \"float32\" or \"bfloat16\"");
+                Precision::Float32
             }
         }
     }

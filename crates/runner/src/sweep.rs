@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::reason::reason;
 use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::store::{Planned, Store, replace};
-use crate::suite::{Line, Resolved, Suite};
+use crate::suite::{Line, Precision, Resolved, Suite};
 use crate::tensorboard::{Curves, Events};
 use crate::trial::{self, Epoch, Interrupted, Observer, Step, Target, Task};
 
@@ -206,6 +206,9 @@ impl Sweep {
                 all["without_augmix"] = plain.into();
             }
         }
+        if self.suite.precision != Precision::default() {
+            all["precision"] = self.suite.precision.name().into();
+        }
         let hash = crate::hash::hex(all.to_string().as_bytes());
         format!(
             "{}-{}-{}shot-seed{}-{}",
@@ -358,6 +361,9 @@ impl Sweep {
         record
             .settings
             .insert("views".to_owned(), self.suite.views.to_string().into());
+        record
+            .settings
+            .insert("precision".to_owned(), self.suite.precision.name().into());
         if let Some(bytes) = self.suite.memory {
             record.settings.insert("memory".to_owned(), bytes.into());
         }

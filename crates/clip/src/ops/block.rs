@@ -89,7 +89,7 @@ impl BlockShape {
         false
     }
 
-    fn split<'a>(&self, theta: &'a [f32]) -> [&'a [f32]; 12] {
+    pub(super) fn split<'a>(&self, theta: &'a [f32]) -> [&'a [f32]; 12] {
         let mut at = 0;
         self.parts().map(|p| {
             let n = p.iter().product::<usize>();
@@ -98,7 +98,7 @@ impl BlockShape {
         })
     }
 
-    fn heads(&self) -> Heads {
+    pub(super) fn heads(&self) -> Heads {
         Heads {
             count: self.heads,
             size: self.width / self.heads,
@@ -179,7 +179,7 @@ struct Fused {
     saved: Mutex<Option<Saved>>,
 }
 
-fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
+pub(super) fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(rows.len() * width);
     for &r in rows {
         out.extend_from_slice(&x[r * width..(r + 1) * width]);

@@ -1,7 +1,9 @@
-//! Matrix products over borrowed slices: the one place that calls the `gemm` crate.
+//! Matrix products over borrowed slices: the one place that calls the `gemm` crate, or does better (see [`super::panels`]).
 
 use gemm::Parallelism;
 use rayon::prelude::*;
+
+use super::panels::{self, COLUMNS, Panels, ROWS, Source, Words};
 
 /// A strided view of a matrix: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -39,6 +41,18 @@ impl<'a> Mat<'a> {
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// In panels whose lanes are rows.
+    fn panels(&self, width: usize) -> Panels {
+        let source = Source {
+            words: self.data,
+            lanes: self.rows,
+            lane_stride: self.row_stride,
+            steps: self.cols,
+            step_stride: self.col_stride,
+        };
+        Panels::of(Words::Float32, &source, width)
     }
 
     fn last(&self) -> usize {
@@ -96,6 +110,12 @@ pub unsafe fn product_into(
         );
     }
     let shared = threads == Threads::Pool && m * n * k >= 1 << 18;
+    if shared && m > FEW_ROWS && n >= 2 * COLUMNS && k >= ROWS && Words::Float32.are_supported() {
+        let (left, right) = (a.panels(ROWS), b.t().panels(COLUMNS));
+        // SAFETY: the caller's promise; inputs are inside the slices (asserted).
+        unsafe { panels::multiply(Words::Float32, out, out_stride, &left, &right, keep) };
+        return;
+    }
     if !shared || n < 2 * LANE_STEP {
         let parallelism = if shared && rayon::current_num_threads() > 1 {
             Parallelism::Rayon(rayon::current_num_threads())
@@ -106,8 +126,9 @@ pub unsafe fn product_into(
         unsafe { call(out, out_stride, a, b, 0..n, keep, parallelism) };
         return;
     }
-    // The same pieces whatever the number of threads, so that this changes no bit: columns in pieces that whichever thread is free takes: a thread that the system holds up holds up none of the
-    // others, and nobody waits at a barrier after every block of the inner dimension, as `gemm`'s own threads do.
+    // The same pieces whatever the number of threads, so that this changes no bit: columns in pieces that whichever
+    // thread is free takes: a thread that the system holds up holds up none of the others, and nobody waits at a barrier
+    // after every block of the inner dimension, as `gemm`'s own threads do.
     let step = n.div_ceil(PIECES).next_multiple_of(LANE_STEP);
     let out = Shared(out);
     (0..n.div_ceil(step))
@@ -130,6 +151,8 @@ pub unsafe fn product_into(
         });
 }
 
+/// Products of so few rows are left to `gemm`, which lays out less and cuts the inner dimension of small ones otherwise.
+const FEW_ROWS: usize = 64;
 /// Pieces a product shared by threads is cut into.
 const PIECES: usize = 8;
 /// Columns the widest kernel takes at once.
@@ -218,6 +241,49 @@ mod tests {
             for j in 0..n {
                 let want: f32 = 1.0 + (0..k).map(|l| a[i * k + l] * b[j * k + l]).sum::<f32>();
                 assert!((out[i * n + j] - want).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn products_over_panels_give_the_bits_of_gemm() {
+        if !Words::Float32.are_supported() {
+            eprintln!("SKIPPED: this processor has no AVX-512");
+            return;
+        }
+        for (m, k, n) in [
+            (65, 12, 64),
+            (100, 768, 96),
+            (405, 512, 1536),
+            (197, 2048, 512),
+            (96, 770, 2300),
+            (131, 3072, 129),
+            (301, 1000, 200),
+        ] {
+            let (a, b) = (noise(m * k, 5), noise(n * k, 6));
+            let lefts = [Mat::new(&a, m, k, k), Mat::new(&a, k, m, m).t()];
+            let rights = [Mat::new(&b, k, n, n), Mat::new(&b, n, k, k).t()];
+            for (left, right, keep) in lefts
+                .into_iter()
+                .flat_map(|l| rights.map(|r| (l, r)))
+                .flat_map(|(l, r)| [(l, r, false), (l, r, true)])
+            {
+                let stride = n + 3;
+                let (mut ours, mut theirs) = (noise(m * stride, 7), noise(m * stride, 7));
+                product(&mut ours, stride, left, right, keep, Threads::Pool);
+                // SAFETY: as large as the product.
+                unsafe {
+                    call(
+                        theirs.as_mut_ptr(),
+                        stride,
+                        left,
+                        right,
+                        0..n,
+                        keep,
+                        Parallelism::None,
+                    );
+                }
+                assert_eq!(ours, theirs, "{m}x{k}x{n}, keep {keep}");
             }
         }
     }

@@ -6,11 +6,13 @@
 //! candle's own ops.
 
 pub mod attention;
+pub mod bfloat;
 pub mod block;
 pub mod composed;
 pub mod gemm;
 pub mod layout;
 pub mod norm;
+mod panels;
 pub mod replace;
 pub mod rows;
 pub mod scratch;

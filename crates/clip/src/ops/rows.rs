@@ -123,6 +123,21 @@ pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
         });
 }
 
+/// As [`norm_forward`], of one row.
+pub(crate) fn norm_row(arch: Arch, x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            let (mean, scale) = moments(x);
+            let width = x.len();
+            let (gain, bias, out) = (&gain[..width], &bias[..width], &mut out[..width]);
+            for i in 0..width {
+                out[i] = (x[i] - mean) * scale * gain[i] + bias[i];
+            }
+        },
+    );
+}
+
 /// Adds LayerNorm's gradient to `into`: for `into += dx` given `grad` = dy. Row statistics are computed again.
 pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], into: &mut [f32]) {
     let width = gain.len();
@@ -266,6 +281,18 @@ pub fn quick_gelu(h: &[f32], out: &mut [f32]) {
         });
 }
 
+/// As [`quick_gelu`], of one row.
+pub(crate) fn quick_gelu_row(arch: Arch, h: &[f32], out: &mut [f32]) {
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            for (o, &x) in out.iter_mut().zip(h) {
+                *o = quick(x);
+            }
+        },
+    );
+}
+
 /// `grad *= d quick_gelu(h) / dh`.
 pub fn quick_gelu_backward(h: &[f32], grad: &mut [f32]) {
     let arch = Arch::new();
@@ -293,6 +320,13 @@ pub fn erf_gelu(h: &[f32], out: &mut [f32]) {
                 *o = x * normal_cdf(x);
             }
         });
+}
+
+/// As [`erf_gelu`], of one row.
+pub(crate) fn erf_gelu_row(h: &[f32], out: &mut [f32]) {
+    for (o, &x) in out.iter_mut().zip(h) {
+        *o = x * normal_cdf(x);
+    }
 }
 
 /// `grad *= d gelu(h) / dh` for the error-function GELU.

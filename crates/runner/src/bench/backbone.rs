@@ -116,6 +116,21 @@ impl Draw {
         let (width, hidden) = (sizes.width, sizes.hidden);
         for i in 0..sizes.layers {
             let block = format!("{base}.resblocks.{i}");
+            if i > 0 {
+                // The same values again: each block of the towers holds its own copy, as for weights from a file, but
+                // the drawn ones need not be in memory twice.
+                let first = format!("{base}.resblocks.0.");
+                let again = self
+                    .tensors
+                    .range(first.clone()..)
+                    .map_while(|(name, tensor)| {
+                        let part = name.strip_prefix(&first)?;
+                        Some((format!("{block}.{part}"), tensor.clone()))
+                    });
+                let again: Vec<_> = again.collect();
+                self.tensors.extend(again);
+                continue;
+            }
             let both = |part: &str| {
                 (
                     format!("{block}.{part}.weight"),

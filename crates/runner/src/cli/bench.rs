@@ -1,5 +1,7 @@
 //! `promptbed bench`: how fast this machine trains and tests.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::Done;
@@ -17,7 +19,7 @@ pub struct Bench {
     /// vit-b32, vit-b16, vit-l14 (drawn weights), drawn (the CLIP that ships), or a weight file.
     #[arg(long, default_value = "drawn")]
     backbone: String,
-    /// What to time, one or more [default: all]: a method, cocoop-eval or encode.
+    /// What to time, one or more [default: all]: a method, coop-eval, cocoop-eval, encode or encode-bf16.
     #[arg(long, value_delimiter = ',')]
     method: Vec<String>,
     /// Classes.
@@ -29,6 +31,9 @@ pub struct Bench {
     /// Timed steps, after one that is not.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
+    /// Pictures of one evaluation (coop-eval, cocoop-eval, encode), a batch at a time [default: one batch].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    images: Option<u32>,
     /// Whether each step encodes its pictures, or their features are at hand.
     #[arg(long, default_value = "fresh", value_parser = ["fresh", "cached"])]
     views: String,
@@ -38,12 +43,27 @@ pub struct Bench {
     /// Print one JSON line each instead of a table.
     #[arg(long)]
     json: bool,
+    /// Time nothing: read lines of --json from this file, print a table of time and memory against classes and
+    /// pictures, and draw it beside the file as SVG and PNG.
+    #[arg(long, value_name = "LINES", conflicts_with_all = ["method", "json"])]
+    growth: Option<PathBuf>,
 }
 
 impl Bench {
     pub fn run(self) -> Result<Done> {
-        let cases = if self.method.is_empty() {
-            bench::CASES.iter().collect()
+        if let Some(lines) = &self.growth {
+            crate::out!("{}", bench::growth::draw(lines)?);
+            return Ok(Done::All);
+        }
+        let cases: Vec<_> = if self.method.is_empty() {
+            let able = |case: &&bench::Case| match case.refusal() {
+                None => true,
+                Some(why) => {
+                    crate::say!("note: {} is left out: {why}", case.name);
+                    false
+                }
+            };
+            bench::CASES.iter().filter(able).collect()
         } else {
             let named = self.method.iter().map(|m| bench::find(m));
             named.collect::<Result<Vec<_>>>()?
@@ -53,6 +73,7 @@ impl Bench {
             classes: self.classes,
             batch: self.batch.map(usize::from),
             steps: usize::from(self.steps),
+            images: self.images.map(|n| n as usize),
             cached: self.views == "cached",
             memory: self.memory,
         };

@@ -12,7 +12,7 @@ use super::Done;
 use crate::cache::Cache;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::suite::Suite;
+use crate::suite::{Precision, Suite};
 use crate::sweep::Sweep;
 use crate::tensorboard::Events;
 use crate::{backbone, data, plot, table};
@@ -106,6 +106,10 @@ impl Run {
             (weights.architecture, clip)
         };
         Arc::make_mut(&mut clip).text.memory = suite.memory;
+        if suite.precision == Precision::Bfloat16 {
+            backbone::use_bfloat16(Arc::make_mut(&mut clip))
+                .with_context(|| format!("{}: precision", self.suite.display()))?;
+        }
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let name = suite.name.clone();
         let sweep = Sweep::new(
