@@ -519,3 +519,32 @@ fn packed_pictures_change_no_prediction_and_are_listed_found_damaged_and_pruned(
     fine(run("third", &cache));
     assert_eq!(bed.records("plain"), bed.records("third"));
 }
+
+#[test]
+fn two_processes_that_pack_the_same_pictures_at_once_leave_one_pack_and_the_same_records() {
+    let bed = placed();
+    fs::write(bed.path("suite.toml"), THINGS).unwrap();
+    let start = |out: &str| {
+        let arguments = [
+            "run",
+            "suite.toml",
+            "--data",
+            "data",
+            "--catalogue",
+            "mine.toml",
+            "--cache",
+            "cache",
+            "--out",
+            out,
+        ];
+        bed.command(&arguments).spawn().unwrap()
+    };
+    let mut children = ["one", "two", "three"].map(start);
+    for child in &mut children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(bed.records("one"), bed.records("two"));
+    assert_eq!(bed.records("one"), bed.records("three"));
+    let packs = bed.files("cache/packs/things");
+    assert_eq!(packs.len(), 1, "{:?}", packs.keys());
+}
