@@ -37,6 +37,10 @@ fn another_precision_is_refused_with_those_there_are() {
     assert_eq!(answer.code, Some(2), "{}", answer.stderr);
     let wanted = "suite.toml:3: precision: must be \"float32\" or \"bfloat16\"";
     assert!(answer.stderr.contains(wanted), "{}", answer.stderr);
+    assert_eq!(
+        answer.stdout, "",
+        "the result goes to standard output, an error does not"
+    );
 }
 
 #[test]
