@@ -11,7 +11,7 @@ use clip::{Clip, ImageTower, TextPlan};
 use methods::{Batch, Classes, Images, Init, Predict, Settings};
 use serde::Serialize;
 
-mod backbone;
+pub(crate) mod backbone;
 
 /// Side of the square product that the machine's rate is measured with: 17 GFLOP, three matrices of 16 MB.
 const SIDE: usize = 2048;
@@ -44,23 +44,23 @@ pub struct Case {
     /// Settings that are not the method's own defaults, TOML.
     config: &'static str,
     /// Passes through the towers a step takes.
-    passes: Passes,
+    pub(crate) passes: Passes,
 }
 
 /// Passes over all classes (text) and over the batch (image).
 #[derive(Clone, Copy, Debug)]
-struct Passes {
-    text_forward: f64,
-    text_backward: f64,
-    image_forward: f64,
+pub(crate) struct Passes {
+    pub(crate) text_forward: f64,
+    pub(crate) text_backward: f64,
+    pub(crate) image_forward: f64,
     /// Forward and backward with prompt tokens in the image tower.
-    image_prompted: f64,
-    prompts: usize,
+    pub(crate) image_prompted: f64,
+    pub(crate) prompts: usize,
     /// Whether each picture has texts of its own.
-    conditional: bool,
+    pub(crate) conditional: bool,
 }
 
-const FROZEN_IMAGE: Passes = Passes {
+pub(crate) const FROZEN_IMAGE: Passes = Passes {
     text_forward: 1.0,
     text_backward: 1.0,
     image_forward: 1.0,

@@ -100,8 +100,8 @@ pub fn compare(first: &Loaded, second: &Loaded) -> Comparison {
     let (a, b) = (cells(first), cells(second));
     let mut result = Comparison {
         notes: (
-            Summary::new(first).health.notes(),
-            Summary::new(second).health.notes(),
+            Summary::new(first).health.brief(),
+            Summary::new(second).health.brief(),
         ),
         ..Comparison::default()
     };

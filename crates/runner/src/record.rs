@@ -56,6 +56,9 @@ pub struct Record {
     pub losses: Vec<f64>,
     /// Learning rate of each epoch.
     pub learning_rates: Vec<f64>,
+    /// What must be said of its datasets: counts that are not the published ones, a split that is not.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What it took.
     pub cost: Cost,
     /// Where it comes from.
@@ -133,6 +136,10 @@ pub struct Cost {
     pub parameters: u64,
     /// Peak resident memory of the process in bytes (shared by the trials running beside it).
     pub peak_memory: u64,
+    /// Floating-point operations that training cannot do without, cached views included; 0 where nothing is trained or
+    /// an older program did not count.
+    #[serde(default)]
+    pub operations: f64,
 }
 
 /// Where a record comes from.

@@ -8,17 +8,21 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clip::Clip;
-use datasets::{Catalogue, ClassSet, Dataset, Picks, picks};
-use methods::Sees;
+use clip::weights::Architecture;
+use datasets::{Catalogue, Dataset, Picks, picks};
 
 use crate::cache::Cache;
 use crate::data::{self, Feed};
+use crate::estimate::population::Population;
+use crate::estimate::work::Counter;
+use crate::plan;
 use crate::progress::Progress;
 use crate::reason::reason;
-use crate::record::{Cost, Outcome, Protocol, Provenance, Record, SCHEMA};
+use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::store::{Planned, Store, replace};
-use crate::suite::{Line, Resolved, Suite, is_transfer};
-use crate::trial::{self, Interrupted, Target, Task};
+use crate::suite::{Line, Resolved, Suite};
+use crate::tensorboard::{Curves, Events};
+use crate::trial::{self, Epoch, Interrupted, Observer, Step, Target, Task};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
 const RESULTS: u32 = 2;
@@ -36,6 +40,7 @@ pub struct Trial {
 pub struct Sweep {
     suite: Suite,
     clip: Arc<Clip>,
+    architecture: Architecture,
     feeds: BTreeMap<String, Arc<Feed>>,
     /// Trials in suite order.
     pub trials: Vec<Trial>,
@@ -62,6 +67,7 @@ impl Sweep {
     pub fn new(
         suite: Suite,
         clip: Arc<Clip>,
+        architecture: Architecture,
         catalogue: &Catalogue,
         root: Option<&Path>,
         cache: Option<&Cache>,
@@ -96,10 +102,11 @@ impl Sweep {
         let mut sweep = Self {
             suite,
             clip,
+            architecture,
             feeds,
             trials: Vec::new(),
         };
-        sweep.trials = sweep.list()?;
+        sweep.trials = sweep.list();
         Ok(sweep)
     }
 
@@ -113,69 +120,36 @@ impl Sweep {
         self.feeds.values().map(|f| &f.dataset)
     }
 
-    fn list(&self) -> Result<Vec<Trial>> {
-        let suite = &self.suite;
-        let mut trials = Vec::new();
+    fn list(&self) -> Vec<Trial> {
         let mut drawn: HashMap<(String, usize, u64), Arc<Picks>> = HashMap::new();
-        for &protocol in &suite.protocols {
-            let trained_on = if is_transfer(protocol) {
-                suite.source.iter().cloned().collect()
-            } else {
-                suite.datasets.clone()
+        let cells = plan::cells(&self.suite).into_iter();
+        let trials = cells.map(|cell| {
+            let line = &self.suite.methods[cell.line];
+            let picks = line.entry.training.is_some().then(|| {
+                let split = &self.feeds[&cell.dataset].dataset.split;
+                let entry = drawn.entry((cell.dataset.clone(), cell.shots, cell.seed));
+                entry
+                    .or_insert_with(|| Arc::new(picks::draw(split, cell.shots, cell.seed)))
+                    .clone()
+            });
+            let mut planned = Planned {
+                key: String::new(),
+                protocol: cell.protocol,
+                method: line.label.clone(),
+                algorithm: line.entry.name.to_owned(),
+                dataset: cell.dataset,
+                shots: cell.shots,
+                seed: cell.seed,
             };
-            for (index, line) in suite
-                .methods
-                .iter()
-                .enumerate()
-                .filter(|(_, l)| l.runs_under(protocol))
-            {
-                for dataset in &trained_on {
-                    let trained = line.entry.training.is_some();
-                    let shots = if trained {
-                        suite.shots.clone()
-                    } else {
-                        vec![0]
-                    };
-                    for &shots in &shots {
-                        let sees = line.resolve(protocol, dataset, shots).config.sees();
-                        let random = trained || matches!(sees, Sees::Views { .. });
-                        // What draws nothing is the same for every seed.
-                        let seeds = if random {
-                            &suite.seeds[..]
-                        } else {
-                            &suite.seeds[..suite.seeds.len().min(1)]
-                        };
-                        for &seed in seeds {
-                            let picks = trained.then(|| {
-                                let split = &self.feeds[dataset].dataset.split;
-                                let entry = drawn.entry((dataset.clone(), shots, seed));
-                                entry
-                                    .or_insert_with(|| Arc::new(picks::draw(split, shots, seed)))
-                                    .clone()
-                            });
-                            let method = line.resolve(protocol, dataset, shots);
-                            let mut planned = Planned {
-                                key: String::new(),
-                                protocol,
-                                method: line.label.clone(),
-                                algorithm: line.entry.name.to_owned(),
-                                dataset: dataset.clone(),
-                                shots,
-                                seed,
-                            };
-                            planned.key = self.key(&planned, &method, picks.as_deref());
-                            trials.push(Trial {
-                                planned,
-                                line: index,
-                                method,
-                                picks,
-                            });
-                        }
-                    }
-                }
+            planned.key = self.key(&planned, &cell.method, picks.as_deref());
+            Trial {
+                planned,
+                line: cell.line,
+                method: cell.method,
+                picks,
             }
-        }
-        Ok(trials)
+        });
+        trials.collect()
     }
 
     /// A readable name and a hash of everything that can change the result.
@@ -217,31 +191,12 @@ impl Sweep {
     }
 
     fn targets(&self, planned: &Planned) -> Vec<Target> {
-        let own = |set| Target {
-            feed: self.feeds[&planned.dataset].clone(),
+        let targets = plan::targets(&self.suite, planned.protocol, &planned.dataset);
+        let target = |(id, set)| Target {
+            feed: self.feeds[&id].clone(),
             set,
         };
-        match planned.protocol {
-            Protocol::FewShot | Protocol::TestTime => vec![own(ClassSet::All)],
-            Protocol::BaseToNovel => vec![own(ClassSet::Base), own(ClassSet::Novel)],
-            Protocol::CrossDataset | Protocol::DomainGeneralization => {
-                let shifted = self
-                    .suite
-                    .variants
-                    .as_ref()
-                    .filter(|_| planned.protocol == Protocol::DomainGeneralization);
-                let others = shifted
-                    .unwrap_or(&self.suite.datasets)
-                    .iter()
-                    .filter(|id| **id != planned.dataset);
-                let mut targets = vec![own(ClassSet::All)];
-                targets.extend(others.map(|id| Target {
-                    feed: self.feeds[id].clone(),
-                    set: ClassSet::All,
-                }));
-                targets
-            }
-        }
+        targets.into_iter().map(target).collect()
     }
 
     /// Runs what is not finished in `store`, `jobs` trials at a time.
@@ -255,6 +210,7 @@ impl Sweep {
         threads: usize,
         stop: &AtomicBool,
         progress: &Progress,
+        events: Option<&Events>,
     ) -> Result<Tally> {
         let planned: Vec<Planned> = self.trials.iter().map(|t| t.planned.clone()).collect();
         store.write_plan(&self.suite.name, &planned)?;
@@ -282,16 +238,14 @@ impl Sweep {
                         else {
                             break;
                         };
-                        let outcome = pool.install(|| {
-                            self.one(
-                                store,
-                                trial,
-                                threads,
-                                stop,
-                                &|done, all| progress.step(job, done, all),
-                                &|| progress.begin(job, &trial.planned),
-                            )
-                        });
+                        progress.begin(job, &trial.planned);
+                        let watch = Watch {
+                            progress,
+                            job,
+                            curves: events.map(|e| e.trial(&trial.planned.key)),
+                        };
+                        let outcome =
+                            pool.install(|| self.one(store, trial, threads, stop, &watch));
                         let mut tally = tally.lock().expect("no panic while held");
                         match outcome {
                             Ok(record) => {
@@ -335,17 +289,15 @@ impl Sweep {
         trial: &Trial,
         threads: usize,
         stop: &AtomicBool,
-        step: &(dyn Fn(usize, usize) + Sync),
-        begin: &dyn Fn(),
+        observer: &dyn Observer,
     ) -> Result<Record> {
-        begin();
         let started = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs());
         let clock = Instant::now();
         let p = &trial.planned;
         let feed = &self.feeds[&p.dataset];
-        let result = self.outcomes(trial, feed, stop, step);
+        let result = self.outcomes(trial, feed, stop, observer);
         let mut record = Record {
             schema: SCHEMA,
             key: p.key.clone(),
@@ -362,6 +314,7 @@ impl Sweep {
             tests: Vec::new(),
             losses: Vec::new(),
             learning_rates: Vec::new(),
+            notes: self.notes(p),
             cost: Cost::default(),
             provenance: Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -408,6 +361,7 @@ impl Sweep {
                 record.losses = outcomes.losses;
                 record.learning_rates = outcomes.learning_rates;
                 record.cost = outcomes.cost;
+                record.cost.operations = self.operations(trial);
             }
             Err(e) if e.is::<Interrupted>() => return Err(e),
             Err(e) => {
@@ -428,13 +382,9 @@ impl Sweep {
         trial: &Trial,
         feed: &Arc<Feed>,
         stop: &AtomicBool,
-        step: &(dyn Fn(usize, usize) + Sync),
+        observer: &dyn Observer,
     ) -> Result<trial::Outcomes> {
-        let set = if trial.planned.protocol == Protocol::BaseToNovel {
-            ClassSet::Base
-        } else {
-            ClassSet::All
-        };
+        let set = plan::trained_classes(trial.planned.protocol);
         let picked = match &trial.picks {
             None => Vec::new(),
             Some(picks) => feed.dataset.split.with_picks(picks).subset(set)?.0.train,
@@ -449,13 +399,72 @@ impl Sweep {
             views: self.suite.views,
             seed: trial.planned.seed,
             stop,
-            progress: step,
+            observer,
         })
+    }
+
+    /// What must be said of the datasets of a trial.
+    fn notes(&self, planned: &Planned) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        for target in self.targets(planned) {
+            let dataset = &target.feed.dataset;
+            for note in &dataset.notes {
+                let note = format!("{}: {note}", dataset.id);
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
+        }
+        notes
+    }
+
+    /// What training a trial cannot do without.
+    fn operations(&self, trial: &Trial) -> f64 {
+        let Some(picks) = &trial.picks else {
+            return 0.0;
+        };
+        let split = &self.feeds[&trial.planned.dataset].dataset.split;
+        let set = plan::trained_classes(trial.planned.protocol);
+        let counted = Population::counted(split).and_then(|of| {
+            let pictures = split.with_picks(picks).subset(set)?.0.train.len();
+            let counter = Counter {
+                architecture: &self.architecture,
+                algorithm: &trial.planned.algorithm,
+                method: &trial.method,
+            };
+            Ok(counter
+                .training(&of, set, pictures, self.suite.views)
+                .total())
+        });
+        // A set without classes has failed before it gets here.
+        counted.unwrap_or(0.0)
     }
 
     /// The paper's figures beside the method they belong to.
     pub fn line_of(&self, trial: &Trial) -> &Line {
         &self.suite.methods[trial.line]
+    }
+}
+
+/// One job's trial, shown on the terminal and, where asked for, in event files.
+struct Watch<'a> {
+    progress: &'a Progress,
+    job: usize,
+    curves: Option<Curves>,
+}
+
+impl Observer for Watch<'_> {
+    fn stepped(&self, step: &Step) {
+        self.progress.step(self.job, step.done, step.all);
+        self.curves.iter().for_each(|c| c.stepped(step));
+    }
+
+    fn epoch_ended(&self, epoch: &Epoch) {
+        self.curves.iter().for_each(|c| c.epoch_ended(epoch));
+    }
+
+    fn tested(&self, test: &Test) {
+        self.curves.iter().for_each(|c| c.tested(test));
     }
 }
 

@@ -171,7 +171,7 @@ pub fn terminal_as(loaded: &Loaded, spread: Spread) -> String {
         text += &terminal::render(&table, terminal::WIDTH);
         text.push('\n');
     }
-    for note in summary.health.notes() {
+    for note in summary.health.brief() {
         text += &note;
         text.push('\n');
     }

@@ -47,8 +47,44 @@ pub struct Task<'a> {
     pub seed: u64,
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
-    /// Hears of progress: done and all steps.
-    pub progress: &'a (dyn Fn(usize, usize) + Sync),
+    /// Hears of progress.
+    pub observer: &'a dyn Observer,
+}
+
+/// A step that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Steps done, this one included.
+    pub done: usize,
+    /// Steps there will be.
+    pub all: usize,
+    /// Its loss.
+    pub loss: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+}
+
+/// An epoch that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Epoch {
+    /// Epochs done, this one included.
+    pub done: usize,
+    /// Mean loss of its steps.
+    pub loss: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+}
+
+/// Hears of a trial while it runs, and cannot change it.
+pub trait Observer: Sync {
+    /// After each step.
+    fn stepped(&self, _step: &Step) {}
+
+    /// After each epoch.
+    fn epoch_ended(&self, _epoch: &Epoch) {}
+
+    /// After each test.
+    fn tested(&self, _test: &Test) {}
 }
 
 /// What a trial gives.
@@ -163,6 +199,7 @@ pub fn run(task: &Task) -> Result<Outcomes> {
             task.seed,
             task.stop,
         )?;
+        task.observer.tested(&test);
         out.tests.push(test);
         out.predictions.extend(predictions);
     }
@@ -229,10 +266,21 @@ fn train(
             sum += value;
             last = Some(value);
             done += 1;
-            (task.progress)(done as usize, steps * training.epochs);
+            task.observer.stepped(&Step {
+                done: done as usize,
+                all: steps * training.epochs,
+                loss: value,
+                learning_rate: lr,
+            });
         }
-        out.losses.push(sum / steps as f64);
+        let mean = sum / steps as f64;
+        out.losses.push(mean);
         out.learning_rates.push(lr);
+        task.observer.epoch_ended(&Epoch {
+            done: epoch + 1,
+            loss: mean,
+            learning_rate: lr,
+        });
         method.end_epoch(epoch, training.epochs)?;
     }
     method.finish()?;

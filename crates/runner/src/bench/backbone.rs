@@ -5,53 +5,19 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use clip::Clip;
+use clip::weights::{Architecture, ImageTower, Transformer};
 use rayon::prelude::*;
 
-/// Sizes of a released CLIP with a transformer as image tower.
-struct Sizes {
-    name: &'static str,
-    embedding: usize,
-    vision_width: usize,
-    vision_layers: usize,
-    patch: usize,
-    text_width: usize,
-}
+use crate::estimate::sizes;
 
-/// All of them have 224 pixels a side and 12 text blocks (arXiv 2103.00020, table 20).
-const SIZES: [Sizes; 3] = [
-    Sizes {
-        name: "vit-b32",
-        embedding: 512,
-        vision_width: 768,
-        vision_layers: 12,
-        patch: 32,
-        text_width: 512,
-    },
-    Sizes {
-        name: "vit-b16",
-        embedding: 512,
-        vision_width: 768,
-        vision_layers: 12,
-        patch: 16,
-        text_width: 512,
-    },
-    Sizes {
-        name: "vit-l14",
-        embedding: 768,
-        vision_width: 1024,
-        vision_layers: 24,
-        patch: 14,
-        text_width: 768,
-    },
-];
-const PIXELS: usize = 224;
-const TEXT_LAYERS: usize = 12;
+/// Sizes that can be timed, as on the command line: those of [`sizes`] with a transformer as image tower.
+const NAMES: [&str; 3] = ["vit-b32", "vit-b16", "vit-l14"];
 const POSITIONS: usize = 77;
 const VOCABULARY: usize = 49_408;
 
 /// Names of the sizes there are.
 pub fn names() -> Vec<&'static str> {
-    SIZES.iter().map(|s| s.name).collect()
+    NAMES.to_vec()
 }
 
 /// A CLIP of the sizes called `name`, its weights drawn; `None` for a name that is not one of [`names`].
@@ -59,26 +25,45 @@ pub fn names() -> Vec<&'static str> {
 /// # Errors
 /// None that a caller can cause.
 pub fn drawn(name: &str) -> Option<Result<Clip>> {
-    let sizes = SIZES.iter().find(|s| s.name == name)?;
-    Some(build(sizes))
+    let known = NAMES.contains(&name).then(|| format!("clip-{name}"))?;
+    sizes::released(&known).map(|a| build(&a))
 }
 
-fn build(s: &Sizes) -> Result<Clip> {
+/// A CLIP of these sizes, its weights drawn.
+///
+/// # Errors
+/// None that a caller can cause.
+pub fn build(a: &Architecture) -> Result<Clip> {
     let mut draw = Draw::default();
-    let (w, t) = (s.vision_width, s.text_width);
-    let tokens = 1 + (PIXELS / s.patch).pow(2);
-    draw.values("visual.conv1.weight", &[w, 3, s.patch, s.patch], 0.02)?;
-    draw.values("visual.class_embedding", &[w], 0.02)?;
-    draw.values("visual.positional_embedding", &[tokens, w], 0.02)?;
-    draw.norm("visual.ln_pre", w)?;
-    draw.blocks("visual.transformer", w, s.vision_layers)?;
-    draw.norm("visual.ln_post", w)?;
-    draw.values("visual.proj", &[w, s.embedding], 0.02)?;
+    match &a.image {
+        ImageTower::Transformer {
+            blocks,
+            patch,
+            image,
+        } => {
+            let w = blocks.width;
+            let tokens = 1 + (image / patch).pow(2);
+            draw.values("visual.conv1.weight", &[w, 3, *patch, *patch], 0.02)?;
+            draw.values("visual.class_embedding", &[w], 0.02)?;
+            draw.values("visual.positional_embedding", &[tokens, w], 0.02)?;
+            draw.norm("visual.ln_pre", w)?;
+            draw.blocks("visual.transformer", blocks)?;
+            draw.norm("visual.ln_post", w)?;
+            draw.values("visual.proj", &[w, a.embedding], 0.02)?;
+        }
+        ImageTower::ResNet {
+            width,
+            layers,
+            image,
+            ..
+        } => draw.resnet(*width, layers, *image, a.embedding)?,
+    }
+    let t = a.text.width;
     draw.values("token_embedding.weight", &[VOCABULARY, t], 0.02)?;
     draw.values("positional_embedding", &[POSITIONS, t], 0.01)?;
-    draw.blocks("transformer", t, TEXT_LAYERS)?;
+    draw.blocks("transformer", &a.text)?;
     draw.norm("ln_final", t)?;
-    draw.values("text_projection", &[t, s.embedding], 0.02)?;
+    draw.values("text_projection", &[t, a.embedding], 0.02)?;
     let scale = Tensor::new(100f32.ln(), &Device::Cpu)?;
     draw.tensors.insert("logit_scale".to_owned(), scale);
     Ok(Clip::frozen(
@@ -127,8 +112,9 @@ impl Draw {
         self.values(bias, &[out], 0.0)
     }
 
-    fn blocks(&mut self, base: &str, width: usize, layers: usize) -> Result<()> {
-        for i in 0..layers {
+    fn blocks(&mut self, base: &str, sizes: &Transformer) -> Result<()> {
+        let (width, hidden) = (sizes.width, sizes.hidden);
+        for i in 0..sizes.layers {
             let block = format!("{base}.resblocks.{i}");
             let both = |part: &str| {
                 (
@@ -145,12 +131,88 @@ impl Draw {
             self.linear(&fused.0, &fused.1, 3 * width, width)?;
             for (part, out, from) in [
                 ("attn.out_proj", width, width),
-                ("mlp.c_fc", 4 * width, width),
-                ("mlp.c_proj", width, 4 * width),
+                ("mlp.c_fc", hidden, width),
+                ("mlp.c_proj", width, hidden),
             ] {
                 let (weight, bias) = both(part);
                 self.linear(&weight, &bias, out, from)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A convolution and the normalisation after it.
+    fn convolution(&mut self, kernel: &str, norm: &str, shape: [usize; 3]) -> Result<()> {
+        let [out, from, side] = shape;
+        let deviation = ((from * side * side) as f32).powf(-0.5);
+        self.values(
+            &format!("visual.{kernel}.weight"),
+            &[out, from, side, side],
+            deviation,
+        )?;
+        self.norm(&format!("visual.{norm}"), out)?;
+        self.values(&format!("visual.{norm}.running_mean"), &[out], 0.0)?;
+        let ones = Tensor::from_vec(vec![1f32; out], out, &Device::Cpu)?;
+        self.tensors
+            .insert(format!("visual.{norm}.running_var"), ones);
+        Ok(())
+    }
+
+    fn resnet(
+        &mut self,
+        width: usize,
+        layers: &[usize; 4],
+        image: usize,
+        embedding: usize,
+    ) -> Result<()> {
+        self.convolution("conv1", "bn1", [width / 2, 3, 3])?;
+        self.convolution("conv2", "bn2", [width / 2, width / 2, 3])?;
+        self.convolution("conv3", "bn3", [width, width / 2, 3])?;
+        let mut from = width;
+        for (stage, count) in layers.iter().enumerate() {
+            let planes = width << stage;
+            for i in 0..*count {
+                let base = format!("layer{}.{i}", stage + 1);
+                for (n, shape) in [
+                    [planes, from, 1],
+                    [planes, planes, 3],
+                    [4 * planes, planes, 1],
+                ]
+                .into_iter()
+                .enumerate()
+                {
+                    let n = n + 1;
+                    self.convolution(&format!("{base}.conv{n}"), &format!("{base}.bn{n}"), shape)?;
+                }
+                if i == 0 {
+                    let (kernel, norm) = (
+                        format!("{base}.downsample.0"),
+                        format!("{base}.downsample.1"),
+                    );
+                    self.convolution(&kernel, &norm, [4 * planes, from, 1])?;
+                }
+                from = 4 * planes;
+            }
+        }
+        let places = (image / 32).pow(2) + 1;
+        self.values(
+            "visual.attnpool.positional_embedding",
+            &[places, from],
+            0.02,
+        )?;
+        for (name, out) in [
+            ("q_proj", from),
+            ("k_proj", from),
+            ("v_proj", from),
+            ("c_proj", embedding),
+        ] {
+            let base = format!("visual.attnpool.{name}");
+            self.linear(
+                &format!("{base}.weight"),
+                &format!("{base}.bias"),
+                out,
+                from,
+            )?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ mod bench;
 mod cache;
 mod compare;
 mod data;
+mod dry;
 mod encode;
 mod eval;
 mod export;

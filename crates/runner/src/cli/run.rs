@@ -1,11 +1,11 @@
 //! `promptbed run`: a suite file in, tables and charts out.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use clip::Clip;
 use datasets::Catalogue;
 
 use super::Done;
@@ -14,6 +14,7 @@ use crate::progress::Progress;
 use crate::store::Store;
 use crate::suite::Suite;
 use crate::sweep::Sweep;
+use crate::tensorboard::Events;
 use crate::{backbone, data, plot, table};
 
 /// A backbone of at most this many numbers runs trials side by side, a core each; a larger one runs one trial on all.
@@ -46,9 +47,34 @@ pub struct Run {
     /// Folder that keeps features of frozen image towers between runs [default: none]. Changes no result.
     #[arg(long)]
     cache: Option<PathBuf>,
-    /// List the trials and stop.
+    /// Folder for TensorBoard event files, one folder a trial, written while it runs [default: none]. Changes no result.
+    #[arg(long)]
+    tensorboard: Option<PathBuf>,
+    /// List the trials, estimate what they take on this machine, and stop. Needs neither pictures nor weights of a
+    /// released CLIP: counts what is not there by its published sizes.
     #[arg(long)]
     dry_run: bool,
+}
+
+/// How the cores are shared out.
+pub struct Share {
+    /// Trials at a time.
+    pub jobs: usize,
+    /// Threads of each.
+    pub threads: usize,
+}
+
+impl Share {
+    /// For a backbone of `numbers` numbers, unless the user says how many trials at a time.
+    pub fn new(jobs: Option<u16>, numbers: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let usual = if numbers <= SMALL { cores } else { 1 };
+        let jobs = jobs.map_or(usual, usize::from);
+        Self {
+            jobs,
+            threads: (cores / jobs).max(1),
+        }
+    }
 }
 
 /// The catalogue, with the user's rows.
@@ -64,13 +90,28 @@ impl Run {
     pub fn run(self) -> Result<Done> {
         let catalogue = catalogue(self.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &data::known(&catalogue))?;
-        let mut clip = backbone::load(&suite.backbone, self.model.as_deref())?;
+        if self.dry_run {
+            return super::dry::run(
+                suite,
+                &catalogue,
+                self.data.as_deref(),
+                self.model.as_deref(),
+                self.jobs,
+            );
+        }
+        let (architecture, mut clip) = {
+            // The file's own tensors are let go as soon as the towers have theirs.
+            let weights = backbone::weights(&suite.backbone, self.model.as_deref())?;
+            let clip = Arc::new(Clip::from_weights(&weights)?);
+            (weights.architecture, clip)
+        };
         Arc::make_mut(&mut clip).text.memory = suite.memory;
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let name = suite.name.clone();
         let sweep = Sweep::new(
             suite,
             clip.clone(),
+            architecture,
             &catalogue,
             self.data.as_deref(),
             cache.as_ref(),
@@ -80,9 +121,6 @@ impl Run {
                 crate::say!("note: {}: {note}", dataset.id);
             }
         }
-        if self.dry_run {
-            return Ok(list(&sweep));
-        }
         let dir = self
             .out
             .unwrap_or_else(|| PathBuf::from("results").join(name));
@@ -91,11 +129,7 @@ impl Run {
         std::fs::write(&copy, &sweep.suite().text)
             .with_context(|| format!("{}: cannot be written", copy.display()))?;
 
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.map_or(
-            if clip.parameters() <= SMALL { cores } else { 1 },
-            usize::from,
-        );
+        let Share { jobs, threads } = Share::new(self.jobs, clip.parameters());
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();
         // A second interrupt ends the process at once; what is written is whole either way.
@@ -105,8 +139,10 @@ impl Run {
             }
         });
         handler.context("signals cannot be handled")?;
+        let events = self.tensorboard.as_deref().map(Events::create);
+        let events = events.transpose()?;
         let progress = Progress::new(jobs);
-        let tally = sweep.run(&store, jobs, (cores / jobs).max(1), &stop, &progress)?;
+        let tally = sweep.run(&store, jobs, threads, &stop, &progress, events.as_ref())?;
         progress.finish();
         let loaded = store.read_all()?;
         store.write_frame(&loaded)?;
@@ -130,15 +166,4 @@ impl Run {
             Done::NotAll
         })
     }
-}
-
-fn list(sweep: &Sweep) -> Done {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for trial in &sweep.trials {
-        crate::out!("{}", trial.planned.key);
-        *counts.entry(&trial.planned.method).or_default() += 1;
-    }
-    let counts: Vec<String> = counts.iter().map(|(m, n)| format!("{m} {n}")).collect();
-    crate::say!("{} trials: {}", sweep.trials.len(), counts.join(", "));
-    Done::All
 }

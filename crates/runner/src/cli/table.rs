@@ -30,6 +30,11 @@ pub struct Table {
 
 impl Table {
     pub fn run(self) -> Result<Done> {
+        // What is wrong with the command line is told before anything is written.
+        let published = self.against.as_deref().map(read).transpose()?;
+        if let (Some(published), Some(source)) = (&published, &self.source) {
+            known(published, source)?;
+        }
         let store = Store::open(&self.dir)?;
         let loaded = store.read_all()?;
         store.write_frame(&loaded)?;
@@ -41,15 +46,11 @@ impl Table {
         for path in table::render_all_as(&loaded, &self.dir, spread)? {
             crate::say!("{}", path.display());
         }
-        match &self.against {
+        match &published {
             None => crate::out!("{}", table::terminal_as(&loaded, spread)),
-            Some(from) => {
-                let published = read(from)?;
-                if let Some(source) = &self.source {
-                    known(&published, source)?;
-                }
+            Some(published) => {
                 let summary = Summary::new(&loaded).with_spread(spread);
-                let pairs = against::against(&summary, &published, self.source.as_deref());
+                let pairs = against::against(&summary, published, self.source.as_deref());
                 let path = self.dir.join("tables").join("against-published.md");
                 replace(&path, against::markdown(&pairs).as_bytes())?;
                 crate::say!("{}", path.display());

@@ -426,6 +426,7 @@ impl Pages<'_> {
             Head::number("Trained numbers"),
             Head::number("Training a trial"),
             Head::number("A step"),
+            Head::number("Operations a step"),
             Head::number("A tested image"),
             Head::number("Peak memory"),
         ];
@@ -451,6 +452,9 @@ impl Pages<'_> {
                         Cell::gap()
                     },
                     spending.seconds_a_step.map_or_else(Cell::gap, time),
+                    spending.operations_a_step.map_or_else(Cell::gap, |n| {
+                        Cell::number(format!("{:.1} MFLOP", n / 1e6), n)
+                    }),
                     time(spending.seconds_a_picture),
                     Cell::number(
                         view::bytes(spending.peak_memory),
@@ -461,6 +465,7 @@ impl Pages<'_> {
         }
         TableView::flat("Cost", heads, rows).with_caption(
             "Wall time on the machine under Provenance, mean over finished trials; cached features are not counted twice. \
+             Operations are those of both towers that a step cannot do without, cached views included. \
              Peak memory is the process's, shared by the trials beside it.",
         )
     }

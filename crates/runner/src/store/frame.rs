@@ -69,6 +69,7 @@ impl Loaded {
             "steps" => whole(|r| r.cost.steps),
             "parameters" => whole(|r| r.cost.parameters),
             "peak_memory" => whole(|r| r.cost.peak_memory),
+            "operations" => real(|r| r.cost.operations),
             "final_loss" => rows.iter().map(|(r, _)| r.losses.last().copied()).collect::<Vec<_>>(),
             "settings" => rows.iter().map(|(r, _)| {
                 serde_json::to_string(&r.settings).expect("a map of JSON values is JSON")

@@ -15,6 +15,8 @@ pub struct Spending {
     pub train_seconds: f64,
     /// Wall seconds an optimizer step; `None` where there is none.
     pub seconds_a_step: Option<f64>,
+    /// Operations an optimizer step; `None` where there is none, or a trial's were not counted.
+    pub operations_a_step: Option<f64>,
     /// Wall seconds a tested picture.
     pub seconds_a_picture: f64,
     /// Largest peak memory of the process in bytes.
@@ -39,6 +41,8 @@ pub(super) fn spending(records: &[&Record]) -> BTreeMap<(String, usize), Spendin
             parameters: records.iter().map(|r| r.cost.parameters).max().unwrap_or(0),
             train_seconds: sum(|r| r.cost.train_seconds) / records.len() as f64,
             seconds_a_step: (steps > 0.0).then(|| sum(|r| r.cost.train_seconds) / steps),
+            operations_a_step: (steps > 0.0 && records.iter().all(|r| r.cost.operations > 0.0))
+                .then(|| sum(|r| r.cost.operations) / steps),
             seconds_a_picture: tests().map(|t| t.seconds).sum::<f64>()
                 / tests().map(|t| t.total as f64).sum::<f64>(),
             peak_memory: records

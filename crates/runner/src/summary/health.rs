@@ -29,6 +29,9 @@ pub struct Collapse {
     pub best: f64,
 }
 
+/// Entries of a list that a terminal shows.
+const BRIEF: usize = 5;
+
 /// What is broken, failed, missing or doubtful in a results folder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
@@ -44,6 +47,8 @@ pub struct Health {
     pub set_aside: Vec<String>,
     /// Seeds that collapsed. They are still part of every mean.
     pub collapsed: Vec<Collapse>,
+    /// What must be said of the datasets.
+    pub datasets: Vec<String>,
 }
 
 /// A seed has collapsed when it is this many points below its cell's median,
@@ -94,6 +99,8 @@ impl Health {
                 .map(|p| trial_name(p.protocol, &p.method, &p.dataset, p.shots, p.seed))
                 .collect();
         }
+        let datasets: BTreeSet<_> = kept.iter().flat_map(|r| &r.notes).collect();
+        health.datasets = datasets.into_iter().cloned().collect();
         health.missing.sort();
         health.missing.dedup();
         health.collapsed = sections.iter().flat_map(collapsed).collect();
@@ -129,6 +136,7 @@ impl Health {
                 "{} missing (not run yet, or interrupted).",
                 count(self.missing.len(), "trial")
             ));
+            notes.extend(self.missing.iter().map(|trial| format!("  {trial}")));
         }
         if !self.collapsed.is_empty() {
             notes.push(format!(
@@ -142,6 +150,13 @@ impl Health {
                 )
             }));
         }
+        if !self.datasets.is_empty() {
+            notes.push(
+                "Not all datasets are as published: their figures are not comparable with published ones."
+                    .to_owned(),
+            );
+            notes.extend(self.datasets.iter().map(|note| format!("  {note}")));
+        }
         if !self.set_aside.is_empty() {
             notes.push(format!(
                 "{} set aside: no suite asks for it any more, or a newer one replaces it.",
@@ -149,6 +164,23 @@ impl Health {
             ));
         }
         notes
+    }
+
+    /// The same for a terminal: of a long list the first few, and how many more.
+    pub fn brief(&self) -> Vec<String> {
+        let mut brief: Vec<String> = Vec::new();
+        for group in self.notes().chunk_by(|_, next| next.starts_with("  ")) {
+            let most = if group.len() > 1 + BRIEF + 1 {
+                1 + BRIEF
+            } else {
+                group.len()
+            };
+            brief.extend(group[..most].iter().cloned());
+            if most < group.len() {
+                brief.push(format!("  and {} more", group.len() - most));
+            }
+        }
+        brief
     }
 }
 

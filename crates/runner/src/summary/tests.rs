@@ -80,6 +80,32 @@ fn deviations_are_over_seeds() {
 }
 
 #[test]
+fn a_terminal_gets_the_first_of_a_long_list_and_their_number() {
+    let health = Health {
+        missing: (0..9).map(|i| format!("trial {i}")).collect(),
+        broken: vec![("a.json".into(), "cut short".to_owned())],
+        ..Health::default()
+    };
+    assert_eq!(health.notes().len(), 2 + 1 + 9);
+    let brief = health.brief();
+    assert_eq!(brief.len(), 2 + 1 + 5 + 1);
+    assert_eq!(brief[1], "  a.json: cut short");
+    assert_eq!(brief[7..], ["  trial 4", "  and 4 more"]);
+}
+
+#[test]
+fn a_dataset_that_is_not_the_published_one_is_said_once() {
+    let mut records = small();
+    for record in &mut records {
+        record.notes = vec!["dtd: 10 classes; the papers used 47".to_owned()];
+    }
+    let notes = Summary::new(&loaded(records)).health.notes();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].contains("not comparable"));
+    assert_eq!(notes[1], "  dtd: 10 classes; the papers used 47");
+}
+
+#[test]
 fn a_missing_seed_is_a_gap_and_so_is_its_average() {
     let mut records = small();
     records.remove(3);

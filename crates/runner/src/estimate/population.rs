@@ -1,0 +1,91 @@
+//! How many classes and pictures a dataset has: counted, or as published where its folder is not there.
+
+use anyhow::{Result, bail};
+use clip::Tokenizer;
+use datasets::{ClassSet, Row, Split};
+
+/// Tokens that a class name is taken to have where the names are not at hand.
+pub const NAME_TOKENS: usize = 3;
+
+/// Sizes of a dataset.
+#[derive(Clone, Debug)]
+pub struct Population {
+    /// Tokens of each class name, in label order.
+    names: Vec<usize>,
+    /// Training pictures.
+    train: usize,
+    /// Test pictures of the base classes.
+    base: usize,
+    /// Test pictures.
+    test: usize,
+    /// Whether the folder was not there.
+    pub is_published: bool,
+    /// What must be said of what is there.
+    pub notes: Vec<String>,
+}
+
+impl Population {
+    /// Of a dataset on disk.
+    ///
+    /// # Errors
+    /// A dataset without classes.
+    pub fn counted(split: &Split) -> Result<Self> {
+        let (all, names) = split.subset(ClassSet::All)?;
+        let (base, _) = split.subset(ClassSet::Base)?;
+        let tokens = |n: &String| Tokenizer::shared().encode(&n.replace('_', " ")).len();
+        Ok(Self {
+            names: names.iter().map(tokens).collect(),
+            train: all.train.len(),
+            base: base.test.len(),
+            test: all.test.len(),
+            is_published: false,
+            notes: Vec::new(),
+        })
+    }
+
+    /// Of a row of the catalogue.
+    ///
+    /// # Errors
+    /// A row that does not say how many classes and pictures there are.
+    pub fn published(row: &Row) -> Result<Self> {
+        let (Some(classes), Some(pictures)) = (row.classes, row.pictures) else {
+            bail!(
+                "dataset {}: its folder is not there (--data), and its row of the catalogue has no `classes` and `pictures`",
+                row.id
+            )
+        };
+        let half = classes.div_ceil(2);
+        Ok(Self {
+            names: vec![NAME_TOKENS; classes],
+            train: pictures.train,
+            base: pictures.test * half / classes.max(1),
+            test: pictures.test,
+            is_published: true,
+            notes: Vec::new(),
+        })
+    }
+
+    /// Tokens of the names of a class set.
+    pub fn names(&self, set: ClassSet) -> &[usize] {
+        let half = self.names.len().div_ceil(2);
+        match set {
+            ClassSet::All => &self.names,
+            ClassSet::Base => &self.names[..half],
+            ClassSet::Novel => &self.names[half..],
+        }
+    }
+
+    /// Test pictures of a class set.
+    pub fn tests(&self, set: ClassSet) -> usize {
+        match set {
+            ClassSet::All => self.test,
+            ClassSet::Base => self.base,
+            ClassSet::Novel => self.test - self.base,
+        }
+    }
+
+    /// Training pictures at `shots` a class. Variants of ImageNet have none of their own and are never trained on.
+    pub fn picked(&self, shots: usize, set: ClassSet) -> usize {
+        (shots * self.names(set).len()).min(self.train)
+    }
+}
