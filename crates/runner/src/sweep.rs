@@ -107,7 +107,7 @@ impl Sweep {
             feeds,
             trials: Vec::new(),
         };
-        sweep.trials = sweep.list()?;
+        sweep.trials = sweep.list();
         Ok(sweep)
     }
 

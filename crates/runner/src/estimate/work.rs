@@ -191,10 +191,13 @@ impl Counter<'_> {
             .get("per_class")
             .and_then(|v| v.as_bool())
             == Some(true);
-        let shared = match () {
-            () if own || self.says("position", "front") => 0,
-            () if self.says("position", "middle") => words / 2,
-            () => words,
+        // Context tokens before the first name are the same for all classes.
+        let shared = if own || self.says("position", "front") {
+            0
+        } else if self.says("position", "middle") {
+            words / 2
+        } else {
+            words
         };
         let rest: Vec<usize> = names
             .iter()
