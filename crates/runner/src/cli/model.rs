@@ -1,6 +1,5 @@
 //! `promptbed model`: what a weight file holds.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -42,8 +41,9 @@ impl Check {
             bail!("{}: there is no such file or folder", self.model.display());
         }
         let weights = weights::open(&self.model)?;
+        let described = describe(&weights)?;
         crate::out!("model         {}", self.model.display());
-        for (name, value) in describe(&weights) {
+        for (name, value) in described {
             crate::out!("{name:<13} {value}");
         }
         Ok(Done::All)
@@ -57,7 +57,7 @@ fn blocks(t: &Transformer) -> String {
     )
 }
 
-fn describe(weights: &Weights) -> Vec<(&'static str, String)> {
+fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
     let a = &weights.architecture;
     let image = match &a.image {
         ImageTower::Transformer {
@@ -75,25 +75,24 @@ fn describe(weights: &Weights) -> Vec<(&'static str, String)> {
         ),
     };
     let (mut of_image, mut of_text) = (0, 0);
-    let mut kinds: BTreeMap<&'static str, usize> = BTreeMap::new();
-    for (name, tensor) in &weights.tensors {
-        let count = tensor.elem_count();
-        *kinds.entry(tensor.dtype().as_str()).or_default() += count;
+    for (name, shape) in weights.shapes() {
+        let count: usize = shape.iter().product();
         if name.starts_with("visual.") {
             of_image += count;
         } else {
             of_text += count;
         }
     }
-    let kinds: Vec<String> = kinds
+    let kinds: Vec<String> = weights
+        .kinds()
         .iter()
-        .map(|(k, n)| format!("{k} ({n} values)"))
+        .map(|(kind, count)| format!("{kind} ({count} values)"))
         .collect();
     let rows = match &weights.token_rows {
         Some(rows) => format!("CLIP byte pairs, {} of 49408 token rows", rows.len()),
         None => "CLIP byte pairs, all 49408 token rows".to_owned(),
     };
-    vec![
+    Ok(vec![
         ("format", weights.format.to_string()),
         ("image tower", image),
         ("text tower", blocks(&a.text)),
@@ -104,7 +103,8 @@ fn describe(weights: &Weights) -> Vec<(&'static str, String)> {
             "parameters",
             format!("{} ({of_image} image, {of_text} text)", of_image + of_text),
         ),
-        ("computes in", kinds.join(", ")),
-        ("fingerprint", weights.fingerprint()),
-    ]
+        ("stored in", kinds.join(", ")),
+        ("computes in", "float32".to_owned()),
+        ("fingerprint", weights.fingerprint()?),
+    ])
 }

@@ -36,8 +36,8 @@ impl Words {
     pub fn run(self) -> Result<Done> {
         let saved = Saved::read(&self.prompts, &self.given)?;
         let weights = backbone::weights("drawn", self.model.as_deref())?;
-        saved.check_backbone(&weights.fingerprint())?;
-        let table = weights.tensors["token_embedding.weight"].to_dtype(DType::F32)?; // [N, W]
+        saved.check_backbone(&weights.fingerprint()?)?;
+        let table = weights.tensor("token_embedding.weight")?; // [N, W]
         let width = table.dim(1)?;
         let word = |row: usize| {
             let id = weights
