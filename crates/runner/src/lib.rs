@@ -27,6 +27,7 @@ pub mod cli;
 pub mod compare;
 pub mod data;
 pub mod hash;
+pub mod hub;
 mod looks;
 pub mod plot;
 pub mod pretrain;

@@ -37,9 +37,11 @@ pub struct Run {
     /// More dataset rows, a TOML file.
     #[arg(long)]
     catalogue: Option<PathBuf>,
-    /// CLIP weights: a file or folder of any known format [default: the suite's backbone].
+    /// CLIP weights: a file or folder of any known format, or a name of `model list` [default: the suite's backbone].
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    kept: backbone::Kept,
     /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -64,7 +66,9 @@ impl Run {
     pub fn run(self) -> Result<Done> {
         let catalogue = catalogue(self.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &data::known(&catalogue))?;
-        let mut clip = backbone::load(&suite.backbone, self.model.as_deref())?;
+        let weights = backbone::weights(&suite.backbone, self.model.as_deref())?;
+        backbone::takes(&weights, suite.sees())?;
+        let mut clip = self.kept.load(&weights)?;
         Arc::make_mut(&mut clip).text.memory = suite.memory;
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let name = suite.name.clone();
