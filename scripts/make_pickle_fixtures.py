@@ -6,6 +6,7 @@ keeps the optimizer. All of that is in the file.
 
 tiny-{torchscript,zip,legacy}.pt: one random CLIP (text width 8, 1 layer; image 8 px, patch 4, width 8, 1 layer; 5 token
 rows) as a scripted module, a state dict inside a training checkpoint, and a half-precision state dict of torch < 1.6.
+shared.pt: its text tower with a hundred more blocks, each of them the first one's bytes.
 
     python scripts/make_pickle_fixtures.py
 """
@@ -126,4 +127,8 @@ if __name__ == "__main__":
     torch.save({"epoch": 3, "state_dict": wrapped}, OUT / "tiny-zip.pt")
     half = {n: t.half() if t.is_floating_point() else t for n, t in clip.state_dict().items()}
     torch.save(half, OUT / "tiny-legacy.pt", _use_new_zipfile_serialization=False)
+    first = {n: t for n, t in half.items() if n.startswith("transformer.resblocks.0.")}
+    for block in range(1, 101):
+        half |= {name.replace("resblocks.0", f"resblocks.{block}"): tensor for name, tensor in first.items()}
+    torch.save(half, OUT / "shared.pt", _use_new_zipfile_serialization=False)
     print(*(f"{p.name}: {p.stat().st_size} bytes" for p in sorted(OUT.iterdir())), sep="\n")

@@ -1,7 +1,7 @@
 //! Features of a CLIP for a list of texts and normalised pixels, for comparison with other implementations.
 //!
 //! ```text
-//! cargo run --release -p clip --example encode -- MODEL TEXTS.json PIXELS.safetensors OUT.safetensors
+//! cargo run --release -p clip --example encode -- MODEL TEXTS.json PIXELS.safetensors OUT.safetensors [compact]
 //! ```
 //!
 //! `PIXELS` holds `pixels` `[n, 3, R, R]`; `OUT` gets `tokens` `[t, 77]`, `text_features` `[t, E]` and
@@ -10,7 +10,7 @@
 #![expect(clippy::print_stdout, reason = "a program")]
 
 use candle_core::{Device, Tensor};
-use clip::{Clip, Tokenizer};
+use clip::{Clip, Keep, Tokenizer};
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
@@ -25,15 +25,20 @@ fn peak() -> Option<f64> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, texts, pixels, out] = arguments.as_slice() else {
-        return Err("MODEL TEXTS.json PIXELS.safetensors OUT.safetensors".into());
+    let (keep, arguments) = match arguments.split_last() {
+        Some((last, rest)) if last == "compact" => (Keep::Compact, rest),
+        _ => (Keep::Float32, arguments.as_slice()),
+    };
+    let [model, texts, pixels, out] = arguments else {
+        return Err("MODEL TEXTS.json PIXELS.safetensors OUT.safetensors [compact]".into());
     };
     let start = Instant::now();
     let weights = clip::weights::open(Path::new(model))?;
     let (read, format) = (start.elapsed(), weights.format);
     let peak_reading = peak();
-    let bytes: usize = weights.tensors.values().map(|t| 4 * t.elem_count()).sum();
-    let clip = Clip::from_weights(&weights)?;
+    let count = |(_, shape): (&str, &[usize])| shape.iter().product::<usize>();
+    let bytes: usize = weights.shapes().map(|t| 4 * count(t)).sum();
+    let clip = Clip::from_weights_in(&weights, keep)?;
     drop(weights);
     let loaded = start.elapsed();
     let peak_loading = peak();
@@ -50,14 +55,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("text_features", clip.encode_texts(&texts)?),
         ("image_features", clip.encode_image(pixels)?),
     ]);
+    let encoded = start.elapsed();
     candle_core::safetensors::save(&features, out)?;
     let report = serde_json::json!({
         "format": format.to_string(),
         "float32_mib": bytes as f64 / 1_048_576.0,
         "read_seconds": read.as_secs_f64(),
         "load_seconds": loaded.as_secs_f64(),
+        "encode_seconds": encoded.as_secs_f64() - loaded.as_secs_f64(),
         "peak_mib_after_reading": peak_reading,
         "peak_mib_after_building": peak_loading,
+        "peak_mib": peak(),
     });
     println!("{report}");
     Ok(())

@@ -54,6 +54,19 @@ impl Fault {
             problem: problem.into(),
         }
     }
+
+    /// The first few, and how many more there are.
+    pub(crate) fn shortened(mut faults: Vec<Self>) -> Vec<Self> {
+        const MOST: usize = 8;
+        if let Some(more @ 1..) = faults.len().checked_sub(MOST) {
+            faults.truncate(MOST);
+            faults.push(Self::new(
+                "others",
+                format!("{more} more tensors are damaged"),
+            ));
+        }
+        faults
+    }
 }
 
 impl Error {

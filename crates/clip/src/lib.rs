@@ -16,6 +16,6 @@ pub mod weights;
 
 pub use error::Error;
 pub use image::{ImagePrompt, VisionTransformer};
-pub use model::{Clip, ImageTower};
+pub use model::{Clip, ImageTower, Keep};
 pub use text::{DeepText, Slot, TextPlan, TextPrompt, TextTower};
 pub use tokenizer::Tokenizer;

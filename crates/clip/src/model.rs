@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Mutex;
 
-use candle_core::{D, DType, Device, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, D, DType, Device, Result, Storage, Tensor, Var, bail};
+use rayon::prelude::*;
 
 use crate::image::{ImagePrompt, VisionTransformer};
 use crate::ops::block::PARTS;
-use crate::ops::{Activation, Block, BlockShape};
+use crate::ops::{Activation, Block, BlockShape, with_values};
 use crate::resnet::ModifiedResNet;
 use crate::text::{Slot, TextPlan, TextPrompt, TextTower};
 use crate::tokenizer::Tokenizer;
@@ -22,7 +24,18 @@ pub enum ImageTower {
     ResNet(ModifiedResNet),
 }
 
-/// A CLIP with float32 weights.
+/// How weights of frozen blocks are kept; computing is in float32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Ready to use.
+    #[default]
+    Float32,
+    /// In half precision or bfloat16 where that changes no number, as with OpenAI's weights in whatever file: half the
+    /// memory for a widening at each use.
+    Compact,
+}
+
+/// A CLIP that computes in float32.
 #[derive(Clone, Debug)]
 pub struct Clip {
     /// Text tower.
@@ -49,53 +62,84 @@ impl Clip {
     /// Reads any weight file the crate knows; see [`weights::open`].
     ///
     /// # Errors
-    /// Those of [`weights::open`], naming the file.
+    /// Those of [`weights::open`] and [`Clip::from_weights`], naming the file.
     pub fn load(path: &Path) -> std::result::Result<Self, crate::Error> {
-        Ok(Self::from_weights(&weights::open(path)?)?)
+        Self::from_weights(&weights::open(path)?)
     }
 
-    /// Builds frozen towers.
+    /// Builds frozen towers. Tensors are read straight into their places, each once, and hashed as they come: a model
+    /// is never in memory twice.
     ///
     /// # Errors
-    /// When a tensor is missing or has an unfit shape.
-    pub fn from_weights(weights: &Weights) -> Result<Self> {
-        let mut clip = Self::build(
-            &weights.tensors,
-            weights.activation,
-            weights.token_rows.as_deref(),
-            false,
-        )?;
-        clip.fingerprint = weights.fingerprint();
-        Ok(clip)
+    /// Every tensor whose bytes are damaged or whose numbers are not finite, naming the file.
+    pub fn from_weights(weights: &Weights) -> std::result::Result<Self, crate::Error> {
+        Self::from_weights_in(weights, Keep::Float32)
+    }
+
+    /// As [`Clip::from_weights`], with a choice of how the blocks' weights are kept.
+    ///
+    /// # Errors
+    /// As [`Clip::from_weights`].
+    pub fn from_weights_in(
+        weights: &Weights,
+        keep: Keep,
+    ) -> std::result::Result<Self, crate::Error> {
+        let digests = Mutex::default();
+        let origin = Origin::Weights(weights, &digests);
+        let rows = weights.token_rows.as_deref();
+        match Self::build(origin, weights.activation, rows, false, keep) {
+            Ok(mut clip) => {
+                let digests = digests.into_inner().expect("no panic while held");
+                clip.fingerprint = weights.fingerprint_of(digests)?;
+                Ok(clip)
+            }
+            // The first fault ended it; this tells all of them.
+            Err(error) => Err(weights.fingerprint().err().unwrap_or(error.into())),
+        }
     }
 
     /// Frozen towers of tensors that come from no file; they have no fingerprint.
     ///
     /// # Errors
-    /// As [`Clip::from_weights`].
+    /// When a tensor is missing or has an unfit shape.
     pub fn frozen(tensors: &BTreeMap<String, Tensor>, activation: Activation) -> Result<Self> {
-        Self::build(tensors, activation, None, false)
+        Self::build(
+            Origin::Tensors(tensors),
+            activation,
+            None,
+            false,
+            Keep::Float32,
+        )
     }
 
     /// Builds towers whose every tensor is trained, for pre-training.
     ///
     /// # Errors
-    /// As [`Clip::from_weights`].
+    /// As [`Clip::frozen`].
     pub fn trainable(
         tensors: &BTreeMap<String, Tensor>,
         token_rows: Option<&[u32]>,
     ) -> Result<Self> {
-        Self::build(tensors, Activation::QuickGelu, token_rows, true)
+        let origin = Origin::Tensors(tensors);
+        Self::build(
+            origin,
+            Activation::QuickGelu,
+            token_rows,
+            true,
+            Keep::Float32,
+        )
     }
 
     fn build(
-        tensors: &BTreeMap<String, Tensor>,
+        origin: Origin,
         activation: Activation,
         token_rows: Option<&[u32]>,
         train: bool,
+        keep: Keep,
     ) -> Result<Self> {
         let mut source = Source {
-            tensors,
+            origin,
+            keep,
             trained: BTreeMap::new(),
             train,
         };
@@ -115,13 +159,13 @@ impl Clip {
             projection: source.get("text_projection")?,
             memory: None,
         };
-        let image = if tensors.contains_key("visual.layer1.0.conv1.weight") {
-            ImageTower::ResNet(ModifiedResNet::new(tensors)?)
+        let image = if origin.shape("visual.layer1.0.conv1.weight").is_some() {
+            ImageTower::ResNet(ModifiedResNet::read(
+                &|name| origin.shape(name).is_some(),
+                &|name| origin.get(name),
+            )?)
         } else {
-            let conv = tensors.get("visual.conv1.weight");
-            let Some(conv) = conv else {
-                bail!("tensor visual.conv1.weight is missing: no image tower")
-            };
+            let conv = origin.get("visual.conv1.weight")?;
             let (width, channels, patch_size, _) = conv.dims4()?;
             let flat = conv.reshape((width, channels * patch_size * patch_size))?;
             ImageTower::Transformer(VisionTransformer {
@@ -177,11 +221,30 @@ impl Clip {
         &self.fingerprint
     }
 
-    /// Numbers in all tensors of both towers.
+    /// Numbers in all tensors of both towers; of a ResNet's, only the text tower's are counted.
     pub fn parameters(&self) -> usize {
-        self.tensors()
-            .map(|t| t.values().map(Tensor::elem_count).sum())
-            .unwrap_or(0)
+        let norm = |(gain, bias): &(Tensor, Tensor)| gain.elem_count() + bias.elem_count();
+        let blocks = |all: &[Block]| all.iter().map(|b| b.shape.len()).sum::<usize>();
+        let text = &self.text;
+        let of_text = text.positional_embedding.elem_count()
+            + text.token_embedding.elem_count()
+            + text.projection.elem_count()
+            + norm(&text.norm)
+            + blocks(&text.blocks)
+            + self.logit_scale.elem_count();
+        let of_image = match &self.image {
+            ImageTower::Transformer(v) => {
+                v.patch_embedding.elem_count()
+                    + v.class_embedding.elem_count()
+                    + v.positional_embedding.elem_count()
+                    + v.projection.elem_count()
+                    + norm(&v.norm_before)
+                    + norm(&v.norm_after)
+                    + blocks(&v.blocks)
+            }
+            ImageTower::ResNet(_) => 0,
+        };
+        of_text + of_image
     }
 
     /// The vision transformer, or an error that says why prompts cannot enter.
@@ -308,7 +371,12 @@ impl Clip {
                 let n = shape.iter().product::<usize>();
                 out.insert(
                     format!("{base}.{part}"),
-                    block.theta.detach().narrow(0, at, n)?.reshape(shape)?,
+                    block
+                        .theta
+                        .detach()
+                        .narrow(0, at, n)?
+                        .to_dtype(DType::F32)?
+                        .reshape(shape)?,
                 );
                 at += n;
             }
@@ -317,28 +385,119 @@ impl Clip {
     }
 }
 
+/// The same numbers in half precision, else in bfloat16, where all of them are the same there; else as they are.
+fn compact(theta: Tensor) -> Result<Tensor> {
+    let is_same = |small: &Tensor| {
+        let (storage, _) = small.storage_and_layout();
+        with_values(&theta, |whole| {
+            Ok(match &*storage {
+                Storage::Cpu(CpuStorage::F16(kept)) => {
+                    let mut pairs = kept.iter().zip(whole);
+                    pairs.all(|(a, b)| a.to_f32().to_bits() == b.to_bits())
+                }
+                Storage::Cpu(CpuStorage::BF16(kept)) => {
+                    let mut pairs = kept.iter().zip(whole);
+                    pairs.all(|(a, b)| a.to_f32().to_bits() == b.to_bits())
+                }
+                _ => false,
+            })
+        })
+    };
+    for kind in [DType::F16, DType::BF16] {
+        let small = theta.to_dtype(kind)?;
+        if is_same(&small)? {
+            return Ok(small);
+        }
+    }
+    Ok(theta)
+}
+
+/// Where the tensors of a model come from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    Tensors(&'a BTreeMap<String, Tensor>),
+    /// With the digests of what was read.
+    Weights(&'a Weights, &'a Mutex<BTreeMap<String, [u8; 32]>>),
+}
+
+impl Origin<'_> {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        match self {
+            Self::Tensors(tensors) => tensors.get(name).map(Tensor::dims),
+            Self::Weights(weights, _) => weights.shape(name),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<&[usize]> {
+        match self.shape(name) {
+            Some(shape) => Ok(shape),
+            None => bail!("tensor {name} is missing"),
+        }
+    }
+
+    /// Writes a tensor's values where they belong.
+    fn fill(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Tensors(tensors) => with_values(&tensors[name].to_dtype(DType::F32)?, |values| {
+                out.copy_from_slice(values);
+                Ok(())
+            }),
+            Self::Weights(weights, digests) => {
+                let digest = weights.fill(name, out).map_err(candle_core::Error::wrap)?;
+                let mut digests = digests.lock().expect("no panic while held");
+                digests.insert(name.to_owned(), digest);
+                Ok(())
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Result<Tensor> {
+        let shape = self.find(name)?;
+        if let Self::Tensors(tensors) = self {
+            return tensors[name].to_dtype(DType::F32)?.contiguous();
+        }
+        let mut values = vec![0f32; shape.iter().product()];
+        self.fill(name, &mut values)?;
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+
+    /// All weights of a block, flat, each part read into its place.
+    fn block(&self, base: &str, shape: &BlockShape) -> Result<Tensor> {
+        let mut theta = vec![0f32; shape.len()];
+        let mut rest = theta.as_mut_slice();
+        for (part, want) in PARTS.iter().zip(shape.parts()) {
+            let name = format!("{base}.{part}");
+            let found = self.find(&name)?;
+            if found != want {
+                bail!(
+                    "{name} is {found:?}, a block of width {} has {want:?}",
+                    shape.width
+                );
+            }
+            let (place, after) = rest.split_at_mut(want.iter().product());
+            self.fill(&name, place)?;
+            rest = after;
+        }
+        Tensor::from_vec(theta, shape.len(), &Device::Cpu)
+    }
+}
+
 struct Source<'a> {
-    tensors: &'a BTreeMap<String, Tensor>,
+    origin: Origin<'a>,
+    keep: Keep,
     trained: BTreeMap<String, Var>,
     train: bool,
 }
 
 impl Source<'_> {
-    fn raw(&self, name: &str) -> Result<Tensor> {
-        match self.tensors.get(name) {
-            Some(t) => t.to_dtype(DType::F32)?.contiguous(),
-            None => bail!("tensor {name} is missing"),
-        }
-    }
-
     fn get(&mut self, name: &str) -> Result<Tensor> {
-        let t = self.raw(name)?;
+        let t = self.origin.get(name)?;
         self.own(name, t)
     }
 
     fn own(&mut self, name: &str, t: Tensor) -> Result<Tensor> {
         if !self.train {
-            return t.to_dtype(DType::F32)?.contiguous();
+            return Ok(t);
         }
         let var = Var::from_tensor(&t)?;
         self.trained.insert(name.to_owned(), var.clone());
@@ -353,41 +512,43 @@ impl Source<'_> {
     }
 
     fn blocks(&mut self, base: &str, width: usize, activation: Activation) -> Result<Vec<Block>> {
+        let (origin, keep) = (self.origin, self.keep);
         let count = (0..)
-            .take_while(|i| {
-                self.tensors
-                    .contains_key(&format!("{base}.{i}.ln_1.weight"))
-            })
+            .take_while(|i| origin.shape(&format!("{base}.{i}.ln_1.weight")).is_some())
             .count();
         if count == 0 {
             bail!("tensor {base}.0.ln_1.weight is missing: the tower has no blocks");
         }
-        (0..count)
-            .map(|i| {
-                let hidden = self.raw(&format!("{base}.{i}.mlp.c_fc.weight"))?.dim(0)?;
+        let read = |i: usize| {
+            let hidden = origin.find(&format!("{base}.{i}.mlp.c_fc.weight"))?;
+            let shape = BlockShape {
+                width,
                 // Heads are 64 wide in every released CLIP; a narrower tower has one.
-                let shape = BlockShape {
-                    width,
-                    heads: (width / 64).max(1),
-                    hidden,
-                    activation,
-                };
-                let parts = PARTS
-                    .iter()
-                    .zip(shape.parts())
-                    .map(|(part, want)| {
-                        let name = format!("{base}.{i}.{part}");
-                        let t = self.raw(&name)?;
-                        if t.dims() != want {
-                            bail!(
-                                "{name} is {:?}, a block of width {width} has {want:?}",
-                                t.dims()
-                            );
-                        }
-                        t.flatten_all()
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                let theta = self.own(&format!("{base}.{i}"), Tensor::cat(&parts, 0)?)?;
+                heads: (width / 64).max(1),
+                hidden: hidden.first().copied().unwrap_or(0),
+                activation,
+            };
+            let theta = origin.block(&format!("{base}.{i}"), &shape)?;
+            let theta = match keep {
+                Keep::Float32 => theta,
+                Keep::Compact => compact(theta)?,
+            };
+            Ok((shape, theta))
+        };
+        // A block is whole for a moment before it is compact: few at a time then.
+        let at_once = match keep {
+            Keep::Float32 => count,
+            Keep::Compact => 2,
+        };
+        let all: Vec<usize> = (0..count).collect();
+        let read = all.chunks(at_once).flat_map(|some| {
+            let blocks = some.par_iter().map(|&i| read(i));
+            blocks.collect::<Vec<Result<(BlockShape, Tensor)>>>()
+        });
+        read.enumerate()
+            .map(|(i, block)| {
+                let (shape, theta) = block?;
+                let theta = self.own(&format!("{base}.{i}"), theta)?;
                 Ok(Block { shape, theta })
             })
             .collect()

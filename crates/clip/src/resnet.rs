@@ -164,14 +164,19 @@ pub struct ModifiedResNet {
 }
 
 /// Tensors under OpenAI's names, float32 when they come out.
-struct Named<'a>(&'a BTreeMap<String, Tensor>);
+/// Reads a tensor by its name.
+struct Named<'a>(&'a dyn Fn(&str) -> Result<Tensor>);
 
 impl Named<'_> {
     fn get(&self, name: &str) -> Result<Tensor> {
-        match self.0.get(name) {
-            Some(tensor) => tensor.to_dtype(DType::F32),
-            None => bail!("tensor {name} is missing"),
-        }
+        (self.0)(name)?.to_dtype(DType::F32)
+    }
+}
+
+fn find(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<Tensor> {
+    match tensors.get(name) {
+        Some(tensor) => Ok(tensor.clone()),
+        None => bail!("tensor {name} is missing"),
     }
 }
 
@@ -181,7 +186,17 @@ impl ModifiedResNet {
     /// # Errors
     /// When a tensor is missing or has an unfit shape.
     pub fn new(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
-        let tensors = &Named(tensors);
+        Self::read(&|name| tensors.contains_key(name), &|name| {
+            find(tensors, name)
+        })
+    }
+
+    /// The same of tensors that are read one at a time, each once, so that none is held twice.
+    ///
+    /// # Errors
+    /// Those of `read`, and when a tensor has an unfit shape.
+    pub fn read(has: &dyn Fn(&str) -> bool, read: &dyn Fn(&str) -> Result<Tensor>) -> Result<Self> {
+        let tensors = &Named(read);
         let convolution = |kernel: &str, norm: &str, stride| {
             Convolution::new(
                 tensors,
@@ -199,17 +214,12 @@ impl ModifiedResNet {
         for stage in 1..=4 {
             for i in 0.. {
                 let base = format!("layer{stage}.{i}");
-                if !tensors
-                    .0
-                    .contains_key(&format!("visual.{base}.conv1.weight"))
-                {
+                if !has(&format!("visual.{base}.conv1.weight")) {
                     break;
                 }
                 let conv =
                     |n: usize| convolution(&format!("{base}.conv{n}"), &format!("{base}.bn{n}"), 1);
-                let has_shortcut = tensors
-                    .0
-                    .contains_key(&format!("visual.{base}.downsample.0.weight"));
+                let has_shortcut = has(&format!("visual.{base}.downsample.0.weight"));
                 let downsample = has_shortcut
                     .then(|| {
                         convolution(
@@ -298,7 +308,7 @@ mod tests {
             .unwrap()
             .reshape((1, 1, 1, 1))
             .unwrap();
-        let y = Convolution::new(&Named(&tensors), "c", "n", 1)
+        let y = Convolution::new(&Named(&|name| find(&tensors, name)), "c", "n", 1)
             .unwrap()
             .forward(&x)
             .unwrap();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use candle_core::{DType, Device, Tensor};
+use clip::Clip;
 use clip::weights::pickle::{self, Value};
 use clip::weights::{self, Activation, Format, Weights};
 use std::collections::{BTreeMap, HashMap};
@@ -182,8 +183,12 @@ fn open(path: &Path) -> Weights {
     weights::open(path).unwrap_or_else(|e| panic!("{e}"))
 }
 
+fn print_of(weights: &Weights) -> String {
+    weights.fingerprint().unwrap_or_else(|e| panic!("{e}"))
+}
+
 fn refusal(path: &Path) -> String {
-    match weights::open(path) {
+    match Clip::load(path) {
         Ok(_) => panic!("{} was read", path.display()),
         Err(error) => error.to_string(),
     }
@@ -214,8 +219,8 @@ fn every_format_gives_the_same_tensors() {
         expected.token_rows.as_deref(),
         Some([0, 320, 343, 49406, 49407].as_slice())
     );
-    for (name, tensor) in &expected.tensors {
-        let difference = (tensor - &tensors[name])
+    for (name, _) in expected.shapes() {
+        let difference = (expected.tensor(name).unwrap() - &tensors[name])
             .unwrap()
             .abs()
             .unwrap()
@@ -223,8 +228,8 @@ fn every_format_gives_the_same_tensors() {
             .unwrap();
         assert_eq!(difference.to_scalar::<f32>().unwrap(), 0.0, "{name}");
     }
-    let fingerprint = expected.fingerprint();
-    assert_eq!(open(&at("half")).fingerprint(), fingerprint);
+    let fingerprint = print_of(&expected);
+    assert_eq!(print_of(&open(&at("half"))), fingerprint);
 
     let state: Vec<(String, Tensor)> = in_kind(&tensors, DType::F16).into_iter().collect();
     pickle::write(&at("state"), &Value::State(state.clone())).unwrap();
@@ -240,7 +245,7 @@ fn every_format_gives_the_same_tensors() {
     for name in ["state", "nested"] {
         let weights = open(&at(name));
         assert_eq!(
-            (weights.format, weights.fingerprint()),
+            (weights.format, print_of(&weights)),
             (Format::StateDict, fingerprint.clone()),
             "{name}"
         );
@@ -283,7 +288,7 @@ fn every_format_gives_the_same_tensors() {
             (Format::HuggingFace, activation),
             "{name}"
         );
-        assert_eq!(weights.fingerprint(), fingerprint, "{name}");
+        assert_eq!(print_of(&weights), fingerprint, "{name}");
     }
 
     std::fs::create_dir(at("open_clip")).unwrap();
@@ -296,7 +301,7 @@ fn every_format_gives_the_same_tensors() {
             (Format::OpenClip, Activation::Gelu),
             "{name}"
         );
-        assert_eq!(weights.fingerprint(), fingerprint, "{name}");
+        assert_eq!(print_of(&weights), fingerprint, "{name}");
     }
 }
 
@@ -307,7 +312,7 @@ fn a_clip_inside_the_program_is_read_like_a_file() {
     save(&tiny(), &path);
     let bytes: &'static [u8] = std::fs::read(&path).unwrap().leak();
     let inside = weights::embedded("shipped", bytes).unwrap();
-    assert_eq!(inside.fingerprint(), open(&path).fingerprint());
+    assert_eq!(print_of(&inside), print_of(&open(&path)));
     let error = weights::embedded("shipped", b"nothing")
         .unwrap_err()
         .to_string();
@@ -328,8 +333,8 @@ fn files_of_torch_give_the_same_tensors() {
     for name in ["tiny-zip.pt", "tiny-legacy.pt"] {
         let weights = open(&fixture(name));
         assert_eq!(
-            (weights.format, weights.fingerprint()),
-            (Format::StateDict, scripted.fingerprint()),
+            (weights.format, print_of(&weights)),
+            (Format::StateDict, print_of(&scripted)),
             "{name}"
         );
     }
@@ -339,7 +344,7 @@ fn files_of_torch_give_the_same_tensors() {
 fn shared_formats_give_the_same_tensors() {
     let Some(folder) = shared() else { return };
     let expected = open(&folder.join("openai.safetensors"));
-    assert_eq!(expected.tensors.len(), 62);
+    assert_eq!(expected.shapes().count(), 62);
     let mut compared = 0;
     for (name, format) in [
         ("openai_torchscript.pt", Format::TorchScript),
@@ -355,7 +360,7 @@ fn shared_formats_give_the_same_tensors() {
             "{name}"
         );
         assert_eq!(weights.architecture, expected.architecture, "{name}");
-        assert_eq!(weights.fingerprint(), expected.fingerprint(), "{name}");
+        assert_eq!(print_of(&weights), print_of(&expected), "{name}");
         compared += 1;
     }
     assert_eq!(compared, 5);
@@ -365,7 +370,10 @@ fn shared_formats_give_the_same_tensors() {
 fn shared_resnet_gives_the_published_features() {
     let Some(folder) = shared() else { return };
     let weights = open(&folder.join("openai_resnet.safetensors"));
-    let tower = clip::resnet::ModifiedResNet::new(&weights.tensors).unwrap();
+    let tower = match Clip::from_weights(&weights).unwrap().image {
+        clip::ImageTower::ResNet(tower) => tower,
+        clip::ImageTower::Transformer(_) => panic!("a ResNet became a transformer"),
+    };
     let expected =
         candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap();
     assert_eq!(tower.image_size(), 64);
@@ -432,6 +440,137 @@ fn every_unfit_shape_is_reported_at_once() {
         drop(t.insert("visual.positional_embedding".into(), tensor(0, &[6, WIDTH])))
     });
     assert!(error.contains("s * s + 1"), "{error}");
+}
+
+#[test]
+fn a_model_that_is_built_has_the_fingerprint_of_its_file() {
+    for name in ["tiny-torchscript.pt", "tiny-zip.pt", "tiny-legacy.pt"] {
+        let weights = open(&fixture(name));
+        let clip = Clip::from_weights(&weights).unwrap();
+        assert_eq!(clip.fingerprint(), print_of(&weights), "{name}");
+        let again = Weights::made_of(
+            clip.tensors().unwrap(),
+            weights.activation,
+            weights.token_rows,
+        );
+        assert_eq!(print_of(&again.unwrap()), clip.fingerprint(), "{name}");
+    }
+}
+
+#[test]
+fn keeping_blocks_in_half_precision_changes_no_number() {
+    let weights = open(&fixture("tiny-torchscript.pt"));
+    let whole = Clip::from_weights(&weights).unwrap();
+    let small = Clip::from_weights_in(&weights, clip::Keep::Compact).unwrap();
+    assert_eq!(small.fingerprint(), whole.fingerprint());
+    let bits = |t: Tensor| -> Vec<u32> {
+        let values: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    for (name, tensor) in whole.tensors().unwrap() {
+        let other = small.tensors().unwrap().remove(&name).unwrap();
+        assert_eq!(bits(other), bits(tensor), "{name}");
+    }
+    let pixels = tensor(5, &[2, 3, 8, 8]);
+    let texts = ["a".to_owned()];
+    let [expected, found] = [&whole, &small].map(|clip| {
+        // The gradient with respect to a prompt in front of every image block, too.
+        let prompt = candle_core::Var::from_tensor(&tensor(9, &[2, 8])).unwrap();
+        let tokens = clip::ImagePrompt {
+            tokens: Some(prompt.as_tensor().clone()),
+            deep: Vec::new(),
+        };
+        let features = clip
+            .transformer()
+            .unwrap()
+            .encode(&pixels, &tokens)
+            .unwrap();
+        let gradients = features
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        [
+            bits(clip.encode_texts(&texts).unwrap()),
+            bits(clip.encode_image(&pixels).unwrap()),
+            bits(features),
+            bits(gradients.get(&prompt).unwrap().clone()),
+        ]
+    });
+    assert_eq!(found, expected);
+
+    // Numbers that need single precision stay in it.
+    let mut tensors = tiny();
+    let odd = (&tensors["transformer.resblocks.0.ln_1.bias"] + 1e-6).unwrap();
+    tensors.insert("transformer.resblocks.0.ln_1.bias".to_owned(), odd);
+    tensors.remove("token_embedding.ids");
+    let rows = Some(vec![0, 320, 343, 49406, 49407]);
+    let weights = Weights::made_of(tensors, Activation::Gelu, rows).unwrap();
+    let [expected, found] = [clip::Keep::Float32, clip::Keep::Compact].map(|keep| {
+        let clip = Clip::from_weights_in(&weights, keep).unwrap();
+        bits(clip.encode_texts(&texts).unwrap())
+    });
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn stored_types_are_counted() {
+    let weights = open(&fixture("tiny-legacy.pt"));
+    let count: usize = weights
+        .shapes()
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum();
+    assert_eq!(
+        weights.kinds().into_iter().collect::<Vec<_>>(),
+        [(weights::Kind::F16, count)]
+    );
+}
+
+#[test]
+fn every_damaged_tensor_is_named_up_to_a_few() {
+    let error = refusal_of(|t| {
+        for tensor in t.values_mut().filter(|t| t.dtype() == DType::F32) {
+            *tensor = (&*tensor * f64::NAN).unwrap();
+        }
+    });
+    assert!(
+        error.contains("ln_final.bias: 64 of 64 numbers are not finite")
+            && error.contains("30 more tensors are damaged"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 9, "{error}");
+}
+
+#[test]
+fn the_configuration_of_openais_own_repositories_is_read() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    save(&hugging_face(&tiny()), &at("model.safetensors"));
+    let with = |start: u32, end: u32| {
+        let config = HUGGING_FACE.replace(
+            "\"eos_token_id\": 2",
+            &format!("\"bos_token_id\": {start}, \"eos_token_id\": {end}"),
+        );
+        std::fs::write(at("config.json"), config).unwrap();
+    };
+    for (start, end) in [(0, 2), (49406, 2), (49406, 49407)] {
+        with(start, end);
+        assert_eq!(open(folder.path()).activation, Activation::Gelu);
+    }
+    with(0, 49407);
+    assert!(refusal(folder.path()).contains("bos_token_id: is 0"));
+}
+
+#[test]
+fn a_few_bytes_that_many_tensors_are_made_of_are_refused() {
+    let error = refusal(&fixture("shared.pt"));
+    assert!(
+        error.contains("shared.pt: tensors: take") && error.contains("the same bytes"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]

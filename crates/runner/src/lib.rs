@@ -28,6 +28,7 @@ pub mod compare;
 pub mod data;
 pub mod estimate;
 pub mod hash;
+pub mod hub;
 mod looks;
 pub mod picked;
 pub mod plan;

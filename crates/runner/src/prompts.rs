@@ -1,10 +1,11 @@
 //! Learned prompts on disk: safetensors under the published names, with what is needed to rebuild them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use clip::weights::Stored;
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
@@ -103,14 +104,20 @@ pub struct Given {
     pub set: Vec<String>,
 }
 
+/// A tensor that is read when it is needed: published checkpoints carry whole CLIPs.
+enum Held {
+    Here(Tensor),
+    Stored(Stored),
+}
+
 /// Prompts that can be bound to classes again.
 pub struct Saved {
     /// Algorithm in the registry.
     pub algorithm: String,
     /// Its settings.
     pub config: Box<dyn methods::Config>,
-    /// By published name; of a published checkpoint everything in it.
-    pub tensors: BTreeMap<String, Tensor>,
+    /// By published name; of a published checkpoint everything in it, the towers too.
+    tensors: BTreeMap<String, Held>,
     /// Of the trial; 0 where unknown.
     pub seed: u64,
     description: Option<Description>,
@@ -213,11 +220,48 @@ impl Saved {
         Ok(Self {
             algorithm: entry.name.to_owned(),
             config,
-            tensors,
+            tensors: tensors
+                .into_iter()
+                .map(|(n, t)| (n, Held::Here(t)))
+                .collect(),
             seed: description.seed,
             description: Some(description),
             path: path.to_owned(),
         })
+    }
+
+    /// Names and shapes of everything in the file.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, held)| {
+            let shape = match held {
+                Held::Here(tensor) => tensor.dims(),
+                Held::Stored(stored) => stored.shape(),
+            };
+            (name.as_str(), shape)
+        })
+    }
+
+    /// Reads a tensor of the file.
+    ///
+    /// # Errors
+    /// When it is not there, its bytes are damaged, or a number is not finite.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let tensor = match self.tensors.get(name) {
+            Some(Held::Here(tensor)) => tensor.clone(),
+            Some(Held::Stored(stored)) => stored.load(name)?,
+            None => bail!("{}: {name}: is missing", self.path.display()),
+        };
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
+        let values: Vec<f32> = values.to_vec1()?;
+        let strange = values.iter().filter(|v| !v.is_finite()).count();
+        if strange > 0 {
+            bail!(
+                "{}: {name}: {strange} of {} numbers are not finite",
+                self.path.display(),
+                values.len()
+            );
+        }
+        Ok(tensor)
     }
 
     /// That these weights are those the prompts were learned on, where that is known.
@@ -248,12 +292,31 @@ impl Saved {
         let Some(description) = &self.description else {
             let method = self.config.build(clip, classes, &mut init)?;
             let mut values = BTreeMap::new();
+            let mut used = BTreeSet::new();
             for (name, _) in method.parameters() {
-                let found = self.tensors.iter().find(|(key, _)| is_called(key, &name));
+                let whole = self.tensors.get_key_value(&name).map(|(key, _)| key);
+                let found = whole.or_else(|| self.tensors.keys().find(|key| is_called(key, &name)));
                 match found {
-                    Some((_, tensor)) => values.insert(name, tensor.clone()),
+                    Some(key) => {
+                        used.insert(key);
+                        values.insert(name, self.tensor(key)?);
+                    }
                     None => bail!("state_dict: has no {name}, which {} learns", self.algorithm),
                 };
+            }
+            let left: Vec<&str> = self
+                .tensors
+                .keys()
+                .filter(|key| !used.contains(key) && !is_of_a_tower(key))
+                .map(String::as_str)
+                .collect();
+            if !left.is_empty() {
+                bail!(
+                    "state_dict: {} with these settings does not learn {}; give the settings of its training with \
+                     --set",
+                    self.algorithm,
+                    left.join(", ")
+                );
             }
             methods::load_parameters(method.as_ref(), &values)?;
             return Ok(method);
@@ -263,7 +326,12 @@ impl Saved {
             ..classes.clone()
         };
         let mut method = self.config.build(clip, &own, &mut init)?;
-        methods::load_parameters(method.as_ref(), &self.tensors)?;
+        let values = self.tensors.keys().map(|name| {
+            let tensor = self.tensor(name)?;
+            Ok((name.clone(), tensor))
+        });
+        let values = values.collect::<Result<BTreeMap<_, _>>>()?;
+        methods::load_parameters(method.as_ref(), &values)?;
         if own != *classes {
             method.bind(classes)?;
         }
@@ -278,8 +346,18 @@ fn is_called(key: &str, name: &str) -> bool {
         || name.strip_prefix("prompt_learner.") == Some(key)
 }
 
+/// Whether a tensor of a whole model is CLIP's own, not learned: a tower's (also of PromptSRC's frozen teacher), or the
+/// temperature.
+fn is_of_a_tower(key: &str) -> bool {
+    let is_prompt = key.rsplit('.').next().is_some_and(|l| l.starts_with("VPT"));
+    let is_tower = ["image_encoder.", "text_encoder.", "clip_model."]
+        .iter()
+        .any(|tower| key.contains(tower));
+    (is_tower && !is_prompt) || key.rsplit('.').next() == Some("logit_scale")
+}
+
 /// The tensors of a published checkpoint: its `state_dict`, or the dictionary itself.
-fn checkpoint(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+fn checkpoint(path: &Path) -> Result<BTreeMap<String, Held>> {
     let tree = clip::weights::pickle::read(path)?;
     let inner = tree.get("state_dict").unwrap_or(tree);
     let mut out = BTreeMap::new();
@@ -288,7 +366,7 @@ fn checkpoint(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         if name.ends_with("token_prefix") || name.ends_with("token_suffix") {
             continue;
         }
-        out.insert(name.clone(), stored.load(&name)?);
+        out.insert(name, Held::Stored(stored));
     }
     if out.is_empty() {
         bail!("{}: state_dict: holds no tensors", path.display());

@@ -322,6 +322,21 @@ fn is_shift(id: &str) -> bool {
 }
 
 impl Suite {
+    /// What each method will need of a picture, by its label.
+    pub fn sees(&self) -> impl Iterator<Item = (&str, methods::Sees)> {
+        // Whether prompts enter the image tower differs neither between datasets nor between shots.
+        let (dataset, shots) = (self.datasets.first(), self.shots.first());
+        let dataset = self.source.as_ref().or(dataset);
+        self.methods.iter().flat_map(move |line| {
+            let resolved = line.resolve(
+                *self.protocols.first()?,
+                dataset?,
+                shots.copied().unwrap_or(0),
+            );
+            Some((line.label.as_str(), resolved.config.sees()))
+        })
+    }
+
     /// Reads and checks `path`. `known` tells whether a dataset id exists.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::rows;
 use super::scratch::{self, Buffer};
-use super::{composed, values, with_values};
+use super::{composed, values, widened, with_values};
 
 /// The MLP's non-linearity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +111,8 @@ impl BlockShape {
 pub struct Block {
     /// Sizes.
     pub shape: BlockShape,
-    /// All weights in the order of [`PARTS`]. A `Var` here trains them.
+    /// All weights in the order of [`PARTS`]. A `Var` here trains them. Frozen ones may be kept in half precision or
+    /// bfloat16; they are widened for each use.
     pub theta: Tensor,
 }
 
@@ -539,7 +540,8 @@ impl CustomOp2 for Fused {
         s2: &CpuStorage,
         l2: &Strides,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(values(s1, l1)?, values(s2, l2)?);
+        let x = values(s1, l1)?;
+        let out = widened(s2, l2, |theta| Ok(self.forward(x, theta)))?;
         let shape = Shape::from((out.len() / self.shape.width, self.shape.width));
         Ok((CpuStorage::F32(out), shape))
     }

@@ -75,7 +75,8 @@ pub fn block(
         .map(|p| {
             let n = p.iter().product::<usize>();
             at += n;
-            block.theta.narrow(0, at - n, n)?.reshape(p.as_slice())
+            let part = block.theta.narrow(0, at - n, n)?.to_dtype(x.dtype())?;
+            part.reshape(p.as_slice())
         })
         .collect::<Result<Vec<_>>>()?;
     let [

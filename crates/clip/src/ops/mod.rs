@@ -25,6 +25,8 @@ pub use replace::{Put, put_rows};
 pub use work::Work;
 
 use candle_core::{CpuStorage, Layout as Strides, Result, bail};
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 /// The contiguous `f32` values behind a custom op's argument.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Strides) -> Result<&'a [f32]> {
@@ -35,7 +37,36 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Strides) -> Result<&'
     }
 }
 
-/// Runs `f` on a contiguous copy-free view of a CPU tensor's values.
+/// Runs `f` on the contiguous `f32` values of a custom op's argument: as they are, or, where they are kept in half
+/// precision or bfloat16, widened into a buffer that is used again.
+pub(crate) fn widened<T>(
+    storage: &CpuStorage,
+    layout: &Strides,
+    f: impl FnOnce(&[f32]) -> Result<T>,
+) -> Result<T> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("fused ops take contiguous rows; call `.contiguous()` first")
+    };
+    let mut buffer = match storage {
+        CpuStorage::F16(_) | CpuStorage::BF16(_) => scratch::take(end - start),
+        _ => return f(values(storage, layout)?),
+    };
+    const PIECE: usize = 1 << 16;
+    match storage {
+        CpuStorage::F16(kept) => buffer
+            .par_chunks_mut(PIECE)
+            .zip(kept[start..end].par_chunks(PIECE))
+            .for_each(|(out, kept)| kept.convert_to_f32_slice(out)),
+        CpuStorage::BF16(kept) => buffer
+            .par_chunks_mut(PIECE)
+            .zip(kept[start..end].par_chunks(PIECE))
+            .for_each(|(out, kept)| kept.convert_to_f32_slice(out)),
+        _ => {}
+    }
+    f(&buffer)
+}
+
+/// Runs `f` on a contiguous view of a CPU tensor's values, copy-free where they are `f32`.
 pub(crate) fn with_values<T>(
     tensor: &candle_core::Tensor,
     f: impl FnOnce(&[f32]) -> Result<T>,
@@ -43,7 +74,7 @@ pub(crate) fn with_values<T>(
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        candle_core::Storage::Cpu(cpu) => f(values(cpu, layout)?),
+        candle_core::Storage::Cpu(cpu) => widened(cpu, layout, f),
         _ => bail!("fused ops run on the CPU; use the composed path elsewhere"),
     }
 }

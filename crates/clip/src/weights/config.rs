@@ -108,11 +108,14 @@ pub(super) fn hugging_face(path: &Path, found: &Architecture) -> Result<Activati
     let mut towers = vec![("text_config", &found.text)];
     c.size("text_config.max_position_embeddings", CONTEXT);
     c.size("text_config.vocab_size", VOCABULARY);
-    c.only("text_config.bos_token_id", SOT);
-    // 2 is what configurations said before the field was used for anything; features were and are read at the
-    // largest id, which is 49407 (`modeling_clip.py`, CLIPTextTransformer.forward).
+    // 0 and 2 are what configurations said before the fields were used for anything, those of OpenAI's own
+    // repositories among them; features were and are read at the largest id, which is 49407 (`modeling_clip.py`,
+    // CLIPTextTransformer.forward).
     if c.find("text_config.eos_token_id") != Some(&json!(2)) {
         c.only("text_config.eos_token_id", EOT);
+        c.only("text_config.bos_token_id", SOT);
+    } else if c.find("text_config.bos_token_id") != Some(&json!(0)) {
+        c.only("text_config.bos_token_id", SOT);
     }
     match &found.image {
         ImageTower::Transformer {

@@ -5,7 +5,9 @@
 
 mod architecture;
 mod config;
+mod convert;
 mod names;
+mod opening;
 pub mod pickle;
 mod safetensors;
 mod stored;
@@ -14,15 +16,15 @@ mod zip;
 pub use crate::error::{Error, Fault};
 pub use crate::ops::Activation;
 pub use architecture::{Architecture, ImageTower, Transformer};
+pub use opening::{embedded, open};
 pub use stored::{Kind, Stored};
 
 use crate::tokenizer::VOCABULARY;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use stored::Mapped;
 
 const TOKENS: &str = "token_embedding.weight";
 const TOKEN_IDS: &str = "token_embedding.ids";
@@ -54,11 +56,13 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// A CLIP's tensors, float32 on the CPU.
+/// A CLIP's tensors, where they lie: names, sizes and configuration are checked, the numbers are not read yet. Each
+/// is read when it is asked for, so that a model that is built is in memory once.
 #[derive(Clone, Debug)]
 pub struct Weights {
     /// By OpenAI's names: fused `attn.in_proj_weight [3W, W]`, `text_projection [W, E]`, `visual.proj [V, E]`.
-    pub tensors: BTreeMap<String, Tensor>,
+    entries: BTreeMap<String, Entry>,
+    path: PathBuf,
     /// Where they came from.
     pub format: Format,
     /// The MLPs' non-linearity: the configuration's, else OpenAI's.
@@ -69,191 +73,23 @@ pub struct Weights {
     pub architecture: Architecture,
 }
 
-/// Reads a CLIP from a file or folder, telling the format by its content.
-///
-/// Files are memory-mapped while they are read and must not be shortened meanwhile.
-///
-/// # Errors
-/// When the path cannot be read, holds no CLIP, is damaged, or disagrees with its configuration: every fault found,
-/// with the tensor or field and what would be right.
-pub fn open(path: &Path) -> Result<Weights, Error> {
-    let Source {
-        tensors,
-        format,
-        config,
-    } = if path.is_dir() {
-        folder(path)?
-    } else {
-        file(path)?
-    };
-    let Some(named) = names::openai(tensors.clone()) else {
-        let fault = architecture::not_a_clip(&[TOKENS.to_owned()], tensors.keys());
-        return Err(Error::Weights {
-            path: path.to_owned(),
-            faults: vec![fault],
-        });
-    };
-    drop(tensors);
-    let config = match (named.is_hugging_face, config) {
-        (true, None) => {
-            Some(path.with_file_name("config.json")).filter(|c| path.is_file() && c.is_file())
-        }
-        (_, config) => config,
-    };
-    let format = if named.is_hugging_face {
-        Format::HuggingFace
-    } else {
-        format
-    };
-    Weights::load(path, named.tensors, format, config)
+/// A tensor and where its numbers are.
+#[derive(Clone, Debug)]
+struct Entry {
+    shape: Vec<usize>,
+    numbers: Numbers,
 }
 
-/// Reads safetensors with OpenAI's names that are part of the program; `name` stands for them in errors.
-///
-/// # Errors
-/// As [`open`].
-pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Weights, Error> {
-    let tensors = safetensors::read(&Mapped::program(name, bytes))?;
-    let Some(named) = names::openai(tensors) else {
-        return Err(Error::weights(Path::new(name), TOKENS, "is missing"));
-    };
-    Weights::load(Path::new(name), named.tensors, Format::Safetensors, None)
+#[derive(Clone, Debug)]
+enum Numbers {
+    /// In a file, as parts that follow each other along the first axis.
+    Stored(Vec<Stored>),
+    /// In memory.
+    Made(Tensor),
 }
 
-/// Tensors as a file names them.
-struct Source {
-    tensors: BTreeMap<String, Stored>,
-    format: Format,
-    config: Option<PathBuf>,
-}
-
-fn file(path: &Path) -> Result<Source, Error> {
-    let mapped = Mapped::open(path)?;
-    let (tensors, format) = if safetensors::is_likely(mapped.bytes()) {
-        (safetensors::read(&mapped)?, Format::Safetensors)
-    } else if mapped.bytes().starts_with(b"PK") || mapped.bytes().starts_with(pickle::LEGACY_MAGIC)
-    {
-        let tree = pickle::read_mapped(mapped)?;
-        let format = if tree.is_torchscript() {
-            Format::TorchScript
-        } else {
-            Format::StateDict
-        };
-        (tree.tensors()?, format)
-    } else {
-        let head = &mapped.bytes()[..mapped.bytes().len().min(8)];
-        let problem = format!(
-            "begins with {head:02x?}, which is neither safetensors nor a file of torch.save"
-        );
-        return Err(Error::weights(path, "file", problem));
-    };
-    // Beside weights that carry open_clip's own file name.
-    let is_open_clip = path
-        .file_name()
-        .is_some_and(|n| n.to_string_lossy().starts_with("open_clip_"));
-    let config =
-        Some(path.with_file_name(OPEN_CLIP_CONFIG)).filter(|c| is_open_clip && c.is_file());
-    let format = if config.is_some() {
-        Format::OpenClip
-    } else {
-        format
-    };
-    Ok(Source {
-        tensors,
-        format,
-        config,
-    })
-}
-
-const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
-/// Weight files of a folder, the first that exists is read: its name, its configuration, whether it is an index.
-const IN_FOLDERS: [(&str, &str, bool); 6] = [
-    ("model.safetensors", "config.json", false),
-    ("model.safetensors.index.json", "config.json", true),
-    ("pytorch_model.bin", "config.json", false),
-    ("pytorch_model.bin.index.json", "config.json", true),
-    ("open_clip_model.safetensors", OPEN_CLIP_CONFIG, false),
-    ("open_clip_pytorch_model.bin", OPEN_CLIP_CONFIG, false),
-];
-
-fn folder(path: &Path) -> Result<Source, Error> {
-    let Some((name, config, is_index)) = IN_FOLDERS
-        .iter()
-        .find(|(name, ..)| path.join(name).is_file())
-    else {
-        let names: Vec<&str> = IN_FOLDERS.iter().map(|(name, ..)| *name).collect();
-        return Err(Error::weights(
-            path,
-            "folder",
-            format!("holds none of {}", names.join(", ")),
-        ));
-    };
-    let mut source = if *is_index {
-        shards(path, name)?
-    } else {
-        file(&path.join(name))?
-    };
-    source.config = Some(path.join(config)).filter(|c| c.is_file());
-    if *config == OPEN_CLIP_CONFIG {
-        source.format = Format::OpenClip;
-    }
-    Ok(source)
-}
-
-/// `{"weight_map": {tensor: file}}`: every tensor from the file the index says.
-fn shards(path: &Path, index: &str) -> Result<Source, Error> {
-    let index_path = path.join(index);
-    let index = config::read(&index_path)?;
-    let map = index
-        .get("weight_map")
-        .and_then(serde_json::Value::as_object);
-    let map = map.ok_or_else(|| {
-        Error::weights(
-            &index_path,
-            "weight_map",
-            "is missing; it maps tensors to files",
-        )
-    })?;
-    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut faults = Vec::new();
-    for (tensor, name) in map {
-        // Nothing but a file beside the index.
-        match name
-            .as_str()
-            .filter(|n| Path::new(n).file_name() == Some(n.as_ref()))
-        {
-            Some(name) => files.entry(name).or_default().push(tensor),
-            None => faults.push(Fault::new(
-                format!("weight_map.{tensor}"),
-                format!("is {name}, not a file of this folder"),
-            )),
-        }
-    }
-    let mut tensors = BTreeMap::new();
-    for (name, wanted) in files {
-        let mut shard = file(&path.join(name))?.tensors;
-        for tensor in wanted {
-            match shard.remove(tensor) {
-                Some(stored) => drop(tensors.insert(tensor.to_owned(), stored)),
-                None => faults.push(Fault::new(
-                    format!("weight_map.{tensor}"),
-                    format!("is not in {name}"),
-                )),
-            }
-        }
-    }
-    if faults.is_empty() {
-        return Ok(Source {
-            tensors,
-            format: Format::HuggingFace,
-            config: None,
-        });
-    }
-    Err(Error::Weights {
-        path: index_path,
-        faults,
-    })
-}
+/// What is hashed of a tensor.
+type Digested = [u8; 32];
 
 /// Shape of parts laid one after the other along their first axis.
 fn joined(parts: &[Stored]) -> Option<Vec<usize>> {
@@ -303,6 +139,7 @@ impl Weights {
             return Err(fail(faults));
         }
         let architecture = architecture::of(&shapes).map_err(fail)?;
+        no_larger_than_the_files(&named).map_err(|fault| fail(vec![fault]))?;
         let ids = named.remove(TOKEN_IDS);
         let token_rows = token_rows(ids.as_deref().and_then(<[_]>::first), shapes[TOKENS][0])
             .map_err(|problem| Error::weights(path, TOKEN_IDS, problem))?;
@@ -312,39 +149,17 @@ impl Weights {
             (Some(config), _) => config::hugging_face(config, &architecture)?,
         };
 
-        let read = |(name, parts): (String, Vec<Stored>)| {
-            let mut values = Vec::with_capacity(parts.iter().map(Stored::count).sum());
-            for part in &parts {
-                part.append(&name, &mut values)?;
-            }
-            let strange = values.iter().filter(|v| !v.is_finite()).count();
-            if strange > 0 {
-                let problem = format!("{strange} of {} numbers are not finite", values.len());
-                return Err(Error::weights(path, name, problem));
-            }
-            // One temperature, whichever way it is written.
-            let shape = if name == "logit_scale" {
-                Vec::new()
-            } else {
-                shapes[&name].clone()
-            };
-            Ok((name, Tensor::from_vec(values, shape, &Device::Cpu)?))
-        };
-        let read: Vec<Result<_, Error>> = named.into_par_iter().map(read).collect();
-        let mut tensors = BTreeMap::new();
-        let mut faults = Vec::new();
-        for result in read {
-            match result {
-                Ok((name, tensor)) => drop(tensors.insert(name, tensor)),
-                Err(Error::Weights { faults: more, .. }) => faults.extend(more),
-                Err(other) => return Err(other),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(fail(faults));
-        }
+        let entries = named
+            .into_iter()
+            .map(|(name, parts)| {
+                let shape = entry_shape(&name, shapes.remove(&name).unwrap_or_default());
+                let numbers = Numbers::Stored(parts);
+                (name, Entry { shape, numbers })
+            })
+            .collect();
         Ok(Self {
-            tensors,
+            entries,
+            path: path.to_owned(),
             format,
             activation,
             token_rows,
@@ -352,30 +167,207 @@ impl Weights {
         })
     }
 
-    /// SHA-256, hex, over names, shapes and values of all tensors and the token ids of the rows: the same CLIP has the
-    /// same fingerprint in every format.
-    pub fn fingerprint(&self) -> String {
-        fn hex(digest: &[u8]) -> String {
-            digest.iter().map(|byte| format!("{byte:02x}")).collect()
-        }
-        let digest = |(name, tensor): (&String, &Tensor)| {
-            let mut hash = Sha256::new();
-            hash.update(format!("{name} {:?}\n", tensor.dims()));
-            let values = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>());
-            for block in values.expect("weights are float32 on the CPU").chunks(4096) {
-                let bytes: Vec<u8> = block.iter().flat_map(|v| v.to_le_bytes()).collect();
-                hash.update(&bytes);
+    /// Weights of tensors that are in memory, under OpenAI's names.
+    ///
+    /// # Errors
+    /// When they are not those of a CLIP, or are not floats.
+    pub fn made_of(
+        tensors: BTreeMap<String, Tensor>,
+        activation: Activation,
+        token_rows: Option<Vec<u32>>,
+    ) -> Result<Self, Error> {
+        let path = Path::new("tensors");
+        let shapes = tensors
+            .iter()
+            .map(|(name, t)| (name.clone(), t.dims().to_vec()))
+            .collect();
+        let architecture = architecture::of(&shapes).map_err(|faults| Error::Weights {
+            path: path.to_owned(),
+            faults,
+        })?;
+        let entries = tensors.into_iter().map(|(name, tensor)| {
+            let shape = entry_shape(&name, tensor.dims().to_vec());
+            let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
+            let numbers = Numbers::Made(tensor);
+            Ok((name, Entry { shape, numbers }))
+        });
+        Ok(Self {
+            entries: entries.collect::<Result<_, Error>>()?,
+            path: path.to_owned(),
+            format: Format::Safetensors,
+            activation,
+            token_rows,
+            architecture,
+        })
+    }
+
+    /// Names and shapes, in order of the names.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// How many numbers there are of each type, as they are stored.
+    pub fn kinds(&self) -> BTreeMap<Kind, usize> {
+        let mut counts = BTreeMap::new();
+        for entry in self.entries.values() {
+            match &entry.numbers {
+                Numbers::Stored(parts) => {
+                    for part in parts {
+                        *counts.entry(part.kind()).or_default() += part.count();
+                    }
+                }
+                Numbers::Made(tensor) => {
+                    *counts.entry(Kind::F32).or_default() += tensor.elem_count();
+                }
             }
-            hash.finalize()
-        };
-        let digests: Vec<_> = self.tensors.par_iter().map(digest).collect();
+        }
+        counts
+    }
+
+    /// Reads a tensor as float32.
+    ///
+    /// # Errors
+    /// When it is not there, its bytes are damaged, or a number is not finite.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let entry = self.entry(name)?;
+        if let Numbers::Made(tensor) = &entry.numbers {
+            return Ok(tensor.reshape(entry.shape.as_slice())?);
+        }
+        let mut values = vec![0f32; entry.shape.iter().product()];
+        self.fill(name, &mut values)?;
+        Ok(Tensor::from_vec(
+            values,
+            entry.shape.as_slice(),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// Reads a tensor into `out`, row-major, and gives the digest that [`fingerprint_of`](Self::fingerprint_of) takes.
+    pub(crate) fn fill(&self, name: &str, out: &mut [f32]) -> Result<Digested, Error> {
+        let entry = self.entry(name)?;
+        match &entry.numbers {
+            Numbers::Stored(parts) => {
+                let mut rest = &mut *out;
+                for part in parts {
+                    let (target, after) =
+                        rest.split_at_mut_checked(part.count()).ok_or_else(|| {
+                            Error::weights(&self.path, name, "is larger than asked for")
+                        })?;
+                    part.fill(name, target)?;
+                    rest = after;
+                }
+            }
+            Numbers::Made(tensor) => crate::ops::with_values(tensor, |values| {
+                out.copy_from_slice(values);
+                Ok(())
+            })?,
+        }
+        let strange = out.iter().filter(|v| !v.is_finite()).count();
+        if strange > 0 {
+            let problem = format!("{strange} of {} numbers are not finite", out.len());
+            return Err(Error::weights(&self.path, name, problem));
+        }
+        Ok(digest(name, &entry.shape, out))
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, Error> {
+        self.entries
+            .get(name)
+            .ok_or_else(|| Error::weights(&self.path, name, "is missing"))
+    }
+
+    /// SHA-256, hex, over names, shapes and values of all tensors and the token ids of the rows: the same CLIP has the
+    /// same fingerprint in every format. Reads everything, a tensor at a time on each thread.
+    ///
+    /// # Errors
+    /// Every tensor whose bytes are damaged or whose numbers are not finite.
+    pub fn fingerprint(&self) -> Result<String, Error> {
+        self.fingerprint_of(BTreeMap::new())
+    }
+
+    /// The fingerprint, where the digests of some tensors are known.
+    pub(crate) fn fingerprint_of(
+        &self,
+        known: BTreeMap<String, Digested>,
+    ) -> Result<String, Error> {
+        // In threads of their own buffers: what is read is dropped as soon as it is hashed.
+        let digests: Vec<Result<Digested, Error>> = self
+            .entries
+            .par_iter()
+            .map(|(name, entry)| match known.get(name) {
+                Some(digest) => Ok(*digest),
+                None => self.fill(name, &mut vec![0f32; entry.shape.iter().product()]),
+            })
+            .collect();
         let mut hash = Sha256::new();
-        digests.iter().for_each(|d| hash.update(d));
+        let mut faults = Vec::new();
+        for result in digests {
+            match result {
+                Ok(digest) => hash.update(digest),
+                Err(Error::Weights { faults: more, .. }) => faults.extend(more),
+                Err(other) => return Err(other),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Error::Weights {
+                path: self.path.clone(),
+                faults: Fault::shortened(faults),
+            });
+        }
         if let Some(rows) = &self.token_rows {
             hash.update(format!("{rows:?}"));
         }
-        hex(&hash.finalize())
+        let digest = hash.finalize();
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// A few bytes that many tensors point to would be as many times as large in memory.
+fn no_larger_than_the_files(named: &BTreeMap<String, Vec<Stored>>) -> Result<(), Fault> {
+    let mut files = BTreeMap::new();
+    let mut bytes = 0u128;
+    for part in named.values().flatten() {
+        let (path, length) = part.file();
+        files.insert(path, length as u128);
+        bytes += part.count() as u128 * part.kind().size() as u128;
+    }
+    let held: u128 = files.values().sum();
+    if bytes <= held {
+        return Ok(());
+    }
+    let problem = format!(
+        "take {bytes} bytes and lie in {held}: several of them are the same bytes, which is so in no CLIP"
+    );
+    Err(Fault::new("tensors", problem))
+}
+
+/// One temperature, whichever way it is written.
+fn entry_shape(name: &str, shape: Vec<usize>) -> Vec<usize> {
+    if name == "logit_scale" {
+        Vec::new()
+    } else {
+        shape
+    }
+}
+
+fn digest(name: &str, shape: &[usize], values: &[f32]) -> Digested {
+    let mut hash = Sha256::new();
+    hash.update(format!("{name} {shape:?}\n"));
+    let mut bytes = [0u8; 4 * 4096];
+    for block in values.chunks(4096) {
+        for (to, value) in bytes.chunks_exact_mut(4).zip(block) {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
+        hash.update(&bytes[..4 * block.len()]);
+    }
+    hash.finalize().into()
 }
 
 /// The token ids of an embedding's rows: every id once if they are listed, else one row an id.

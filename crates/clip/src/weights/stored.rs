@@ -1,9 +1,8 @@
 //! Numbers where they lie in a file: mapped, described, converted to float32 only when asked for.
 
+use super::convert::{convert, each};
 use crate::error::Error;
 use candle_core::{Device, Tensor};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use memmap2::Mmap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -66,7 +65,7 @@ impl Mapped {
 }
 
 /// Type of the stored numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Kind {
     F16,
@@ -98,6 +97,26 @@ impl Kind {
     }
 }
 
+/// Bytes read before their pages are given back.
+const AT_ONCE: usize = 4 << 20;
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "half precision",
+            Self::BF16 => "bfloat16",
+            Self::F32 => "float32",
+            Self::F64 => "double precision",
+            Self::I64 => "int64",
+            Self::I32 => "int32",
+            Self::I16 => "int16",
+            Self::I8 => "int8",
+            Self::U8 => "uint8",
+            Self::Bool => "bool",
+        })
+    }
+}
+
 /// A run of bytes in a file, with its checksum if the format keeps one.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -116,10 +135,16 @@ impl Record {
 
     /// Compares the checksum, once.
     pub(crate) fn verify(&self, field: &str) -> Result<(), Error> {
+        if self.checksum == 0 {
+            return Ok(());
+        }
         let is_intact = *self.is_intact.get_or_init(|| {
             let mut crc = flate2::Crc::new();
-            crc.update(self.bytes());
-            self.checksum == 0 || crc.sum() == self.checksum
+            for (i, piece) in self.bytes().chunks(AT_ONCE).enumerate() {
+                crc.update(piece);
+                self.file.release(self.start + i * AT_ONCE, piece.len());
+            }
+            crc.sum() == self.checksum
         });
         if is_intact {
             return Ok(());
@@ -224,22 +249,36 @@ impl Stored {
         &self.record.bytes()[self.offset..]
     }
 
-    /// Appends all numbers, row-major, as float32.
+    /// The file this is in, and the bytes of it.
+    pub(super) fn file(&self) -> (&Path, usize) {
+        (&self.record.file.path, self.record.file.bytes().len())
+    }
+
+    /// Writes all numbers to `target`, row-major, as float32.
     ///
     /// # Errors
     /// When the bytes do not have the checksum of their archive; `field` names the tensor.
-    pub fn append(&self, field: &str, out: &mut Vec<f32>) -> Result<(), Error> {
+    ///
+    /// # Panics
+    /// When `target` has not [`count`](Self::count) numbers.
+    pub fn fill(&self, field: &str, target: &mut [f32]) -> Result<(), Error> {
+        assert_eq!(
+            target.len(),
+            self.count(),
+            "{field}: a number for each place"
+        );
         self.record.verify(field)?;
-        let start = out.len();
-        out.resize(start + self.count(), 0.0);
-        let target = &mut out[start..];
         match &self.strides {
             None => {
                 let bytes = &self.bytes()[..self.count() * self.kind.size()];
-                convert(self.kind, bytes, target);
-                self.record
-                    .file
-                    .release(self.record.start + self.offset, bytes.len());
+                let numbers = AT_ONCE / self.kind.size();
+                let pieces = bytes.chunks(AT_ONCE).zip(target.chunks_mut(numbers));
+                let mut at = self.record.start + self.offset;
+                for (bytes, target) in pieces {
+                    convert(self.kind, bytes, target);
+                    self.record.file.release(at, bytes.len());
+                    at += bytes.len();
+                }
             }
             Some(strides) => self.gather(strides, target),
         }
@@ -269,10 +308,10 @@ impl Stored {
     /// The tensor as float32, on the CPU.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// As [`fill`](Self::fill).
     pub fn load(&self, field: &str) -> Result<Tensor, Error> {
-        let mut values = Vec::new();
-        self.append(field, &mut values)?;
+        let mut values = vec![0f32; self.count()];
+        self.fill(field, &mut values)?;
         Ok(Tensor::from_vec(
             values,
             self.shape.as_slice(),
@@ -283,7 +322,7 @@ impl Stored {
     /// All numbers of a packed integer tensor; `None` for floats.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// As [`fill`](Self::fill).
     pub fn integers(&self, field: &str) -> Result<Option<Vec<i64>>, Error> {
         self.record.verify(field)?;
         if self.strides.is_some() {
@@ -301,68 +340,10 @@ impl Stored {
     }
 }
 
-/// Little-endian numbers of `N` bytes.
-fn each<const N: usize, T>(bytes: &[u8], read: fn([u8; N]) -> T) -> impl Iterator<Item = T> {
-    bytes
-        .chunks_exact(N)
-        .map(move |b| read(b.try_into().expect("a chunk has N bytes")))
-}
-
-/// Little-endian bytes to float32; the bytes need no alignment.
-fn convert(kind: Kind, bytes: &[u8], target: &mut [f32]) {
-    fn fill<const N: usize, T>(
-        bytes: &[u8],
-        target: &mut [f32],
-        read: fn([u8; N]) -> T,
-        cast: fn(T) -> f32,
-    ) {
-        for (value, number) in target.iter_mut().zip(each(bytes, read)) {
-            *value = cast(number);
-        }
-    }
-    match kind {
-        Kind::F16 => in_blocks(
-            bytes,
-            target,
-            f16::from_le_bytes,
-            <[f16]>::convert_to_f32_slice,
-        ),
-        Kind::BF16 => in_blocks(
-            bytes,
-            target,
-            bf16::from_le_bytes,
-            <[bf16]>::convert_to_f32_slice,
-        ),
-        Kind::F32 => fill(bytes, target, f32::from_le_bytes, |x| x),
-        Kind::F64 => fill(bytes, target, f64::from_le_bytes, |x| x as f32),
-        Kind::I64 => fill(bytes, target, i64::from_le_bytes, |x| x as f32),
-        Kind::I32 => fill(bytes, target, i32::from_le_bytes, |x| x as f32),
-        Kind::I16 => fill(bytes, target, i16::from_le_bytes, f32::from),
-        Kind::I8 => fill(bytes, target, i8::from_le_bytes, f32::from),
-        Kind::U8 | Kind::Bool => fill(bytes, target, u8::from_le_bytes, f32::from),
-    }
-}
-
-/// Half precision through an aligned block, which is what the processor's conversion instructions want.
-fn in_blocks<T: Copy + Default>(
-    bytes: &[u8],
-    target: &mut [f32],
-    read: fn([u8; 2]) -> T,
-    convert: fn(&[T], &mut [f32]),
-) {
-    const BLOCK: usize = 2048;
-    let mut block = [T::default(); BLOCK];
-    for (bytes, target) in bytes.chunks(2 * BLOCK).zip(target.chunks_mut(BLOCK)) {
-        for (value, number) in block.iter_mut().zip(each(bytes, read)) {
-            *value = number;
-        }
-        convert(&block[..target.len()], target);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::{bf16, f16};
     use std::io::Write;
 
     fn record(bytes: &[u8], checksum: u32) -> Arc<Record> {
@@ -380,8 +361,8 @@ mod tests {
     }
 
     fn values(stored: &Stored) -> Vec<f32> {
-        let mut out = Vec::new();
-        stored.append("x", &mut out).unwrap();
+        let mut out = vec![0.0; stored.count()];
+        stored.fill("x", &mut out).unwrap();
         out
     }
 

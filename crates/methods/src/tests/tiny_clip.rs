@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Classes, templates};
 use candle_core::{Device, Tensor};
-use clip::weights::{Activation, Architecture, Format, ImageTower, Transformer, Weights};
+use clip::weights::{Activation, Transformer, Weights};
 use clip::{Clip, Tokenizer};
 
 const TEXT: Transformer = Transformer {
@@ -174,20 +174,6 @@ pub fn clip() -> Arc<Clip> {
         "logit_scale".to_owned(),
         Tensor::new(20f32.ln(), &Device::Cpu).unwrap(),
     );
-    let weights = Weights {
-        tensors: t.named,
-        format: Format::Safetensors,
-        activation: Activation::QuickGelu,
-        token_rows: Some(vocabulary),
-        architecture: Architecture {
-            embedding: EMBEDDING,
-            text: TEXT,
-            image: ImageTower::Transformer {
-                blocks: VISION,
-                patch: PATCH,
-                image: IMAGE,
-            },
-        },
-    };
+    let weights = Weights::made_of(t.named, Activation::QuickGelu, Some(vocabulary)).unwrap();
     Arc::new(Clip::from_weights(&weights).unwrap())
 }

@@ -27,9 +27,11 @@ const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 /// Example: promptbed encode --model ViT-B-16.pt --images photos --out features.safetensors
 #[derive(clap::Args)]
 pub struct Encode {
-    /// CLIP weights: a file or folder of any known format [default: the CLIP that ships].
+    /// CLIP weights: a file or folder of any known format, or a name of `model list` [default: the CLIP that ships].
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    kept: backbone::Kept,
     /// JSON list of strings.
     #[arg(long)]
     texts: Option<PathBuf>,
@@ -54,7 +56,8 @@ impl Encode {
         }
         let texts = self.texts.as_deref().map(texts).transpose()?;
         let images = pictures(&self.images)?;
-        let clip = backbone::load("drawn", self.model.as_deref())?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        let clip = self.kept.load(&weights)?;
         let mut out: Vec<(&str, Tensor)> = Vec::new();
         let mut metadata = HashMap::new();
         let finish = |pieces: Vec<Tensor>| -> Result<Tensor> {

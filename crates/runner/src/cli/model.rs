@@ -1,14 +1,14 @@
-//! `promptbed model`: what a weight file holds.
+//! `promptbed model`: which weights there are, getting them, and what they hold.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use clip::weights::{self, ImageTower, Transformer, Weights};
+use anyhow::{Context, Result};
+use clip::weights::{ImageTower, Transformer, Weights};
 
 use super::Done;
+use crate::{backbone, hub};
 
-/// Look at CLIP weights.
+/// List, fetch and look at CLIP weights.
 #[derive(clap::Args)]
 pub struct Model {
     #[command(subcommand)]
@@ -17,13 +17,82 @@ pub struct Model {
 
 #[derive(clap::Subcommand)]
 enum Verb {
+    /// List the backbones that have a name, for --model and suites, and whether they are here.
+    List,
+    Fetch(Fetch),
     Check(Check),
 }
 
 impl Model {
     pub fn run(self) -> Result<Done> {
-        let Verb::Check(verb) = self.verb;
-        verb.run()
+        match self.verb {
+            Verb::List => Ok(list()),
+            Verb::Fetch(verb) => verb.run(),
+            Verb::Check(verb) => verb.run(),
+        }
+    }
+}
+
+/// A line for each backbone with a name: whether it is here, what it is, where it comes from.
+fn list() -> Done {
+    let mut lines = vec![(
+        backbone::SHIPPED.to_owned(),
+        "ships",
+        "a small CLIP pre-trained on drawings; part of the program".to_owned(),
+    )];
+    for (name, known) in hub::known() {
+        let state = if known.cached().is_some() {
+            "here"
+        } else {
+            "-"
+        };
+        let size = 4e-9 * known.parameters as f64;
+        let about = format!("{} ({}, at most {size:.1} GB)", known.about, known.repo);
+        lines.push((name, state, about));
+    }
+    let width = lines.iter().map(|(n, ..)| n.len()).max().unwrap_or(0);
+    for (name, state, about) in lines {
+        crate::out!("{name:<width$}  {state:<5}  {about}");
+    }
+    Done::All
+}
+
+/// Get a backbone's weights from the Hugging Face hub into its cache.
+///
+/// Files are compared with the hub's checksums; a transfer that broke off goes on where it ended. HF_HOME says where
+/// the cache is, HF_ENDPOINT which server is asked, HF_HUB_OFFLINE=1 that none is.
+///
+/// Example: promptbed model fetch clip-vit-b16
+#[derive(clap::Args)]
+struct Fetch {
+    /// Name in `promptbed model list`.
+    name: String,
+}
+
+impl Fetch {
+    fn run(self) -> Result<Done> {
+        let all = hub::known();
+        let known = all.get(&self.name).with_context(|| {
+            let names: Vec<&str> = all.keys().map(String::as_str).collect();
+            format!(
+                "{}: is no backbone that can be fetched; there are {}",
+                self.name,
+                names.join(", ")
+            )
+        })?;
+        for file in known.fetch()? {
+            let checksum = match file.sha256 {
+                Some(hash) => format!("SHA-256 {hash}, as the hub has it"),
+                None => "no checksum to compare".to_owned(),
+            };
+            let before = if file.was_there { ", was there" } else { "" };
+            crate::out!(
+                "{} ({} bytes{before}; {checksum})",
+                file.path.display(),
+                file.bytes
+            );
+        }
+        Ok(Done::All)
     }
 }
 
@@ -32,18 +101,16 @@ impl Model {
 /// Example: promptbed model check ViT-B-16.pt
 #[derive(clap::Args)]
 struct Check {
-    /// File or folder of any known format.
+    /// File or folder of any known format, or a name of `model list`.
     model: PathBuf,
 }
 
 impl Check {
     fn run(self) -> Result<Done> {
-        if !self.model.exists() {
-            bail!("{}: there is no such file or folder", self.model.display());
-        }
-        let weights = weights::open(&self.model)?;
+        let weights = backbone::weights(backbone::SHIPPED, Some(&self.model))?;
+        let described = describe(&weights)?;
         crate::out!("model         {}", self.model.display());
-        for (name, value) in describe(&weights) {
+        for (name, value) in described {
             crate::out!("{name:<13} {value}");
         }
         Ok(Done::All)
@@ -57,7 +124,7 @@ fn blocks(t: &Transformer) -> String {
     )
 }
 
-fn describe(weights: &Weights) -> Vec<(&'static str, String)> {
+fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
     let a = &weights.architecture;
     let image = match &a.image {
         ImageTower::Transformer {
@@ -75,25 +142,24 @@ fn describe(weights: &Weights) -> Vec<(&'static str, String)> {
         ),
     };
     let (mut of_image, mut of_text) = (0, 0);
-    let mut kinds: BTreeMap<&'static str, usize> = BTreeMap::new();
-    for (name, tensor) in &weights.tensors {
-        let count = tensor.elem_count();
-        *kinds.entry(tensor.dtype().as_str()).or_default() += count;
+    for (name, shape) in weights.shapes() {
+        let count: usize = shape.iter().product();
         if name.starts_with("visual.") {
             of_image += count;
         } else {
             of_text += count;
         }
     }
-    let kinds: Vec<String> = kinds
+    let kinds: Vec<String> = weights
+        .kinds()
         .iter()
-        .map(|(k, n)| format!("{k} ({n} values)"))
+        .map(|(kind, count)| format!("{kind} ({count} values)"))
         .collect();
     let rows = match &weights.token_rows {
         Some(rows) => format!("CLIP byte pairs, {} of 49408 token rows", rows.len()),
         None => "CLIP byte pairs, all 49408 token rows".to_owned(),
     };
-    vec![
+    Ok(vec![
         ("format", weights.format.to_string()),
         ("image tower", image),
         ("text tower", blocks(&a.text)),
@@ -104,7 +170,8 @@ fn describe(weights: &Weights) -> Vec<(&'static str, String)> {
             "parameters",
             format!("{} ({of_image} image, {of_text} text)", of_image + of_text),
         ),
-        ("computes in", kinds.join(", ")),
-        ("fingerprint", weights.fingerprint()),
-    ]
+        ("stored in", kinds.join(", ")),
+        ("computes in", "float32".to_owned()),
+        ("fingerprint", weights.fingerprint()?),
+    ])
 }

@@ -38,9 +38,11 @@ pub struct Run {
     /// More dataset rows, a TOML file.
     #[arg(long)]
     catalogue: Option<PathBuf>,
-    /// CLIP weights: a file or folder of any known format [default: the suite's backbone].
+    /// CLIP weights: a file or folder of any known format, or a name of `model list` [default: the suite's backbone].
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    kept: backbone::Kept,
     /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -99,12 +101,10 @@ impl Run {
                 self.jobs,
             );
         }
-        let (architecture, mut clip) = {
-            // The file's own tensors are let go as soon as the towers have theirs.
-            let weights = backbone::weights(&suite.backbone, self.model.as_deref())?;
-            let clip = Arc::new(Clip::from_weights(&weights)?);
-            (weights.architecture, clip)
-        };
+        let weights = backbone::weights(&suite.backbone, self.model.as_deref())?;
+        backbone::takes(&weights, suite.sees())?;
+        let architecture = weights.architecture.clone();
+        let mut clip = self.kept.load(&weights)?;
         Arc::make_mut(&mut clip).text.memory = suite.memory;
         if suite.precision == Precision::Bfloat16 {
             backbone::use_bfloat16(Arc::make_mut(&mut clip))

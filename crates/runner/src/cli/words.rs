@@ -19,7 +19,7 @@ pub struct Words {
     /// Prompts.
     #[arg(long)]
     prompts: PathBuf,
-    /// CLIP weights [default: the CLIP that ships].
+    /// CLIP weights: a file, a folder or a name of `model list` [default: the CLIP that ships].
     #[arg(long)]
     model: Option<PathBuf>,
     /// Words a vector.
@@ -35,9 +35,9 @@ pub struct Words {
 impl Words {
     pub fn run(self) -> Result<Done> {
         let saved = Saved::read(&self.prompts, &self.given)?;
-        let weights = backbone::weights("drawn", self.model.as_deref())?;
-        saved.check_backbone(&weights.fingerprint())?;
-        let table = weights.tensors["token_embedding.weight"].to_dtype(DType::F32)?; // [N, W]
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        saved.check_backbone(&weights.fingerprint()?)?;
+        let table = weights.tensor("token_embedding.weight")?; // [N, W]
         let width = table.dim(1)?;
         let word = |row: usize| {
             let id = weights
@@ -48,15 +48,16 @@ impl Words {
         };
         let squares = table.sqr()?.sum(D::Minus1)?; // [N]
         let mut lines = Vec::new();
-        for (name, tensor) in &saved.tensors {
+        for (name, shape) in saved.shapes() {
             // Vectors that stand among words: other widths are another tower's.
             let is_context = name.ends_with("ctx")
                 || name.contains("compound_prompts_text")
                 || name.contains("VPT_shallow");
-            if !is_context || tensor.dims().last() != Some(&width) {
+            if !is_context || shape.last() != Some(&width) {
                 continue;
             }
-            let vectors = tensor.to_dtype(DType::F32)?.reshape(((), width))?; // [n, W]
+            let vectors = saved.tensor(name)?.to_dtype(DType::F32)?; // [.., W]
+            let vectors = vectors.reshape(((), width))?; // [n, W]
             let distances = (vectors
                 .sqr()?
                 .sum_keepdim(D::Minus1)?
@@ -70,7 +71,7 @@ impl Words {
                     .iter()
                     .take(usize::from(self.top))
                     .map(|r| (word(*r), row[*r].max(0.0).sqrt()));
-                lines.push((name.clone(), i + 1, nearest.collect::<Vec<_>>()));
+                lines.push((name.to_owned(), i + 1, nearest.collect::<Vec<_>>()));
             }
         }
         if lines.is_empty() {

@@ -42,6 +42,9 @@ impl Bed {
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("COLUMNS")
+            // Nothing of what this machine's user has fetched.
+            .env("HF_HOME", self.folder.path().join("home"))
+            .env_remove("HF_HUB_CACHE")
             .stdin(Stdio::null());
         command
     }
