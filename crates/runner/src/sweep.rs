@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clip::Clip;
 use clip::weights::Architecture;
 use datasets::{Catalogue, Dataset, Picks, picks};
+use methods::Sees;
 
 use crate::cache::Cache;
 use crate::data::{self, Feed};
@@ -107,7 +108,7 @@ impl Sweep {
             feeds,
             trials: Vec::new(),
         };
-        sweep.trials = sweep.list();
+        sweep.trials = sweep.list()?;
         Ok(sweep)
     }
 

@@ -36,9 +36,12 @@ pub struct Predict {
     /// Hand-written prompt of zero-shot CLIP, `{}` standing for the name.
     #[arg(long, default_value = methods::templates::PHOTO, conflicts_with = "prompts")]
     template: String,
-    /// CLIP weights [default: the CLIP that ships].
+    /// CLIP weights: a file or folder of any known format, or a name of `promptbed model list` [default: the CLIP that
+    /// ships].
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    kept: backbone::Kept,
     #[command(flatten)]
     given: Given,
     /// Classes to show of each picture.
@@ -68,7 +71,11 @@ impl Predict {
         if matches!(sees, Sees::Views { .. }) {
             bail!("--prompts: a method that tunes on views of each picture runs in a suite only");
         }
-        let clip = backbone::load("drawn", self.model.as_deref())?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        if let Some(saved) = &saved {
+            backbone::takes(&weights, [(saved.algorithm.as_str(), sees)])?;
+        }
+        let clip = self.kept.load(&weights)?;
         let method = match (&saved, &self.prompts) {
             (Some(saved), Some(path)) => {
                 saved.check_backbone(clip.fingerprint())?;
