@@ -15,6 +15,9 @@ use crate::trial::Outcomes;
 /// Key of the description in the file's metadata.
 const KEY: &str = "promptbed";
 
+/// Settings in records that are the suite's, not the method's.
+const OF_SUITES: [&str; 3] = ["views", "memory", "precision"];
+
 /// What a prompt file says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Description {
@@ -206,12 +209,12 @@ impl Saved {
         }
         let mut settings = methods::Settings::new(config);
         let config = (entry.read)(&mut settings);
-        // What is left over is of the runner (training views); a wrong value is not.
+        // What is left over is the suite's; a wrong value is not.
         let wrong: Vec<String> = settings
             .finish()
             .problems
             .iter()
-            .filter(|p| p.field != "views")
+            .filter(|p| !OF_SUITES.contains(&p.field.as_str()))
             .map(|p| format!("{}: {}: {}", path.display(), p.field, p.message))
             .collect();
         if !wrong.is_empty() {

@@ -359,9 +359,11 @@ impl Sweep {
                 started,
             },
         };
-        record
-            .settings
-            .insert("views".to_owned(), self.suite.views.to_string().into());
+        // A method that is not trained sees none of them; its own `views` are another thing (TPT's count).
+        if trial.method.training.is_some() {
+            let views = self.suite.views.to_string();
+            record.settings.insert("views".to_owned(), views.into());
+        }
         record
             .settings
             .insert("precision".to_owned(), self.suite.precision.name().into());
