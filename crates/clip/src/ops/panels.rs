@@ -1,9 +1,10 @@
 //! Matrix products over panels: both inputs are laid out so that a kernel reads them from end to end, once for a whole
 //! product, and then shared by all threads. For processors with AVX-512; float32, and bfloat16 where there is AVX512-BF16.
 //!
-//! The `gemm` crate lays its inputs out again for every piece of a product that a thread takes; on frozen weights that
-//! costs a tenth of the time. Sums of float32 are added up exactly as there (in blocks of at most 512 along the inner
-//! dimension), so that both give the same bits.
+//! The `gemm` crate lays its inputs out again for every piece of a product that a thread takes. On an AMD EPYC (Zen 4,
+//! two cores) its products of 2048 a side ran at 190 to 200 GFLOP/s, where two of the kernels here can do 236 on data in
+//! the caches. Sums of float32 are added up exactly as in `gemm` (in blocks of at most 512 along the inner dimension),
+//! so that both give the same bits.
 //!
 //! Everything here is in words of 32 bits: a float32, or a pair of bfloat16 that follow one another along the inner
 //! dimension. A step is one such word.
