@@ -1,0 +1,326 @@
+//! The keys of a suite file, other than its methods.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use toml_edit::{Document, Item, TableLike};
+
+use super::reader::{PROTOCOLS, Reader};
+use super::{
+    Line, PicksFrom, Precision, Suite, VERSION, Views, bytes, expand, is_transfer, unknown_dataset,
+};
+use crate::record::Protocol;
+
+impl Suite {
+    /// Reads and checks `path`. `known` tells whether a dataset id exists.
+    ///
+    /// # Errors
+    /// Every mistake of the file, one a line: file, line, field, what is wrong and what would be right.
+    pub fn read(path: &Path, known: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot be read", path.display()))?;
+        let document = Document::parse(text.as_str()).map_err(|e| {
+            let line = 1 + text[..e.span().map_or(0, |s| s.start.min(text.len()))]
+                .matches('\n')
+                .count();
+            anyhow::anyhow!("{}:{line}: {}", path.display(), e.message())
+        })?;
+        let mut r = Reader {
+            path,
+            text: &text,
+            problems: Vec::new(),
+        };
+        let root = document.as_table();
+        let keys = [
+            "version",
+            "protocol",
+            "backbone",
+            "datasets",
+            "source",
+            "variants",
+            "shots",
+            "seeds",
+            "views",
+            "picks",
+            "memory",
+            "precision",
+            "method",
+        ];
+        r.only(root, "", &keys);
+        match root.get("version").map(|i| (i.as_integer(), i)) {
+            Some((Some(VERSION), _)) => {}
+            Some((_, item)) => r.at(Some(item), "version", format!("must be {VERSION}")),
+            None => r.on(
+                1,
+                "version",
+                format!("is missing; write `version = {VERSION}`"),
+            ),
+        }
+        let protocols = r.protocols(root, "", "protocol").unwrap_or_else(|| {
+            if root.get("protocol").is_none() {
+                let known: Vec<&str> = PROTOCOLS.iter().map(|p| p.0).collect();
+                r.on(
+                    1,
+                    "protocol",
+                    format!("is missing; one or more of {}", known.join(", ")),
+                );
+            }
+            Vec::new()
+        });
+        let backbone = r
+            .string(root, "", "backbone")
+            .unwrap_or_else(|| "drawn".to_owned());
+        let datasets = Self::datasets(&mut r, root, "datasets", known);
+        if datasets.is_empty() && root.get("datasets").is_none() {
+            r.on(
+                1,
+                "datasets",
+                "is missing; for example `datasets = \"drawn-11\"`",
+            );
+        }
+        let variants = root
+            .get("variants")
+            .map(|_| Self::datasets(&mut r, root, "variants", known));
+        if variants.is_some() && !protocols.contains(&Protocol::DomainGeneralization) {
+            r.at(
+                root.get("variants"),
+                "variants",
+                "belongs to domain-generalization only",
+            );
+        }
+        let transfer = protocols.iter().any(|p| is_transfer(*p));
+        let source = r.string(root, "", "source");
+        match (&source, transfer) {
+            (None, true) => r.on(
+                1,
+                "source",
+                "is missing: this protocol trains on one dataset",
+            ),
+            (Some(_), false) => r.at(
+                root.get("source"),
+                "source",
+                "belongs to cross-dataset and domain-generalization only",
+            ),
+            (Some(id), true) if !known.contains(id) => {
+                r.at(root.get("source"), "source", unknown_dataset(id, known))
+            }
+            _ => {}
+        }
+        let mut shots: Vec<usize> = r
+            .numbers(root, "", "shots", 1)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|n| n as usize)
+            .collect();
+        shots.sort_unstable();
+        if shots.is_empty()
+            && root.get("shots").is_none()
+            && protocols.iter().any(|p| *p != Protocol::TestTime)
+        {
+            r.on(1, "shots", "is missing; for example `shots = [16]`");
+        }
+        let seeds: Vec<u64> = match r.numbers(root, "", "seeds", 0) {
+            Some(seeds) => seeds.into_iter().map(|n| n as u64).collect(),
+            None => vec![1, 2, 3],
+        };
+        let views = Self::views(&mut r, root.get("views"));
+        let picks = Self::picks(&mut r, root.get("picks"));
+        if let PicksFrom::File(_) = &picks {
+            let trained_on = if transfer && protocols.iter().all(|p| is_transfer(*p)) {
+                source.iter().count()
+            } else {
+                datasets.len()
+            };
+            if trained_on > 1 || shots.len() > 1 || seeds.len() > 1 {
+                r.at(
+                    root.get("picks"),
+                    "picks",
+                    "one file is for one dataset, one number of shots and one seed; write { folder = \"...\" }",
+                );
+            }
+        }
+        let memory = r.string(root, "", "memory").and_then(|text| {
+            let read = bytes(&text);
+            if let Err(message) = &read {
+                r.at(root.get("memory"), "memory", message);
+            }
+            read.ok()
+        });
+        let precision = Self::precision(&mut r, root.get("precision"));
+        let mut methods: Vec<(usize, Line)> = Vec::new();
+        match root.get("method").and_then(Item::as_array_of_tables) {
+            None => r.at(
+                root.get("method"),
+                "method",
+                "is missing; write at least one `[[method]]`",
+            ),
+            Some(tables) => {
+                for (i, table) in tables.iter().enumerate() {
+                    let line = Self::method(&mut r, table, &format!("method[{i}]."), known);
+                    let Some(line) = line else { continue };
+                    if line.entry.training.is_some()
+                        && !protocols.is_empty()
+                        && protocols.iter().all(|p| *p == Protocol::TestTime)
+                    {
+                        let message = format!(
+                            "{} needs a training set, test-time has none",
+                            line.entry.name
+                        );
+                        r.at(table.get("name"), &format!("method[{i}].name"), message);
+                    }
+                    if methods.iter().any(|(_, m)| m.label == line.label) {
+                        let message = format!("{:?} is taken; give this one a `label`", line.label);
+                        r.at(table.get("name"), &format!("method[{i}].label"), message);
+                    }
+                    methods.push((i, line));
+                }
+            }
+        }
+        for (i, line) in &methods {
+            let mut seen = Vec::new();
+            for protocol in &protocols {
+                let own = if is_transfer(*protocol) {
+                    source.iter().cloned().collect()
+                } else {
+                    datasets.clone()
+                };
+                for dataset in &own {
+                    for shots in shots.iter().copied().chain(shots.is_empty().then_some(0)) {
+                        for (number, message) in
+                            line.problems(*protocol, dataset, shots, &format!("method[{i}]."))
+                        {
+                            if !seen.contains(&message) {
+                                seen.push(message.clone());
+                                let number = number.max(1);
+                                r.problems.push((
+                                    number,
+                                    format!("{}:{number}: {message}", path.display()),
+                                ));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        r.problems.sort();
+        r.problems.dedup();
+        if !r.problems.is_empty() {
+            let all: Vec<String> = r.problems.into_iter().map(|(_, p)| p).collect();
+            anyhow::bail!(all.join("\n"));
+        }
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let hash = crate::hash::hex(text.as_bytes());
+        drop(document);
+        let methods = methods.into_iter().map(|(_, line)| line).collect();
+        Ok(Self {
+            name,
+            hash,
+            protocols,
+            backbone,
+            datasets,
+            source,
+            variants,
+            shots,
+            seeds,
+            views,
+            picks,
+            memory,
+            precision,
+            methods,
+            text,
+        })
+    }
+
+    fn datasets(r: &mut Reader, root: &dyn TableLike, key: &str, known: &[String]) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        for name in r.names(root, "", key).unwrap_or_default() {
+            let ids = expand(&name).unwrap_or_else(|| vec![name.clone()]);
+            for id in ids {
+                if !known.contains(&id) {
+                    r.at(root.get(key), key, unknown_dataset(&id, known));
+                } else if out.contains(&id) {
+                    r.at(root.get(key), key, format!("{id} is listed twice"));
+                } else {
+                    out.push(id);
+                }
+            }
+        }
+        out
+    }
+
+    fn views(r: &mut Reader, item: Option<&Item>) -> Views {
+        let Some(item) = item else {
+            return Views::Fresh;
+        };
+        match item.as_str() {
+            Some("fresh") => return Views::Fresh,
+            Some("none") => return Views::None,
+            _ => {}
+        }
+        let cached = item
+            .as_inline_table()
+            .filter(|t| t.len() == 1)
+            .and_then(|t| t.get("cached")?.as_integer());
+        match cached {
+            Some(n) if n > 0 => Views::Cached(n as usize),
+            _ => {
+                r.at(
+                    Some(item),
+                    "views",
+                    "must be \"fresh\", \"none\" or { cached = K } with K of 1 or more",
+                );
+                Views::Fresh
+            }
+        }
+    }
+
+    /// `"drawn"`, `{ file = "..." }` or `{ folder = "..." }`; paths start at the suite's folder.
+    fn picks(r: &mut Reader, item: Option<&Item>) -> PicksFrom {
+        let Some(item) = item else {
+            return PicksFrom::Drawn;
+        };
+        if item.as_str() == Some("drawn") {
+            return PicksFrom::Drawn;
+        }
+        let named = |key: &str| {
+            let table = item.as_inline_table().filter(|t| t.len() == 1)?;
+            let path = table.get(key)?.as_str()?;
+            let folder = r.path.parent().unwrap_or(Path::new(""));
+            (!path.is_empty()).then(|| folder.join(path))
+        };
+        match (named("file"), named("folder")) {
+            (Some(file), _) => PicksFrom::File(file),
+            (None, Some(folder)) => PicksFrom::Folder(folder),
+            (None, None) => {
+                r.at(
+                    Some(item),
+                    "picks",
+                    "must be \"drawn\", { file = \"...\" } or { folder = \"...\" }",
+                );
+                PicksFrom::Drawn
+            }
+        }
+    }
+
+    fn precision(r: &mut Reader, item: Option<&Item>) -> Precision {
+        match item.map(|i| i.as_str()) {
+            None | Some(Some("float32")) => Precision::Float32,
+            Some(Some("bfloat16")) => {
+                if !clip::ops::bfloat::is_supported() {
+                    let message = "\"bfloat16\" needs a processor with AVX512-BF16, which this one has not; \
+                                   write \"float32\"";
+                    r.at(item, "precision", message);
+                }
+                Precision::Bfloat16
+            }
+            _ => {
+                r.at(item, "precision", "must be \"float32\" or \"bfloat16\"");
+                Precision::Float32
+            }
+        }
+    }
+}
