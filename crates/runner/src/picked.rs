@@ -28,6 +28,9 @@ pub fn picks(
 ) -> Result<Picks> {
     let path = match from {
         PicksFrom::Drawn => return Ok(drawing::draw(split, shots, seed)),
+        PicksFrom::File(path) if !path.exists() => {
+            bail!("{}: there is no such pick list (picks)", path.display())
+        }
         PicksFrom::File(path) => path.clone(),
         PicksFrom::Folder(folder) => {
             let names = [

@@ -138,7 +138,7 @@ impl Sweep {
                             picked::picks(from, &cell.dataset, split, cell.shots, cell.seed);
                         // A list that cannot be read is told below, with all the others.
                         Arc::new(picks.unwrap_or_else(|e| {
-                            wrong.push(format!("{e:#}"));
+                            wrong.push(reason(&e));
                             picks::draw(split, cell.shots, cell.seed)
                         }))
                     })
