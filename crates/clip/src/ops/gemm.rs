@@ -43,16 +43,15 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
-    /// In panels whose lanes are rows.
-    fn panels(&self, width: usize) -> Panels {
-        let source = Source {
+    /// As an input of panels whose lanes are rows.
+    fn source(&self) -> Source<'a> {
+        Source {
             words: self.data,
             lanes: self.rows,
             lane_stride: self.row_stride,
             steps: self.cols,
             step_stride: self.col_stride,
-        };
-        Panels::of(Words::Float32, &source, width)
+        }
     }
 
     fn last(&self) -> usize {
@@ -111,9 +110,17 @@ pub unsafe fn product_into(
     }
     let shared = threads == Threads::Pool && m * n * k >= 1 << 18;
     if shared && m > FEW_ROWS && n >= 2 * COLUMNS && k >= ROWS && Words::Float32.are_supported() {
-        let (left, right) = (a.panels(ROWS), b.t().panels(COLUMNS));
+        let words = Words::Float32;
+        let (left, right) = (Panels::of(words, &a.source(), ROWS), b.t().source());
         // SAFETY: the caller's promise; inputs are inside the slices (asserted).
-        unsafe { panels::multiply(Words::Float32, out, out_stride, &left, &right, keep) };
+        unsafe {
+            if m < MANY_ROWS && panels::pieces(n) >= 2 * rayon::current_num_threads() {
+                panels::multiply_in_pieces(words, out, out_stride, &left, &right, keep);
+            } else {
+                let right = Panels::of(words, &right, COLUMNS);
+                panels::multiply(words, out, out_stride, &left, &right, keep);
+            }
+        }
         return;
     }
     if !shared || n < 2 * LANE_STEP {
@@ -153,6 +160,8 @@ pub unsafe fn product_into(
 
 /// Products of so few rows are left to `gemm`, which lays out less and cuts the inner dimension of small ones otherwise.
 const FEW_ROWS: usize = 64;
+/// From so many rows on, laying out the right input costs next to nothing, and small tasks keep all threads busy to the end.
+const MANY_ROWS: usize = 1024;
 /// Pieces a product shared by threads is cut into.
 const PIECES: usize = 8;
 /// Columns the widest kernel takes at once.
@@ -259,6 +268,8 @@ mod tests {
             (96, 770, 2300),
             (131, 3072, 129),
             (301, 1000, 200),
+            (67, 515, 300),
+            (1030, 512, 256),
         ] {
             let (a, b) = (noise(m * k, 5), noise(n * k, 6));
             let lefts = [Mat::new(&a, m, k, k), Mat::new(&a, k, m, m).t()];

@@ -25,6 +25,9 @@ const TASK_ROWS: usize = 8 * ROWS;
 /// Columns of one task.
 const TASK_COLUMNS: usize = 4 * COLUMNS;
 
+/// Columns of one task that lays its own panels out.
+const PIECE: usize = 2 * COLUMNS;
+
 /// What a word holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
@@ -246,6 +249,71 @@ pub(super) unsafe fn multiply(
                         // SAFETY: these rows and columns of the output are this task's alone.
                         unsafe {
                             let to = out.at(row * stride + first);
+                            tile(words, values, weights, [height, width], to, stride, keep);
+                        }
+                    }
+                }
+            }
+        });
+}
+
+/// Tasks of [`multiply_in_pieces`] for so many columns.
+pub(super) fn pieces(columns: usize) -> usize {
+    columns.div_ceil(PIECE)
+}
+
+/// As [`multiply`], of a right input that every task lays out for itself, a piece of [`PIECE`] columns and a block of
+/// steps at a time. Worth it for few rows: the weights are then read once and stay in the task's own cache, and while
+/// one thread waits for memory the others compute. The bits are the same.
+///
+/// # Safety
+/// As [`multiply`].
+pub(super) unsafe fn multiply_in_pieces(
+    words: Words,
+    out: *mut f32,
+    stride: usize,
+    left: &Panels,
+    right: &Source,
+    keep: bool,
+) {
+    assert!(
+        left.width == ROWS && left.steps == right.steps && right.fits(),
+        "inner sizes differ, or the right input is not there"
+    );
+    assert!(words.are_supported(), "products over panels need AVX-512");
+    let out = Out(out);
+    (0..right.lanes.div_ceil(PIECE))
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|piece| {
+            let columns = piece * PIECE..right.lanes.min((piece + 1) * PIECE);
+            let mut buffer = scratch::take(PIECE * left.depth + 16);
+            let offset = buffer.as_ptr().align_offset(64).min(16);
+            let room = &mut buffer[offset..];
+            for block in (0..left.steps).step_by(left.depth) {
+                let keep = keep || block > 0;
+                let depth = left.depth.min(left.steps - block);
+                for (panel, lane) in columns.clone().step_by(COLUMNS).enumerate() {
+                    let part = Source {
+                        words: &right.words[lane * right.lane_stride + block * right.step_stride..],
+                        lanes: COLUMNS.min(right.lanes - lane),
+                        steps: depth,
+                        ..*right
+                    };
+                    let to = &mut room[panel * depth * COLUMNS..(panel + 1) * depth * COLUMNS];
+                    // SAFETY: as long as a panel.
+                    unsafe { lay_out(&part, COLUMNS, to.as_mut_ptr()) };
+                }
+                for row in (0..left.lanes).step_by(ROWS) {
+                    let (at, _) = left.at(block, row / ROWS);
+                    let values = &left.words()[at..at + depth * ROWS];
+                    let height = ROWS.min(left.lanes - row);
+                    for (panel, lane) in columns.clone().step_by(COLUMNS).enumerate() {
+                        let weights = &room[panel * depth * COLUMNS..(panel + 1) * depth * COLUMNS];
+                        let width = COLUMNS.min(right.lanes - lane);
+                        // SAFETY: these columns of the output are this task's alone.
+                        unsafe {
+                            let to = out.at(row * stride + lane);
                             tile(words, values, weights, [height, width], to, stride, keep);
                         }
                     }
