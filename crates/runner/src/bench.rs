@@ -419,7 +419,12 @@ fn needed(case: &Case, clip: &Clip, classes: &Classes, batch: usize, cached: boo
 ///
 /// # Errors
 /// Sizes that do not fit the backbone, a backbone that cannot take the method's prompts.
-pub fn measure(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
+pub fn measure(case: &Case, clip: Clip, options: &Options) -> Result<Measured> {
+    // As trials do: a thread outside the pool would go to sleep and be woken for every parallel piece of work.
+    rayon::scope(|_| timed(case, clip, options))
+}
+
+fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
     if case.kind == Kind::EncodeBfloat16 {
         crate::backbone::use_bfloat16(&mut clip)?;
     }

@@ -14,7 +14,7 @@ use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::rows;
 use super::scratch::{self, Buffer};
-use super::{composed, values, widened, with_values};
+use super::{composed, on_pool, values, widened, with_values};
 
 /// The MLP's non-linearity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -541,7 +541,7 @@ impl CustomOp2 for Fused {
         l2: &Strides,
     ) -> Result<(CpuStorage, Shape)> {
         let x = values(s1, l1)?;
-        let out = widened(s2, l2, |theta| Ok(self.forward(x, theta)))?;
+        let out = widened(s2, l2, |theta| Ok(on_pool(|| self.forward(x, theta))))?;
         let shape = Shape::from((out.len() / self.shape.width, self.shape.width));
         Ok((CpuStorage::F32(out), shape))
     }
@@ -555,7 +555,7 @@ impl CustomOp2 for Fused {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dx, dtheta) = with_values(x, |x| {
             with_values(theta, |theta| {
-                with_values(grad, |grad| Ok(self.backward(x, theta, grad)))
+                with_values(grad, |grad| Ok(on_pool(|| self.backward(x, theta, grad))))
             })
         })?;
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;

@@ -66,6 +66,16 @@ pub(crate) fn widened<T>(
     f(&buffer)
 }
 
+/// Runs `f` on a thread of the current pool: once on it, parallel pieces of work start at once, whereas a thread from
+/// outside goes to sleep and is woken again for each of them (a CoOp step of ViT-B/16 has 1,600 and took 5 to 10 %
+/// longer).
+pub(crate) fn on_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    match rayon::current_thread_index() {
+        Some(_) => f(),
+        None => rayon::scope(|_| f()),
+    }
+}
+
 /// Runs `f` on a contiguous view of a CPU tensor's values, copy-free where they are `f32`.
 pub(crate) fn with_values<T>(
     tensor: &candle_core::Tensor,

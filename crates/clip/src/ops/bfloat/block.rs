@@ -8,7 +8,7 @@ use pulp::Arch;
 use super::{Packed, Rows};
 use crate::ops::attention::{self, Plan};
 use crate::ops::block::{Activation, Block, BlockShape, gather};
-use crate::ops::{Layout, rows, scratch, with_values};
+use crate::ops::{Layout, on_pool, rows, scratch, with_values};
 
 /// As [`Block`], for a forward pass only. Norms and biases are those of the block, in float32.
 #[derive(Debug)]
@@ -67,7 +67,9 @@ impl BfloatBlock {
             let spans = layout.spans().zip(positions);
             spans.map(|(span, p)| span.start + p).collect()
         });
-        let out = with_values(x, |x| Ok(self.rows(x, &plan, selected.as_deref())))?;
+        let out = with_values(x, |x| {
+            Ok(on_pool(|| self.rows(x, &plan, selected.as_deref())))
+        })?;
         let w = self.shape.width;
         Tensor::from_vec(out, ((), w), x.device())
     }
