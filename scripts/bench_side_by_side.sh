@@ -5,7 +5,7 @@
 #
 # In every round each method runs three times, one after the other, each in a process of its own: ours, the published
 # step in PyTorch, and the best that a PyTorch user could easily do (see scripts/bench_torch.py). A slow minute of the
-# machine so falls on all three. ViT-B/16, 50 classes, drawn weights, float32, all cores. A round takes about 5 minutes
+# machine so falls on all three. ViT-B/16, 50 classes, drawn weights, float32, all cores. A round takes about 9 minutes
 # on two cores; leave the machine alone meanwhile.
 #
 # Needs: cargo build --release; PYTHON with torch numpy safetensors open_clip_torch [default: python3].
