@@ -13,6 +13,9 @@ use super::{COLUMNS, ROWS, Source, Words};
 /// Vectors of a panel's columns.
 const VECTORS: usize = COLUMNS / 16;
 
+/// Steps that [`copy`] asks for ahead of time.
+const AHEAD: usize = 16;
+
 /// As [`super::tile`].
 ///
 /// # Safety
@@ -191,7 +194,13 @@ pub(super) unsafe fn transpose(source: &Source, width: usize, out: *mut f32) {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn copy(source: &Source, width: usize, out: *mut f32) {
     for step in 0..source.steps {
+        // Steps are far apart, often a page or more: the processor does not guess the next.
+        let ahead = source
+            .words
+            .as_ptr()
+            .wrapping_add((step + AHEAD) * source.step_stride);
         for lane in (0..width).step_by(16) {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(lane).cast());
             let there = first(source.lanes.saturating_sub(lane));
             // SAFETY: masked to the lanes that there are.
             unsafe {
