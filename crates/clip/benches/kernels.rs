@@ -32,9 +32,9 @@ fn pictures() -> Layout {
 }
 
 fn names() -> Layout {
-    Layout::causal(vec![Group {
+    Layout::causal(&[Group {
         prefix: 5,
-        segments: vec![8; 50],
+        own: vec![8; 50],
     }])
 }
 

@@ -1,13 +1,20 @@
-//! Text features in pieces whose graph is made, used and dropped one at a time, so that memory has a bound.
+//! Text features in pieces, so that the graph that waits for its gradient has a bound.
 //!
-//! Forward, every piece is encoded without a graph. Backward, each is encoded again with one, and its gradient is taken
-//! of `features . upstream`: the same numbers for one more forward pass. Sequences do not see each other, so that a
-//! piece's features are those of the whole; only sums over sequences are added up in another order.
+//! Sequences are cut into the same pieces whatever the bound, and their gradients are added up in the same order. The
+//! bound only decides how many pieces keep their graph between forward and backward; the others are encoded again for
+//! their gradient, one at a time: the same numbers, bit for bit, for one more forward pass. Sequences do not see each
+//! other, so that a piece's features are those of the whole.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Result, Shape, Tensor, Var, bail};
 
 use crate::ops::{values, with_values};
-use crate::text::{DeepText, Slot, TextPlan, TextPrompt, TextTower, shared_start};
+use crate::text::{DeepText, Part, Slot, TextPlan, TextPrompt, TextTower};
+
+/// Rows of a piece, unless one sequence alone has more: enough for products to run at their full rate, and few enough
+/// that what a piece computes once more than the whole (the shared prefix) does not matter.
+const ROWS: usize = 1024;
 
 impl TextTower {
     /// Bytes of graph that one packed row leaves: in each block its queries, keys, values, attention output, middle and
@@ -18,49 +25,30 @@ impl TextTower {
         4 * all
     }
 
-    /// Pieces of `groups` whose graphs stay under `most` bytes; `None` where the whole does. A piece has at least one
-    /// sequence.
-    pub(crate) fn pieces(
-        &self,
-        groups: &[Vec<Vec<Slot>>],
-        rows: usize,
-        most: usize,
-    ) -> Result<Option<Vec<TextPlan>>> {
-        let most_rows = (most / self.bytes_a_row().max(1)).max(1);
-        if rows <= most_rows {
-            return Ok(None);
+    /// Bytes of graph that one piece takes: a smaller [`TextTower::memory`] is not kept to.
+    pub fn least_memory(&self) -> usize {
+        ROWS * self.bytes_a_row()
+    }
+
+    /// The pieces of a plan, in the order of its sequences.
+    pub(crate) fn pieces(&self, plan: &TextPlan) -> Result<Arc<Vec<Part>>> {
+        if let Some(made) = plan.pieces.get() {
+            return Ok(made.clone());
         }
-        let (mut plans, mut piece, mut taken) = (Vec::new(), Vec::<Vec<Vec<Slot>>>::new(), 0);
-        for group in groups {
-            let prefix = shared_start(group);
-            let mut open = false;
-            for sequence in group {
-                let own = sequence.len() - prefix;
-                if taken > 0 && taken + own + if open { 0 } else { prefix } > most_rows {
-                    plans.push(self.plan(&piece)?);
-                    (piece, taken, open) = (Vec::new(), 0, false);
-                }
-                if !open {
-                    piece.push(Vec::new());
-                    taken += prefix;
-                    open = true;
-                }
-                taken += own;
-                if let Some(last) = piece.last_mut() {
-                    last.push(sequence.clone());
-                }
-            }
-        }
-        if !piece.is_empty() {
-            plans.push(self.plan(&piece)?);
-        }
-        Ok(Some(plans))
+        let made = if plan.rows() <= ROWS {
+            vec![plan.whole.clone()]
+        } else {
+            let pieces = cut(&plan.groups);
+            let parts = pieces.iter().map(|piece| self.part(piece));
+            parts.collect::<Result<Vec<_>>>()?
+        };
+        Ok(plan.pieces.get_or_init(|| Arc::new(made)).clone())
     }
 
     /// As [`TextTower::encode`], piece by piece.
     pub(crate) fn encode_pieces(
         &self,
-        pieces: Vec<TextPlan>,
+        pieces: Arc<Vec<Part>>,
         prompt: &TextPrompt,
     ) -> Result<Tensor> {
         let rows = prompt
@@ -70,27 +58,91 @@ impl TextTower {
         let rows: Vec<&Tensor> = rows.collect();
         let sizes = rows.iter().map(|t| t.dim(0)).collect::<Result<Vec<_>>>()?;
         let op = Pieces {
-            tower: Self {
-                memory: None,
-                ..self.clone()
-            },
+            tower: self.clone(),
+            kept: self.kept(&pieces),
             pieces,
             sizes,
             has_context: prompt.context.is_some(),
             deep: prompt.deep.iter().map(|d| (d.block, d.position)).collect(),
+            graphs: Mutex::default(),
         };
         Tensor::cat(&rows, 0)?.contiguous()?.apply_op1(op)
     }
+
+    /// How many of the first pieces keep their graph.
+    fn kept(&self, pieces: &[Part]) -> usize {
+        let Some(most) = self.memory else {
+            return pieces.len();
+        };
+        let sizes: Vec<usize> = pieces.iter().map(|p| p.packed.rows.len()).collect();
+        let most = most / self.bytes_a_row().max(1);
+        if sizes.iter().sum::<usize>() <= most {
+            return pieces.len();
+        }
+        // One more than those kept has a graph while it is encoded again.
+        let mut left = most.saturating_sub(sizes.iter().copied().max().unwrap_or(0));
+        let fits = sizes.iter().take_while(|&&rows| {
+            let fits = rows <= left;
+            left = left.saturating_sub(rows);
+            fits
+        });
+        fits.count()
+    }
 }
+
+/// Cuts groups of sequences into runs of at most [`ROWS`] rows, counting what all of a group start with once.
+fn cut(groups: &[Vec<Vec<Slot>>]) -> Vec<Vec<Vec<&[Slot]>>> {
+    let mut pieces: Vec<Vec<Vec<&[Slot]>>> = Vec::new();
+    let mut taken = usize::MAX;
+    for group in groups {
+        let prefix = shared_start(group);
+        let mut open = false;
+        for sequence in group {
+            let own = sequence.len() - prefix;
+            let more = own + if open { 0 } else { prefix };
+            if taken.saturating_add(more) > ROWS {
+                pieces.push(Vec::new());
+                (taken, open) = (0, false);
+            }
+            let piece = pieces.last_mut().expect("the first sequence opens one");
+            if !open {
+                piece.push(Vec::new());
+                taken += prefix;
+                open = true;
+            }
+            taken += own;
+            if let Some(group) = piece.last_mut() {
+                group.push(sequence);
+            }
+        }
+    }
+    pieces
+}
+
+/// How many slots all sequences start with; at least one is left to each.
+fn shared_start(group: &[Vec<Slot>]) -> usize {
+    let [first, rest @ ..] = group else { return 0 };
+    let shortest = group.iter().map(Vec::len).min().unwrap_or(0);
+    rest.iter().fold(shortest.saturating_sub(1), |n, s| {
+        first[..n].iter().zip(s).take_while(|(a, b)| a == b).count()
+    })
+}
+
+/// The graph of a piece: the prompt's rows in it, and its features.
+type Graph = (Var, Tensor);
 
 struct Pieces {
     tower: TextTower,
-    pieces: Vec<TextPlan>,
+    pieces: Arc<Vec<Part>>,
+    /// How many of the first pieces keep their graph.
+    kept: usize,
     /// Rows of the context, if there is one, and of each deep prompt: how they lie one after the other.
     sizes: Vec<usize>,
     has_context: bool,
     /// Block and position of each deep prompt.
     deep: Vec<(usize, usize)>,
+    /// Of the pieces that keep theirs, in order.
+    graphs: Mutex<Vec<Option<Graph>>>,
 }
 
 impl Pieces {
@@ -114,6 +166,20 @@ impl Pieces {
             deep: deep.collect(),
         })
     }
+
+    fn graph(&self, piece: &Part, rows: &Tensor) -> Result<Graph> {
+        let own = Var::from_tensor(rows)?;
+        let features = self
+            .tower
+            .encode_part(piece, &self.prompt(own.as_tensor())?)?;
+        Ok((own, features))
+    }
+
+    /// Takes a piece's graph, if it has kept one.
+    fn take(&self, piece: usize) -> Option<Graph> {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        graphs.get_mut(piece).and_then(Option::take)
+    }
 }
 
 impl CustomOp1 for Pieces {
@@ -127,30 +193,42 @@ impl CustomOp1 for Pieces {
             layout.shape(),
             &candle_core::Device::Cpu,
         )?;
-        let prompt = self.prompt(&rows)?;
-        let (mut out, mut sequences) = (Vec::new(), 0);
-        for plan in &self.pieces {
-            let features = self.tower.encode(plan, &prompt)?;
+        let plain = self.prompt(&rows)?;
+        let (mut out, mut sequences, mut graphs) = (Vec::new(), 0, Vec::new());
+        for (i, piece) in self.pieces.iter().enumerate() {
+            let features = if i < self.kept {
+                let (own, features) = self.graph(piece, &rows)?;
+                graphs.push(Some((own, features.clone())));
+                features
+            } else {
+                self.tower.encode_part(piece, &plain)?
+            };
             with_values(&features, |v| {
                 out.extend_from_slice(v);
                 Ok(())
             })?;
-            sequences += plan.sequences();
+            sequences += piece.packed.ends.len();
         }
         if sequences == 0 {
             bail!("there is nothing to encode");
         }
+        *self.graphs.lock().unwrap_or_else(PoisonError::into_inner) = graphs;
         let shape = Shape::from((sequences, out.len() / sequences));
         Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(&self, rows: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (mut at, mut sum) = (0, rows.detach().zeros_like()?);
-        for plan in &self.pieces {
-            let own = Var::from_tensor(&rows.detach())?;
-            let features = self.tower.encode(plan, &self.prompt(own.as_tensor())?)?;
-            let upstream = grad.narrow(0, at, plan.sequences())?.detach();
-            at += plan.sequences();
+        let rows = rows.detach();
+        let (mut at, mut sum) = (0, rows.zeros_like()?);
+        for (i, piece) in self.pieces.iter().enumerate() {
+            // Dropped at the end of the turn: the next piece may need the memory.
+            let (own, features) = match self.take(i) {
+                Some(kept) => kept,
+                None => self.graph(piece, &rows)?,
+            };
+            let count = piece.packed.ends.len();
+            let upstream = grad.narrow(0, at, count)?.detach();
+            at += count;
             let gradients = (features * upstream)?.sum_all()?.backward()?;
             if let Some(part) = gradients.get(own.as_tensor()) {
                 sum = (sum + part)?;
@@ -200,64 +278,87 @@ mod tests {
         }
     }
 
-    #[test]
-    fn features_and_gradients_are_those_of_the_whole_at_every_bound() {
-        let mut tower = tower();
-        let token = |i: u32| Slot::Token(i);
-        let groups: Vec<Vec<Vec<Slot>>> = (0..2)
-            .map(|g| {
-                let sequence = |n: u32| {
-                    let mut s = vec![token(0), Slot::Context(2 * g), Slot::Context(2 * g + 1)];
-                    s.extend((0..=n % 3).map(|i| token(1 + n + i)));
-                    s.push(token(19));
-                    s
-                };
-                (0..5).map(sequence).collect()
+    /// `count` sequences: start, two context rows, a drawn name, end.
+    fn names(group: usize, count: u32) -> Vec<Vec<Slot>> {
+        (0..count)
+            .map(|n| {
+                let context = [Slot::Context(2 * group), Slot::Context(2 * group + 1)];
+                let words = (0..=n % 3).map(|i| Slot::Token(1 + (n * 5 + i * 3) % 17));
+                let start = [Slot::Token(0)].into_iter().chain(context);
+                start.chain(words).chain([Slot::Token(19)]).collect()
             })
-            .collect();
+            .collect()
+    }
+
+    /// Features, and gradients of context and of a deep prompt.
+    fn run(tower: &TextTower, groups: &[Vec<Vec<Slot>>], whole: bool) -> [Vec<f32>; 3] {
         let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();
         let deep = Var::from_tensor(&noise(&[2, 16], 7)).unwrap();
-        let weights = noise(&[10, 8], 8);
-        let run = |tower: &TextTower| {
-            let plan = tower.plan(&groups).unwrap();
-            let prompt = TextPrompt {
-                context: Some(context.as_tensor().clone()),
-                deep: vec![DeepText {
-                    block: 1,
-                    position: 1,
-                    rows: deep.as_tensor().clone(),
-                }],
-            };
-            let features = tower.encode(&plan, &prompt).unwrap();
-            let loss = (&features * &weights).unwrap().sum_all().unwrap();
-            let gradients = loss.backward().unwrap();
-            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            [
-                flat(&features),
-                flat(gradients.get(context.as_tensor()).unwrap()),
-                flat(gradients.get(deep.as_tensor()).unwrap()),
-            ]
+        let plan = tower.plan(groups).unwrap();
+        let prompt = TextPrompt {
+            context: Some(context.as_tensor().clone()),
+            deep: vec![DeepText {
+                block: 1,
+                position: 1,
+                rows: deep.as_tensor().clone(),
+            }],
         };
-        let whole = run(&tower);
-        for (most, count) in [(1, 10), (20_000, 4), (30_000, 2)] {
+        let features = if whole {
+            tower.encode_part(&plan.whole, &prompt).unwrap()
+        } else {
+            tower.encode(&plan, &prompt).unwrap()
+        };
+        let weights = noise(&[plan.sequences(), 8], 8);
+        let loss = (&features * &weights).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        [
+            flat(&features),
+            flat(gradients.get(context.as_tensor()).unwrap()),
+            flat(gradients.get(deep.as_tensor()).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn no_bound_changes_a_bit() {
+        let mut tower = tower();
+        let groups = [names(0, 700), names(1, 900)];
+        let plan = tower.plan(&groups).unwrap();
+        let pieces = tower.pieces(&plan).unwrap();
+        assert!(pieces.len() > 3, "{}", pieces.len());
+        let unbounded = run(&tower, &groups, false);
+        let largest = pieces.iter().map(|p| p.packed.rows.len()).max().unwrap();
+        let some = (pieces[0].packed.rows.len() + largest) * tower.bytes_a_row();
+        for (most, kept) in [(1, 0), (some, 1), (usize::MAX, pieces.len())] {
             tower.memory = Some(most);
-            let plan = tower.plan(&groups).unwrap();
-            let pieces = tower.pieces(&groups, plan.rows(), most).unwrap().unwrap();
-            assert!(
-                pieces.len() >= 2 && pieces.len() <= count,
-                "{most}: {}",
-                pieces.len()
-            );
-            for (a, b) in run(&tower).iter().zip(&whole) {
-                let worst = a
-                    .iter()
-                    .zip(b)
-                    .map(|(a, b)| (a - b).abs())
-                    .fold(0f32, f32::max);
-                assert!(worst < 1e-5, "{most}: {worst}");
-            }
+            assert_eq!(tower.kept(&pieces), kept);
+            assert_eq!(run(&tower, &groups, false), unbounded, "{most}");
         }
-        tower.memory = Some(1 << 30);
-        assert!(tower.pieces(&groups, 40, 1 << 30).unwrap().is_none());
+    }
+
+    #[test]
+    fn pieces_have_the_features_and_gradients_of_the_whole() {
+        let (tower, groups) = (tower(), [names(0, 700), names(1, 900)]);
+        let pieces = run(&tower, &groups, false);
+        for (a, b) in pieces.iter().zip(&run(&tower, &groups, true)) {
+            let largest = b.iter().fold(1f32, |m, v| m.max(v.abs()));
+            let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest);
+            let worst = gaps.fold(0f32, f32::max);
+            assert!(worst < 1e-5, "{worst}");
+        }
+    }
+
+    #[test]
+    fn pieces_hold_every_sequence_once_in_order_and_few_rows() {
+        let groups = [names(0, 700), names(1, 3), Vec::new(), names(1, 900)];
+        let pieces = cut(&groups);
+        let flat: Vec<&[Slot]> = pieces.iter().flatten().flatten().copied().collect();
+        let all: Vec<&[Slot]> = groups.iter().flatten().map(Vec::as_slice).collect();
+        assert_eq!(flat, all);
+        for piece in &pieces {
+            assert!(tower().part(piece).unwrap().packed.rows.len() <= ROWS);
+        }
+        assert_eq!(shared_start(&groups[0]), 3);
+        assert_eq!(shared_start(&groups[0][..1]), groups[0][0].len() - 1);
     }
 }

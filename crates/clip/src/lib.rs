@@ -9,6 +9,7 @@ mod error;
 pub mod image;
 pub mod model;
 pub mod ops;
+mod packed;
 pub mod resnet;
 pub mod text;
 pub mod tokenizer;

@@ -1,39 +1,47 @@
-//! Multi-head attention over packed rows: each segment attends to its group's prefix and to itself.
+//! Multi-head attention over packed rows: each node of a [`Layout`] attends to the nodes above it and to itself.
 //!
-//! Scores live only in small buffers of one head of one segment; backward computes them again from queries, keys and
-//! the saved log-sums (the flash-attention identity), so nothing quadratic is stored.
+//! Keys and values of the sequence that is being looked at lie in one small buffer by their position: nodes come depth
+//! first, so that what is above a node is already there, and what its siblings left behind lies further on and is
+//! written over. Gradients of keys and values gather in the same places, and go to a node's rows once all below it have
+//! added theirs. Scores live only in small buffers of one head of one node; backward computes them again from queries,
+//! keys and the saved log-sums (the flash-attention identity), so nothing quadratic is stored.
 
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, product, product_into};
-use super::layout::Layout;
+use super::layout::{Layout, Node};
 use super::rows::{exp, max, sum};
 
-/// Segments with a shared prefix that one task takes; their prefix gradients are summed in order. Fixed, so that
-/// rounding does not depend on the number of threads.
-const SEGMENTS_PER_TASK: usize = 16;
+/// Nodes that one task takes; gradients of rows above them are summed in order. Fixed, so that rounding does not depend
+/// on the number of threads.
+const NODES_PER_TASK: usize = 16;
+/// Nodes of more rows than this (pictures) are a task each.
+const LONG: usize = 48;
 
-/// A run of query rows and the key rows it sees.
+/// The rows of a node that ask, and the keys that they see: all above the node, and its own.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
     /// First query row.
     query: usize,
+    /// None where only rows below ask.
     queries: usize,
-    /// Own position of the first query among the unit's own keys.
-    position: usize,
-    prefix_start: usize,
-    prefix: usize,
-    start: usize,
-    length: usize,
+    /// Own position of the first query in the node.
+    first: usize,
+    node: Node,
+    /// Whether nothing is above or below: keys and values are read where they are.
+    alone: bool,
 }
 
-/// Units whose prefix gradients are added up together.
+/// Nodes in a row, looked at one after the other.
 #[derive(Clone, Debug)]
 struct Task {
     units: Vec<Unit>,
-    prefix_start: usize,
-    prefix: usize,
+    /// Key rows above the first node, by position. What is above a later node is above the first one too, or among the
+    /// nodes of the task.
+    above: Vec<usize>,
+    /// Most keys that a node sees.
+    longest: usize,
 }
 
 /// The work of one attention: fixed by the layout and by which rows ask.
@@ -48,77 +56,53 @@ pub struct Plan {
 impl Plan {
     /// Every row asks.
     pub fn all(layout: &Layout) -> Self {
-        let mut tasks = Vec::new();
-        let mut row = 0;
-        for group in layout.groups() {
-            let prefix_start = row;
-            if group.prefix > 0 {
-                let unit = Unit {
-                    query: row,
-                    queries: group.prefix,
-                    position: 0,
-                    prefix_start: row,
-                    prefix: 0,
-                    start: row,
-                    length: group.prefix,
-                };
-                tasks.push(Task {
-                    units: vec![unit],
-                    prefix_start: row,
-                    prefix: 0,
-                });
-                row += group.prefix;
-            }
-            let units = group.segments.iter().map(|&length| {
-                let unit = Unit {
-                    query: row,
-                    queries: length,
-                    position: 0,
-                    prefix_start,
-                    prefix: group.prefix,
-                    start: row,
-                    length,
-                };
-                row += length;
-                unit
-            });
-            push_tasks(&mut tasks, units.collect(), prefix_start, group.prefix);
-        }
-        Self {
-            tasks,
-            query_rows: layout.rows(),
-            key_rows: layout.rows(),
-            causal: layout.is_causal(),
-        }
+        Self::new(layout, layout.rows(), |_, node| {
+            (node.start, node.length, 0)
+        })
     }
 
-    /// Only one row of each segment asks: `positions[s]` is its own position in segment `s`. Query row `s` is segment `s`.
-    pub fn one_a_segment(layout: &Layout, positions: &[usize]) -> Self {
-        let spans: Vec<_> = layout.spans().collect();
-        let mut tasks = Vec::new();
-        let mut s = 0;
-        for group in layout.groups() {
-            let n = group.segments.len();
-            let units: Vec<Unit> = (s..s + n)
-                .map(|i| Unit {
-                    query: i,
-                    queries: 1,
-                    position: positions[i],
-                    prefix_start: spans[i].prefix_start,
-                    prefix: spans[i].prefix,
-                    start: spans[i].start,
-                    length: spans[i].length,
-                })
-                .collect();
-            if let Some(first) = units.first() {
-                let prefix_start = first.prefix_start;
-                push_tasks(&mut tasks, units, prefix_start, group.prefix);
+    /// Only one row of each sequence asks: `positions[s]` is its own position in the node in which sequence `s` ends.
+    /// Query row `s` is sequence `s`.
+    pub fn one_a_sequence(layout: &Layout, positions: &[usize]) -> Self {
+        let ending = layout.ending();
+        Self::new(layout, layout.sequences(), |index, _| {
+            ending[index].map_or((0, 0, 0), |s| (s, 1, positions[s]))
+        })
+    }
+
+    /// `asking`: first query row, number of queries and own position of the first, of each node.
+    fn new(
+        layout: &Layout,
+        query_rows: usize,
+        asking: impl Fn(usize, &Node) -> (usize, usize, usize),
+    ) -> Self {
+        let nodes = layout.nodes();
+        let mut tasks: Vec<Task> = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            let (query, queries, first) = asking(index, node);
+            let unit = Unit {
+                query,
+                queries,
+                first,
+                node: *node,
+                alone: node.parent.is_none()
+                    && nodes.get(index + 1).is_none_or(|n| n.parent.is_none()),
+            };
+            match tasks.last_mut() {
+                Some(task) if task.units.len() < NODES_PER_TASK && node.length <= LONG => {
+                    task.longest = task.longest.max(node.reach());
+                    task.units.push(unit);
+                }
+                _ => tasks.push(Task {
+                    units: vec![unit],
+                    above: node.parent.map_or_else(Vec::new, |p| layout.path(p)),
+                    longest: node.reach(),
+                }),
             }
-            s += n;
         }
         Self {
             tasks,
-            query_rows: s,
+            query_rows,
             key_rows: layout.rows(),
             causal: layout.is_causal(),
         }
@@ -128,29 +112,13 @@ impl Plan {
     pub fn pairs(&self) -> u64 {
         let of = |u: &Unit| -> usize {
             if !self.causal {
-                return u.queries * (u.prefix + u.length);
+                return u.queries * u.node.reach();
             }
-            let before = u.prefix + u.position;
+            let before = u.node.position + u.first;
             (1..=u.queries).map(|i| before + i).sum()
         };
         let units = self.tasks.iter().flat_map(|t| &t.units);
         units.map(|u| of(u) as u64).sum()
-    }
-}
-
-fn push_tasks(tasks: &mut Vec<Task>, units: Vec<Unit>, prefix_start: usize, prefix: usize) {
-    // Long segments without a prefix (pictures) are a task each; short ones (class names) share one.
-    let a_task = if units.first().is_some_and(|u| u.length > 48) {
-        1
-    } else {
-        SEGMENTS_PER_TASK
-    };
-    for chunk in units.chunks(a_task) {
-        tasks.push(Task {
-            units: chunk.to_vec(),
-            prefix_start,
-            prefix,
-        });
     }
 }
 
@@ -176,21 +144,66 @@ impl Out {
     }
 }
 
-/// Scores of one unit and head into `scores` `[queries, prefix + length]`, not scaled, `-inf` where the mask forbids.
-/// `kv` starts at the head's first key value; its rows are `stride` apart.
-fn scores(u: &Unit, causal: bool, q: Mat, kv: &[f32], stride: usize, scores: &mut [f32]) {
-    let (keys, d) = (u.prefix + u.length, q.cols());
-    if u.prefix > 0 {
-        let k = Mat::new(&kv[u.prefix_start * stride..], u.prefix, d, stride);
-        product(scores, keys, q, k.t(), false, Threads::One);
+/// Keys and values of one head, by position in the sequence that is being looked at: `[longest, d]` each.
+#[derive(Default)]
+struct Path {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Path {
+    fn resize(&mut self, longest: usize, d: usize) {
+        self.keys.resize(longest * d, 0.0);
+        self.values.resize(longest * d, 0.0);
     }
-    let k = Mat::new(&kv[u.start * stride..], u.length, d, stride);
-    product(&mut scores[u.prefix..], keys, q, k.t(), false, Threads::One);
-    if causal {
-        for i in 0..u.queries {
-            let seen = u.prefix + u.position + i + 1;
-            scores[i * keys + seen..(i + 1) * keys].fill(f32::NEG_INFINITY);
+
+    /// Puts row `row` of `kv` (keys then values, `[_, 2 w]`) at `position`.
+    fn put(&mut self, position: usize, kv: &[f32], row: usize, heads: Heads, head: usize) {
+        let (d, w) = (heads.size, heads.count * heads.size);
+        let from = row * 2 * w + head * d;
+        let to = position * d..(position + 1) * d;
+        self.keys[to.clone()].copy_from_slice(&kv[from..from + d]);
+        self.values[to].copy_from_slice(&kv[from + w..from + w + d]);
+    }
+
+    fn put_node(&mut self, node: &Node, kv: &[f32], heads: Heads, head: usize) {
+        for i in 0..node.length {
+            self.put(node.position + i, kv, node.start + i, heads, head);
         }
+    }
+
+    /// Takes over what lies at `positions` in `from`.
+    fn copy(&mut self, from: &Self, positions: std::ops::Range<usize>, d: usize) {
+        let at = positions.start * d..positions.end * d;
+        self.keys[at.clone()].copy_from_slice(&from.keys[at.clone()]);
+        self.values[at.clone()].copy_from_slice(&from.values[at]);
+    }
+
+    /// Keys and values that `unit` sees, `[reach, d]` each.
+    fn seen<'a>(
+        &'a self,
+        u: &Unit,
+        kv: &'a [f32],
+        heads: Heads,
+        head: usize,
+    ) -> (Mat<'a>, Mat<'a>) {
+        let (d, w, n) = (heads.size, heads.count * heads.size, u.node.reach());
+        if !u.alone {
+            let of = |values: &'a [f32]| Mat::new(values, n, d, d);
+            return (of(&self.keys), of(&self.values));
+        }
+        let at = u.node.start * 2 * w + head * d;
+        let of = |values: &'a [f32]| Mat::new(values, n, d, 2 * w);
+        (of(&kv[at..]), of(&kv[at + w..]))
+    }
+}
+
+/// Where query `i` of `u` stops seeing in a row of `u.node.reach()` keys.
+fn seen_by(u: &Unit, i: usize, causal: bool) -> usize {
+    if causal {
+        u.node.position + u.first + i + 1
+    } else {
+        u.node.reach()
     }
 }
 
@@ -217,58 +230,55 @@ pub fn forward(
     let arch = Arch::new();
     (0..plan.tasks.len() * heads.count)
         .into_par_iter()
-        .for_each_init(Vec::new, |buffer: &mut Vec<f32>, item| {
-            let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
-            for u in &task.units {
-                let keys = u.prefix + u.length;
-                buffer.resize(u.queries * keys, 0.0);
-                let s = &mut buffer[..u.queries * keys];
-                scores(
-                    u,
-                    plan.causal,
-                    Mat::new(&q[u.query * w + head * d..], u.queries, d, w),
-                    &kv[head * d..],
-                    2 * w,
-                    s,
-                );
-                arch.dispatch(
-                    #[inline(always)]
-                    || {
-                        for (i, row) in s.chunks_exact_mut(keys).enumerate() {
-                            let top = max(row) * scale;
-                            for v in row.iter_mut() {
-                                *v = exp(*v * scale - top);
-                            }
-                            let total = sum(row);
-                            // SAFETY: this head's entry for this query, written by this task alone.
-                            unsafe {
-                                *logsum.at(head * plan.query_rows + u.query + i) = top + total.ln()
-                            };
-                            let inverse = 1.0 / total;
-                            for v in row.iter_mut() {
-                                *v *= inverse;
-                            }
-                        }
-                    },
-                );
-                let to = out.at(u.query * w + head * d);
-                let p = Mat::new(&s[u.prefix..], u.queries, u.length, keys);
-                let v = Mat::new(&kv[u.start * 2 * w + w + head * d..], u.length, d, 2 * w);
-                // SAFETY: rows of this unit's queries and columns of this head belong to this task alone.
-                unsafe { product_into(to, w, p, v, false, Threads::One) };
-                if u.prefix > 0 {
-                    let p = Mat::new(s, u.queries, u.prefix, keys);
-                    let v = Mat::new(
-                        &kv[u.prefix_start * 2 * w + w + head * d..],
-                        u.prefix,
-                        d,
-                        2 * w,
-                    );
-                    // SAFETY: as above.
-                    unsafe { product_into(to, w, p, v, true, Threads::One) };
+        .for_each_init(
+            || (Path::default(), Vec::new()),
+            |(path, buffer): &mut (Path, Vec<f32>), item| {
+                let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
+                path.resize(task.longest, d);
+                for (position, &row) in task.above.iter().enumerate() {
+                    path.put(position, kv, row, heads, head);
                 }
-            }
-        });
+                for u in &task.units {
+                    if !u.alone {
+                        path.put_node(&u.node, kv, heads, head);
+                    }
+                    if u.queries == 0 {
+                        continue;
+                    }
+                    let keys = u.node.reach();
+                    let (k, v) = path.seen(u, kv, heads, head);
+                    buffer.resize(u.queries * keys, 0.0);
+                    let s = &mut buffer[..u.queries * keys];
+                    let asking = Mat::new(&q[u.query * w + head * d..], u.queries, d, w);
+                    product(s, keys, asking, k.t(), false, Threads::One);
+                    arch.dispatch(
+                        #[inline(always)]
+                        || {
+                            for (i, row) in s.chunks_exact_mut(keys).enumerate() {
+                                let (row, unseen) = row.split_at_mut(seen_by(u, i, plan.causal));
+                                unseen.fill(0.0);
+                                let top = max(row) * scale;
+                                for v in row.iter_mut() {
+                                    *v = exp(*v * scale - top);
+                                }
+                                let total = sum(row);
+                                let at = head * plan.query_rows + u.query + i;
+                                // SAFETY: this head's entry for this query, written by this task alone.
+                                unsafe { *logsum.at(at) = top + total.ln() };
+                                let inverse = 1.0 / total;
+                                for v in row.iter_mut() {
+                                    *v *= inverse;
+                                }
+                            }
+                        },
+                    );
+                    let to = out.at(u.query * w + head * d);
+                    let p = Mat::new(s, u.queries, keys, keys);
+                    // SAFETY: rows of this unit's queries and columns of this head belong to this task alone.
+                    unsafe { product_into(to, w, p, v, false, Threads::One) };
+                }
+            },
+        );
 }
 
 /// What backward reads.
@@ -283,7 +293,8 @@ pub struct Saved<'a> {
     pub logsum: &'a [f32],
 }
 
-/// Gradients of queries and of keys and values, both starting at zero, given that of the output.
+/// Gradients of queries `[query_rows, W]` and of keys and values `[key_rows, 2 W]`, given that of the output. Those of
+/// keys and values start at zero.
 pub fn backward(
     plan: &Plan,
     heads: Heads,
@@ -301,110 +312,140 @@ pub fn backward(
     let scale = 1.0 / (d as f32).sqrt();
     let (dq, dkv_out) = (Out(dq.as_mut_ptr()), Out(dkv.as_mut_ptr()));
     let arch = Arch::new();
-    // Gradients of a prefix come from many tasks: each keeps its own sum `[prefix, 2 d]`, added up in order below.
-    let partial: Vec<Vec<f32>> = (0..plan.tasks.len() * heads.count)
+    // Gradients of rows above a task come from many tasks: each keeps its own sum, added up in order below.
+    let partial: Vec<Path> = (0..plan.tasks.len() * heads.count)
         .into_par_iter()
-        .map_init(
-            || (Vec::new(), Vec::new()),
-            |(p_buffer, g_buffer): &mut (Vec<f32>, Vec<f32>), item| {
-                let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
-                let mut shared = vec![0f32; task.prefix * 2 * d];
-                for u in &task.units {
-                    let keys = u.prefix + u.length;
-                    p_buffer.resize(u.queries * keys, 0.0);
-                    g_buffer.resize(u.queries * keys, 0.0);
-                    let p = &mut p_buffer[..u.queries * keys];
-                    let g = &mut g_buffer[..u.queries * keys];
-                    let queries = Mat::new(&q[u.query * w + head * d..], u.queries, d, w);
-                    let dout = Mat::new(&grad[u.query * w + head * d..], u.queries, d, w);
-                    scores(u, plan.causal, queries, &kv[head * d..], 2 * w, p);
-                    // Gradient of the probabilities: dOut Vt.
-                    let own_v = Mat::new(&kv[u.start * 2 * w + w + head * d..], u.length, d, 2 * w);
-                    product(
-                        &mut g[u.prefix..],
-                        keys,
-                        dout,
-                        own_v.t(),
-                        false,
-                        Threads::One,
-                    );
-                    if u.prefix > 0 {
-                        let v = Mat::new(
-                            &kv[u.prefix_start * 2 * w + w + head * d..],
-                            u.prefix,
-                            d,
-                            2 * w,
-                        );
-                        product(g, keys, dout, v.t(), false, Threads::One);
-                    }
-                    arch.dispatch(
-                        #[inline(always)]
-                        || {
-                            for i in 0..u.queries {
-                                let at = (u.query + i) * w + head * d;
-                                let delta =
-                                    super::rows::dot(&grad[at..at + d], &saved.out[at..at + d]);
-                                let log = saved.logsum[head * plan.query_rows + u.query + i];
-                                let row = i * keys..(i + 1) * keys;
-                                for (p, g) in p[row.clone()].iter_mut().zip(&mut g[row]) {
-                                    *p = exp(*p * scale - log);
-                                    *g = *p * (*g - delta) * scale;
-                                }
-                                if plan.causal {
-                                    // exp(-inf) is a tiny number here, not zero: forbid it for good.
-                                    let seen = i * keys + u.prefix + u.position + i + 1;
-                                    p[seen..(i + 1) * keys].fill(0.0);
-                                    g[seen..(i + 1) * keys].fill(0.0);
-                                }
+        .map_init(Buffers::default, |b: &mut Buffers, item| {
+            let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
+            let mut above = task.above.len();
+            let mut done = Path::default();
+            done.resize(above, d);
+            b.path.resize(task.longest, d);
+            b.sums.resize(task.longest, d);
+            for (position, &row) in task.above.iter().enumerate() {
+                b.path.put(position, kv, row, heads, head);
+            }
+            b.sums.keys[..above * d].fill(0.0);
+            b.sums.values[..above * d].fill(0.0);
+            b.open.clear();
+            for u in &task.units {
+                let keys = u.node.reach();
+                while let Some(node) = b.open.pop_if(|n| n.position >= u.node.position) {
+                    // SAFETY: this node's rows, in this head's columns, belong to this task alone.
+                    unsafe { b.sums.store(&node, dkv_out, heads, head) };
+                }
+                // Rows above the task that this node is not below: nothing more comes to them, their places are wanted.
+                let wanted = u.node.position.min(above);
+                done.copy(&b.sums, wanted..above, d);
+                above = wanted;
+                if !u.alone {
+                    b.path.put_node(&u.node, kv, heads, head);
+                    let own = u.node.position * d..keys * d;
+                    b.sums.keys[own.clone()].fill(0.0);
+                    b.sums.values[own].fill(0.0);
+                    b.open.push(u.node);
+                }
+                if u.queries == 0 {
+                    continue;
+                }
+                b.p.resize(u.queries * keys, 0.0);
+                b.g.resize(u.queries * keys, 0.0);
+                let p = &mut b.p[..u.queries * keys];
+                let g = &mut b.g[..u.queries * keys];
+                let asking = Mat::new(&q[u.query * w + head * d..], u.queries, d, w);
+                let dout = Mat::new(&grad[u.query * w + head * d..], u.queries, d, w);
+                let (k, v) = b.path.seen(u, kv, heads, head);
+                product(p, keys, asking, k.t(), false, Threads::One);
+                // Gradient of the probabilities: dOut Vt.
+                product(g, keys, dout, v.t(), false, Threads::One);
+                arch.dispatch(
+                    #[inline(always)]
+                    || {
+                        for i in 0..u.queries {
+                            let at = (u.query + i) * w + head * d;
+                            let delta = super::rows::dot(&grad[at..at + d], &saved.out[at..at + d]);
+                            let log = saved.logsum[head * plan.query_rows + u.query + i];
+                            let row = i * keys..(i + 1) * keys;
+                            let seen = seen_by(u, i, plan.causal);
+                            let (p, no_p) = p[row.clone()].split_at_mut(seen);
+                            let (g, no_g) = g[row].split_at_mut(seen);
+                            for (p, g) in p.iter_mut().zip(g) {
+                                *p = exp(*p * scale - log);
+                                *g = *p * (*g - delta) * scale;
                             }
-                        },
-                    );
-                    let (own_p, own_g) = (
-                        Mat::new(&p[u.prefix..], u.queries, u.length, keys),
-                        Mat::new(&g[u.prefix..], u.queries, u.length, keys),
-                    );
-                    let own_k = Mat::new(&kv[u.start * 2 * w + head * d..], u.length, d, 2 * w);
-                    let (to_q, to_k) = (
-                        dq.at(u.query * w + head * d),
-                        dkv_out.at(u.start * 2 * w + head * d),
-                    );
-                    // SAFETY: this unit's query rows and own key rows, in this head's columns, belong to this task alone.
-                    unsafe {
-                        product_into(to_q, w, own_g, own_k, false, Threads::One);
-                        product_into(to_k, 2 * w, own_g.t(), queries, false, Threads::One);
-                        product_into(
-                            dkv_out.at(u.start * 2 * w + w + head * d),
-                            2 * w,
-                            own_p.t(),
-                            dout,
-                            false,
-                            Threads::One,
-                        );
-                    }
-                    if u.prefix > 0 {
-                        let (pp, pg) = (
-                            Mat::new(p, u.queries, u.prefix, keys),
-                            Mat::new(g, u.queries, u.prefix, keys),
-                        );
-                        let k =
-                            Mat::new(&kv[u.prefix_start * 2 * w + head * d..], u.prefix, d, 2 * w);
-                        // SAFETY: as above.
-                        unsafe { product_into(to_q, w, pg, k, true, Threads::One) };
-                        product(&mut shared, 2 * d, pg.t(), queries, true, Threads::One);
-                        product(&mut shared[d..], 2 * d, pp.t(), dout, true, Threads::One);
+                            no_p.fill(0.0);
+                            no_g.fill(0.0);
+                        }
+                    },
+                );
+                let (p, g) = (
+                    Mat::new(p, u.queries, keys, keys),
+                    Mat::new(g, u.queries, keys, keys),
+                );
+                // SAFETY: this unit's query rows and, where it is alone, its key rows, in this head's columns, belong to
+                // this task alone.
+                unsafe {
+                    product_into(dq.at(u.query * w + head * d), w, g, k, false, Threads::One);
+                    if u.alone {
+                        let at = u.node.start * 2 * w + head * d;
+                        let to = dkv_out.at(at);
+                        product_into(to, 2 * w, g.t(), asking, false, Threads::One);
+                        let to = dkv_out.at(at + w);
+                        product_into(to, 2 * w, p.t(), dout, false, Threads::One);
                     }
                 }
-                shared
-            },
-        )
+                if !u.alone {
+                    product(&mut b.sums.keys, d, g.t(), asking, true, Threads::One);
+                    product(&mut b.sums.values, d, p.t(), dout, true, Threads::One);
+                }
+            }
+            for node in b.open.drain(..) {
+                // SAFETY: as above.
+                unsafe { b.sums.store(&node, dkv_out, heads, head) };
+            }
+            done.copy(&b.sums, 0..above, d);
+            done
+        })
         .collect();
-    for (item, shared) in partial.iter().enumerate() {
+    for (item, sums) in partial.iter().enumerate() {
         let (task, head) = (&plan.tasks[item / heads.count], item % heads.count);
-        for (i, row) in shared.chunks_exact(2 * d).enumerate() {
-            let at = (task.prefix_start + i) * 2 * w + head * d;
+        for (position, &row) in task.above.iter().enumerate() {
+            let (at, from) = (row * 2 * w + head * d, position * d);
             for j in 0..d {
-                dkv[at + j] += row[j];
-                dkv[at + w + j] += row[d + j];
+                dkv[at + j] += sums.keys[from + j];
+                dkv[at + w + j] += sums.values[from + j];
+            }
+        }
+    }
+}
+
+/// What a task of backward needs for itself.
+#[derive(Default)]
+struct Buffers {
+    path: Path,
+    /// Gradients of keys and values.
+    sums: Path,
+    /// Nodes that those looked at next may lie below.
+    open: Vec<Node>,
+    p: Vec<f32>,
+    g: Vec<f32>,
+}
+
+impl Path {
+    /// Writes the rows of `node` to theirs in `[key_rows, 2 W]`.
+    ///
+    /// # Safety
+    /// No one else may touch this head's columns of these rows meanwhile.
+    unsafe fn store(&self, node: &Node, to: Out, heads: Heads, head: usize) {
+        let (d, w) = (heads.size, heads.count * heads.size);
+        for i in 0..node.length {
+            let from = (node.position + i) * d;
+            let at = (node.start + i) * 2 * w + head * d;
+            // SAFETY: the caller's promise; the row is one of the layout's.
+            unsafe {
+                std::ptr::copy_nonoverlapping(self.keys[from..from + d].as_ptr(), to.at(at), d);
+                let values = self.values[from..from + d].as_ptr();
+                std::ptr::copy_nonoverlapping(values, to.at(at + w), d);
             }
         }
     }

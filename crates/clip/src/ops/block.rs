@@ -117,7 +117,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// `[R, W]` to `[R, W]`; or, with `select`, to `[segments, W]`: the row at own position `select[s]` of each segment.
+    /// `[R, W]` to `[R, W]`; or, with `select`, to `[sequences, W]`: the row at own position `select[s]` of each
+    /// sequence.
     ///
     /// # Errors
     /// When `x` has not the layout's rows.
@@ -138,16 +139,10 @@ impl Block {
         if !x.device().is_cpu() {
             return composed::block(self, x, layout, select);
         }
-        let selected = select.map(|positions| -> Vec<usize> {
-            layout
-                .spans()
-                .zip(positions)
-                .map(|(span, &p)| span.start + p)
-                .collect()
-        });
+        let selected = select.map(|positions| layout.chosen(positions));
         let plan = match select {
             None => Plan::all(layout),
-            Some(positions) => Plan::one_a_segment(layout, positions),
+            Some(positions) => Plan::one_a_sequence(layout, positions),
         };
         let op = Fused {
             shape: self.shape,

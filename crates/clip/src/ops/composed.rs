@@ -42,15 +42,17 @@ fn mask(layout: &Layout, device: &Device) -> Result<Tensor> {
     let n = layout.rows();
     let mut allowed = vec![f32::NEG_INFINITY; n * n];
     let mut open = |query: usize, key: usize| allowed[query * n + key] = 0.0;
-    for span in layout.spans() {
-        for i in 0..span.prefix + span.length {
-            for j in 0..span.prefix + span.length {
-                let sees = !layout.is_causal() || j <= i;
-                // A prefix row never looks into a segment: another segment would see something else there.
-                if sees && !(i < span.prefix && j >= span.prefix) {
-                    open(span.row(i), span.row(j));
-                }
-            }
+    for (index, node) in layout.nodes().iter().enumerate() {
+        let path = layout.path(index);
+        for i in 0..node.length {
+            let seen = if layout.is_causal() {
+                node.position + i + 1
+            } else {
+                path.len()
+            };
+            path[..seen]
+                .iter()
+                .for_each(|&key| open(node.start + i, key));
         }
     }
     Tensor::from_vec(allowed, (n, n), device)
@@ -100,12 +102,10 @@ pub fn block(
         |x: &Tensor, weight: &Tensor, bias: &Tensor| x.matmul(&weight.t()?)?.broadcast_add(bias);
     let (heads, d) = (block.shape.heads, w / block.shape.heads);
     let qkv = linear(&layer_norm(x, g1, b1)?, w_in, b_in)?;
-    let uniform = layout.groups().len() == 1
-        && layout.groups()[0].prefix == 0
-        && !layout.is_causal()
-        && layout.groups()[0].segments.windows(2).all(|s| s[0] == s[1]);
+    let nodes = layout.nodes();
+    let uniform = !layout.is_causal() && nodes.windows(2).all(|n| n[0].length == n[1].length);
     let (count, length) = if uniform {
-        (layout.segments(), r / layout.segments())
+        (layout.sequences(), r / layout.sequences())
     } else {
         (1, r)
     };
@@ -128,11 +128,8 @@ pub fn block(
         .reshape((r, w))?;
     let mut x = (x + linear(&attended, w_out, b_out)?)?;
     if let Some(positions) = select {
-        let rows: Vec<u32> = layout
-            .spans()
-            .zip(positions)
-            .map(|(s, &p)| (s.start + p) as u32)
-            .collect();
+        let rows = layout.chosen(positions);
+        let rows: Vec<u32> = rows.iter().map(|&r| r as u32).collect();
         x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
     }
     let h = linear(&layer_norm(&x, g2, b2)?, w_fc, b_fc)?;

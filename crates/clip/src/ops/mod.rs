@@ -19,7 +19,7 @@ pub mod scratch;
 pub mod work;
 
 pub use block::{Activation, Block, BlockShape};
-pub use layout::{Group, Layout};
+pub use layout::{Group, Layout, Node};
 pub use norm::layer_norm;
 pub use replace::{Put, put_rows};
 pub use work::Work;

@@ -58,7 +58,7 @@ impl BlockShape {
         let (w, h) = (self.width as f64, self.hidden as f64);
         let (plan, going_on) = match select {
             None => (Plan::all(layout), layout.rows()),
-            Some(positions) => (Plan::one_a_segment(layout, positions), positions.len()),
+            Some(positions) => (Plan::one_a_sequence(layout, positions), positions.len()),
         };
         let (rows, on, pairs) = (layout.rows() as f64, going_on as f64, plan.pairs() as f64);
         let products = 4.0 * rows * w * w + 4.0 * on * w * w + 4.0 * on * w * h;
@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn a_shared_prefix_is_counted_once() {
         let group = |prefix, length| {
-            Layout::causal(vec![Group {
+            Layout::causal(&[Group {
                 prefix,
-                segments: vec![length; 10],
+                own: vec![length; 10],
             }])
         };
         let (shared, own) = (
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn pairs_of_a_causal_sequence_are_a_triangle() {
-        let layout = Layout::causal(vec![Group {
+        let layout = Layout::causal(&[Group {
             prefix: 2,
-            segments: vec![3, 1],
+            own: vec![3, 1],
         }]);
         assert_eq!(Plan::all(&layout).pairs(), 3 + (3 + 4 + 5) + 3);
-        assert_eq!(Plan::one_a_segment(&layout, &[2, 0]).pairs(), 5 + 3);
+        assert_eq!(Plan::one_a_sequence(&layout, &[2, 0]).pairs(), 5 + 3);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tiny_clip::{classes_of, novel};
 use super::*;
+use crate::context::{self, Position};
 use crate::load_parameters;
 
 #[test]
@@ -237,4 +238,42 @@ fn cocoop_predicts_the_same_in_pieces() {
         largest_gap(&single[..200], &single[200..400]) > 1e-3,
         "pictures differ"
     );
+}
+
+#[test]
+fn no_bound_on_memory_changes_a_bit_of_training() {
+    let words = ["cat", "river", "sea", "annual crop"];
+    let name = |i: usize| (0..5).map(|d| words[i >> (2 * d) & 3]).collect::<Vec<_>>();
+    let names: Vec<String> = (0..700).map(|i| name(i).join(" ")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let classes = classes_of("any", &names);
+    let train = |entry: &Entry, memory: Option<usize>| {
+        let mut clip = clip();
+        Arc::make_mut(&mut clip).text.memory = memory;
+        let group =
+            context::sequences(&classes, "a photo of a", 4, Position::End, |_, i| i).unwrap();
+        let rows = clip.text.plan(&[group]).unwrap().rows();
+        assert!(rows > 2048, "{rows} rows are not two pieces");
+        let mut method = build_for(entry, "", &clip, &classes).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let loss = method.loss(&batch()).unwrap();
+            let gradients = method.gradients(&loss).unwrap();
+            seen.push(flat(&loss.total));
+            for (_, var) in method.parameters() {
+                let Some(gradient) = gradients.get(var.as_tensor()) else {
+                    continue;
+                };
+                seen.push(flat(gradient));
+                let next = (var.as_detached_tensor() - (gradient * 0.1).unwrap()).unwrap();
+                var.set(&next).unwrap();
+            }
+        }
+        seen
+    };
+    for entry in trained() {
+        let free = train(entry, None);
+        assert!(free.len() > 2, "{}", entry.name);
+        assert!(free == train(entry, Some(1)), "{}", entry.name);
+    }
 }

@@ -105,6 +105,14 @@ impl Run {
         let architecture = weights.architecture.clone();
         let mut clip = self.kept.load(&weights)?;
         Arc::make_mut(&mut clip).text.memory = suite.memory;
+        let least = clip.text.least_memory();
+        if suite.memory.is_some_and(|most| most < least) {
+            crate::say!(
+                "note: memory: the text tower holds one piece of classes at a time, {:.1} MB with this backbone; less is \
+                 not possible",
+                least as f64 / 1e6
+            );
+        }
         if suite.precision == Precision::Bfloat16 {
             backbone::use_bfloat16(Arc::make_mut(&mut clip))
                 .with_context(|| format!("{}: precision", self.suite.display()))?;

@@ -66,9 +66,9 @@ fn blocks(t: &Transformer, layout: &Layout, ends: &[usize]) -> Work {
 
 /// One pass over texts whose first `prefix` tokens are the same; `rest` are the tokens of each after them.
 pub fn text(a: &Architecture, prefix: usize, rest: &[usize]) -> Work {
-    let layout = Layout::causal(vec![Group {
+    let layout = Layout::causal(&[Group {
         prefix,
-        segments: rest.to_vec(),
+        own: rest.to_vec(),
     }]);
     let ends: Vec<usize> = rest.iter().map(|n| n - 1).collect();
     let projection = 2.0 * (rest.len() * a.text.width * a.embedding) as f64;

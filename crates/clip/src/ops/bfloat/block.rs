@@ -61,12 +61,9 @@ impl BfloatBlock {
     ) -> Result<Tensor> {
         let plan = match select {
             None => Plan::all(layout),
-            Some(positions) => Plan::one_a_segment(layout, positions),
+            Some(positions) => Plan::one_a_sequence(layout, positions),
         };
-        let selected: Option<Vec<usize>> = select.map(|positions| {
-            let spans = layout.spans().zip(positions);
-            spans.map(|(span, p)| span.start + p).collect()
-        });
+        let selected = select.map(|positions| layout.chosen(positions));
         let out = with_values(x, |x| {
             Ok(on_pool(|| self.rows(x, &plan, selected.as_deref())))
         })?;

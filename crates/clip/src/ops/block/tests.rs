@@ -38,23 +38,51 @@ fn block(activation: Activation, train: bool) -> Block {
 
 fn layouts() -> Vec<Layout> {
     vec![
-        Layout::causal(vec![
+        Layout::causal(&[
             Group {
                 prefix: 3,
-                segments: vec![2, 5, 1],
+                own: vec![2, 5, 1],
             },
             Group {
                 prefix: 1,
-                segments: vec![4; 40],
+                own: vec![4; 40],
             },
             Group {
                 prefix: 0,
-                segments: vec![6],
+                own: vec![6],
             },
         ]),
+        branching(),
         Layout::full(3, 9),
         Layout::full(2, 60),
     ]
+}
+
+/// Trees of several levels, of more nodes than a task takes, so that tasks begin and end inside of branches.
+fn branching() -> Layout {
+    let (mut nodes, mut ends) = (Vec::new(), Vec::new());
+    for root in 0..2 {
+        let top = nodes.len();
+        nodes.push((None, 2 + root));
+        for branch in 0..5 {
+            let middle = nodes.len();
+            nodes.push((Some(top), 1 + branch % 3));
+            let lower = nodes.len();
+            nodes.push((Some(middle), 2));
+            for leaf in 0..3 {
+                ends.push(nodes.len());
+                nodes.push((Some(lower), 1 + (leaf + branch) % 3));
+            }
+            ends.push(nodes.len());
+            nodes.push((Some(middle), 1));
+            if branch % 2 == 0 {
+                ends.push(nodes.len());
+                nodes.push((Some(top), 4));
+            }
+        }
+    }
+    ends.reverse(); // the order of sequences is not that of nodes
+    Layout::trees(&nodes, ends)
 }
 
 fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
@@ -83,7 +111,7 @@ fn fused_block_and_its_gradients_equal_the_composed_ones() {
         for layout in layouts() {
             for select in [false, true] {
                 let layout = Arc::new(layout.clone());
-                let ends: Vec<usize> = layout.spans().map(|s| s.length - 1).collect();
+                let ends: Vec<usize> = layout.ends().map(|n| n.length - 1).collect();
                 let select = select.then_some(&ends[..]);
                 let block = block(activation, true);
                 let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
@@ -201,10 +229,18 @@ fn put_rows_and_norm_gradients_agree_with_finite_differences() {
 
 #[test]
 fn threads_do_not_change_a_bit_of_forward_or_backward() {
-    let layout = Arc::new(Layout::causal(vec![Group {
-        prefix: 5,
-        segments: vec![7; 60],
-    }]));
+    for layout in [
+        Layout::causal(&[Group {
+            prefix: 5,
+            own: vec![7; 60],
+        }]),
+        branching(),
+    ] {
+        same_on_any_threads(Arc::new(layout));
+    }
+}
+
+fn same_on_any_threads(layout: Arc<Layout>) {
     let block = block(Activation::QuickGelu, true);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new()

@@ -1,0 +1,202 @@
+//! Text sequences as packed rows: trees in which every start that sequences share has its rows once.
+//!
+//! "a photo of a sea horse." and "a photo of a sea lion." go the same way up to "sea"; the tower is causal, so that their
+//! hidden states are the same up to there (arXiv 2103.00020, section 2.4).
+
+use std::sync::Arc;
+
+use candle_core::{Result, bail};
+
+use crate::ops::Layout;
+use crate::text::Slot;
+
+/// One position of a packed row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) slot: Slot,
+    pub(crate) position: usize,
+}
+
+/// Sequences laid out. `R` rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    pub(crate) layout: Arc<Layout>,
+    /// What is in each of the `R` rows.
+    pub(crate) rows: Vec<Row>,
+    /// Packed rows that hold context, with the context row.
+    pub(crate) context: Arc<Vec<(usize, usize)>>,
+    /// Own position of each sequence's last row in the node in which it ends.
+    pub(crate) ends: Vec<usize>,
+}
+
+impl Packed {
+    /// Lays out `groups`; sequences of different groups share nothing.
+    ///
+    /// # Errors
+    /// A sequence that is empty or has more than `longest` slots.
+    pub(crate) fn new<S: AsRef<[Slot]>>(groups: &[Vec<S>], longest: usize) -> Result<Self> {
+        let mut trees = Trees::default();
+        for group in groups {
+            let mut sequences: Vec<(usize, &[Slot])> = Vec::with_capacity(group.len());
+            for sequence in group.iter().map(AsRef::as_ref) {
+                if sequence.is_empty() || sequence.len() > longest {
+                    bail!(
+                        "a text of {} tokens does not fit into 1..={longest}",
+                        sequence.len()
+                    );
+                }
+                sequences.push((trees.ends.len(), sequence));
+                trees.ends.push(0);
+            }
+            sequences.sort_by(|a, b| a.1.cmp(b.1));
+            trees.grow(&sequences, 0, None);
+        }
+        let layout = Layout::trees(&trees.nodes, trees.ends);
+        let context = trees.rows.iter().enumerate();
+        let context = context.filter_map(|(at, row)| match row.slot {
+            Slot::Context(source) => Some((at, source)),
+            Slot::Token(_) => None,
+        });
+        Ok(Self {
+            context: Arc::new(context.collect()),
+            ends: layout.ends().map(|n| n.length - 1).collect(),
+            layout: Arc::new(layout),
+            rows: trees.rows,
+        })
+    }
+
+    /// Packed rows that hold positions `first..first + count`, with the position's index as source.
+    pub(crate) fn rows_at(&self, first: usize, count: usize) -> Arc<Vec<(usize, usize)>> {
+        let held = self.rows.iter().enumerate();
+        let held = held.filter(|(_, row)| (first..first + count).contains(&row.position));
+        Arc::new(held.map(|(at, row)| (at, row.position - first)).collect())
+    }
+}
+
+/// Trees while they grow.
+#[derive(Default)]
+struct Trees {
+    /// Parent and rows of each node, depth first.
+    nodes: Vec<(Option<usize>, usize)>,
+    rows: Vec<Row>,
+    /// The node in which each sequence ends.
+    ends: Vec<usize>,
+}
+
+impl Trees {
+    /// Adds what comes from `position` on of `sequences`, which are sorted and the same before it.
+    fn grow(&mut self, sequences: &[(usize, &[Slot])], position: usize, parent: Option<usize>) {
+        let [(_, first), rest @ ..] = sequences else {
+            return;
+        };
+        if rest.is_empty() {
+            return self.end(sequences[0], position, parent);
+        }
+        // The last row of each stays its own, for that is where it is read.
+        let shared = rest.iter().fold(first.len() - 1, |n, (_, s)| {
+            let same = first.iter().zip(s.iter()).take_while(|(a, b)| a == b);
+            same.count().min(n).min(s.len() - 1)
+        });
+        let (parent, position) = if shared > position {
+            let node = self.push(&first[position..shared], position, parent);
+            (Some(node), shared)
+        } else {
+            (parent, position)
+        };
+        let (last, longer): (Vec<_>, Vec<_>) =
+            sequences.iter().partition(|(_, s)| s.len() == position + 1);
+        for sequence in last {
+            self.end(sequence, position, parent);
+        }
+        for branch in longer.chunk_by(|a, b| a.1[position] == b.1[position]) {
+            self.grow(branch, position, parent);
+        }
+    }
+
+    /// Adds the rest of a sequence that shares no more.
+    fn end(&mut self, (index, slots): (usize, &[Slot]), position: usize, parent: Option<usize>) {
+        self.ends[index] = self.push(&slots[position..], position, parent);
+    }
+
+    fn push(&mut self, slots: &[Slot], position: usize, parent: Option<usize>) -> usize {
+        self.nodes.push((parent, slots.len()));
+        let rows = slots.iter().zip(position..);
+        self.rows
+            .extend(rows.map(|(&slot, position)| Row { slot, position }));
+        self.nodes.len() - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(ids: &[u32]) -> Vec<Slot> {
+        ids.iter().map(|i| Slot::Token(*i)).collect()
+    }
+
+    /// Reads every sequence back out of the packed rows.
+    fn read(packed: &Packed) -> Vec<Vec<Slot>> {
+        let nodes = packed.layout.nodes();
+        let index = |n: crate::ops::Node| nodes.iter().position(|m| *m == n).unwrap();
+        let ends: Vec<usize> = packed.layout.ends().map(index).collect();
+        ends.iter()
+            .map(|&end| {
+                let path = packed.layout.path(end);
+                let rows = path.iter().map(|&row| packed.rows[row]);
+                rows.enumerate()
+                    .map(|(position, row)| {
+                        assert_eq!(row.position, position);
+                        row.slot
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn shared_starts_have_their_rows_once_and_every_sequence_is_there_in_order() {
+        let group = vec![
+            tokens(&[1, 5, 6, 9]),
+            tokens(&[1, 2, 3, 9]),
+            tokens(&[1, 2, 4, 9]),
+            tokens(&[1, 2, 9]),
+            tokens(&[1, 2, 3, 7, 9]),
+        ];
+        let packed = Packed::new(std::slice::from_ref(&group), 77).unwrap();
+        assert_eq!(read(&packed), group);
+        // 1 | 2 | 3 | 9; 7 9 | 4 9 | 9 | 5 6 9
+        assert_eq!(packed.rows.len(), 1 + 1 + 1 + 1 + 2 + 2 + 1 + 3);
+    }
+
+    #[test]
+    fn every_sequence_keeps_a_last_row_of_its_own() {
+        for group in [
+            vec![tokens(&[1, 2, 9]), tokens(&[1, 2, 9])],
+            vec![tokens(&[9]), tokens(&[9])],
+            vec![tokens(&[1, 9]), tokens(&[1, 9, 2, 9])],
+            vec![tokens(&[1, 2, 9])],
+        ] {
+            let packed = Packed::new(std::slice::from_ref(&group), 77).unwrap();
+            assert_eq!(read(&packed), group);
+        }
+    }
+
+    #[test]
+    fn contexts_of_their_own_are_not_shared() {
+        let own = |row| vec![Slot::Token(1), Slot::Context(row), Slot::Token(9)];
+        let packed = Packed::new(&[vec![own(0), own(1)]], 77).unwrap();
+        assert_eq!(packed.rows.len(), 5);
+        assert_eq!(*packed.context, [(1, 0), (3, 1)]);
+        assert_eq!(*packed.rows_at(1, 2), [(1, 0), (2, 1), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn groups_share_nothing() {
+        let one = vec![tokens(&[1, 2, 9]), tokens(&[1, 3, 9])];
+        let packed = Packed::new(&[one.clone(), one], 77).unwrap();
+        assert_eq!(packed.rows.len(), 10);
+        assert!(Packed::new(&[vec![tokens(&[])]], 77).is_err());
+        assert!(Packed::new(&[vec![tokens(&[1, 2, 3])]], 2).is_err());
+    }
+}
