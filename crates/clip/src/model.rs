@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, D, DType, Device, Result, Storage, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use crate::image::{ImagePrompt, VisionTransformer};
 use crate::ops::block::PARTS;
-use crate::ops::{Activation, Block, BlockShape, with_values};
+use crate::ops::{Activation, Block, BlockShape, scaled_cosine, with_values};
 use crate::resnet::ModifiedResNet;
 use crate::text::{Slot, TextPlan, TextPrompt, TextTower};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{self, Weights};
+
+pub use crate::ops::unit;
 
 /// The image side of a CLIP.
 #[derive(Clone, Debug)]
@@ -48,14 +50,6 @@ pub struct Clip {
     fingerprint: String,
     /// Trained tensors by name, when made for training.
     trained: BTreeMap<String, Var>,
-}
-
-/// Every row scaled to unit length.
-///
-/// # Errors
-/// Those of candle.
-pub fn unit(x: &Tensor) -> Result<Tensor> {
-    x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
 
 impl Clip {
@@ -315,7 +309,7 @@ impl Clip {
     /// # Errors
     /// When shapes do not fit.
     pub fn logits(&self, images: &Tensor, texts: &Tensor) -> Result<Tensor> {
-        (images * self.scale)?.matmul(&texts.t()?)
+        scaled_cosine(images, texts, self.scale)
     }
 
     /// Trained tensors by name (empty for frozen towers). Blocks are one flat tensor each.

@@ -3,17 +3,7 @@
 use candle_core::{D, Result, Tensor};
 
 pub use clip::ops::composed::{log_softmax, softmax};
-
-/// Mean cross entropy of `[B, K]` logits and `[B]` labels.
-///
-/// # Errors
-/// When shapes do not fit.
-pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    log_softmax(logits)?
-        .gather(&labels.unsqueeze(1)?, 1)?
-        .mean_all()?
-        .neg()
-}
+pub use clip::ops::cross_entropy;
 
 /// Mean of `|a - b|` over all elements; its slope is 0 where they are equal, as in PyTorch.
 ///

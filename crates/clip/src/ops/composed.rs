@@ -37,6 +37,33 @@ pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
     x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
+/// [`super::unit`].
+///
+/// # Errors
+/// Those of candle.
+pub fn unit(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
+}
+
+/// [`super::scaled_cosine`].
+///
+/// # Errors
+/// Those of candle.
+pub fn scaled_cosine(images: &Tensor, texts: &Tensor, scale: f64) -> Result<Tensor> {
+    (images * scale)?.matmul(&texts.t()?)
+}
+
+/// [`super::cross_entropy`].
+///
+/// # Errors
+/// Those of candle.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    log_softmax(logits)?
+        .gather(&labels.unsqueeze(1)?, 1)?
+        .mean_all()?
+        .neg()
+}
+
 /// Which key rows a query row sees: 0, or `-inf` where it does not.
 fn mask(layout: &Layout, device: &Device) -> Result<Tensor> {
     let n = layout.rows();

@@ -9,6 +9,7 @@ pub mod attention;
 pub mod bfloat;
 pub mod block;
 pub mod composed;
+pub mod cosine;
 pub mod gemm;
 pub mod layout;
 pub mod norm;
@@ -19,6 +20,7 @@ pub mod scratch;
 pub mod work;
 
 pub use block::{Activation, Block, BlockShape};
+pub use cosine::{cross_entropy, scaled_cosine, unit};
 pub use layout::{Group, Layout, Node};
 pub use norm::layer_norm;
 pub use replace::{Put, put_rows};
