@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import product
+from itertools import cycle, islice, product
 
 import torch
 
@@ -49,13 +49,20 @@ SETTINGS = {
 
 
 def class_names(count):
-    """Names of 5 or 6 tokens, so that "a photo of a {}." takes 12 or 13 with its start, period and end."""
-    sizes = ["small", "large", "old", "young", "tall"]
+    """Names of 5 or 6 tokens, so that "a photo of a {}." takes 12 or 13 with its start, period and end.
+
+    No two begin with the same word, which is one token of the vocabulary; otherwise as `promptbed bench` makes them up.
+    """
+    vocabulary = tokenizer().decoder
+    words = (vocabulary[i] for i in range(1000, len(vocabulary)))
+    words = (w.removesuffix("</w>") for w in words if w.endswith("</w>"))
+    words = (w for w in words if len(w) >= 4 and w.isascii() and w.isalpha() and w.islower())
     colours = ["red", "blue", "green", "black", "white"]
     things = ["fishing boat", "sports car", "mountain dog", "kitchen chair"]
     things += ["city bus", "flower pot", "music box", "stone house"]
     places = ["outdoors", "upstairs", "at night", "in winter", "by road"]
-    names = [" ".join(words) for words in product(sizes, colours, things, places)]
+    rest = cycle([" ".join(parts) for parts in product(colours, things, places)])
+    names = [f"{word} {more}" for word, more in islice(zip(words, rest), 1000)]
     order = sorted(range(len(names)), key=lambda i: i * 7919 % len(names))  # neighbours differ in every word
     assert count <= len(names), f"at most {len(names)} classes, {count} asked for"
     return [names[i] for i in order[:count]]

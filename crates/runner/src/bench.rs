@@ -13,6 +13,9 @@ use serde::Serialize;
 
 pub(crate) mod backbone;
 pub mod growth;
+mod names;
+
+pub use names::{class_names, names_of};
 
 /// Side of the square product that the machine's rate is measured with: 17 GFLOP, three matrices of 16 MB.
 const SIDE: usize = 2048;
@@ -219,8 +222,8 @@ const fn case(
 pub struct Options {
     /// `drawn`, a released size, or a weight file.
     pub backbone: String,
-    /// Classes.
-    pub classes: usize,
+    /// Classes' names.
+    pub names: Vec<String>,
     /// Pictures a step; the published number where not given.
     pub batch: Option<usize>,
     /// Timed steps.
@@ -244,6 +247,10 @@ pub struct Measured {
     pub views: &'static str,
     /// Classes.
     pub classes: usize,
+    /// Tokens of all prompts, end tokens included and padding not.
+    pub text_tokens: usize,
+    /// Rows the text tower computes: tokens of starts that prompts share count once.
+    pub text_rows: usize,
     /// Pictures a step.
     pub batch: usize,
     /// Pictures a step took, a batch at a time.
@@ -315,51 +322,6 @@ pub fn load(name: &str) -> Result<Clip> {
     Ok(Clip::load(path)?)
 }
 
-/// `count` class names of 5 or 6 tokens, so that "a photo of a {}." takes 12 or 13; the names the comparison with
-/// PyTorch uses. The shipped CLIP's vocabulary is small: there, the names of its own datasets.
-///
-/// # Errors
-/// More than there are.
-pub fn class_names(count: usize, drawn: bool) -> Result<Vec<String>> {
-    let all: Vec<String> = if drawn {
-        let datasets = datasets::drawn::datasets();
-        datasets
-            .iter()
-            .filter_map(|d| datasets::drawn::open(&d.id))
-            .filter_map(|d| d.split.subset(datasets::ClassSet::All).ok())
-            .flat_map(|(_, names)| names)
-            .collect()
-    } else {
-        let mut names = Vec::new();
-        for size in ["small", "large", "old", "young", "tall"] {
-            for colour in ["red", "blue", "green", "black", "white"] {
-                for thing in [
-                    "fishing boat",
-                    "sports car",
-                    "mountain dog",
-                    "kitchen chair",
-                    "city bus",
-                    "flower pot",
-                    "music box",
-                    "stone house",
-                ] {
-                    for place in ["outdoors", "upstairs", "at night", "in winter", "by road"] {
-                        names.push(format!("{size} {colour} {thing} {place}"));
-                    }
-                }
-            }
-        }
-        names
-    };
-    if count == 0 || count > all.len() {
-        bail!("--classes {count}: is outside 1..={}", all.len());
-    }
-    // A stride prime to their number visits all, and neighbours differ in every word.
-    let mut order: Vec<usize> = (0..all.len()).collect();
-    order.sort_by_key(|i| i * 7919 % all.len());
-    Ok(order[..count].iter().map(|i| all[*i].clone()).collect())
-}
-
 /// GFLOP/s of one large product on all threads of the current pool: the median of five.
 pub fn machine_rate() -> f64 {
     let a = vec![0.5f32; SIDE * SIDE];
@@ -389,9 +351,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Floating-point operations that a step of `case` cannot do without; see [`clip::ops::work`] for the formula.
-fn needed(case: &Case, clip: &Clip, classes: &Classes, batch: usize, cached: bool) -> Result<f64> {
-    let p = case.passes;
+/// The prompts "a photo of a {name}." laid out, and their tokens, each prompt for itself.
+///
+/// # Errors
+/// A name that the vocabulary does not have.
+pub(crate) fn prompts(clip: &Clip, classes: &Classes) -> Result<(TextPlan, usize)> {
     let words = methods::context::word_count(WORDS);
     let group = methods::context::sequences(
         classes,
@@ -400,8 +364,14 @@ fn needed(case: &Case, clip: &Clip, classes: &Classes, batch: usize, cached: boo
         methods::context::Position::End,
         |_, i| i,
     )?;
-    let plan: TextPlan = clip.text.plan(&[group])?;
-    let text = clip.text.work(&plan);
+    let tokens = group.iter().map(Vec::len).sum();
+    Ok((clip.text.plan(&[group])?, tokens))
+}
+
+/// Floating-point operations that a step of `case` cannot do without; see [`clip::ops::work`] for the formula.
+fn needed(case: &Case, clip: &Clip, text: &TextPlan, batch: usize, cached: bool) -> Result<f64> {
+    let p = case.passes;
+    let text = clip.text.work(text);
     let times = if p.conditional { batch as f64 } else { 1.0 };
     let mut all = times * (p.text_forward * text.forward + p.text_backward * text.backward);
     if let ImageTower::Transformer(tower) = &clip.image {
@@ -430,8 +400,7 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
     }
     let clip = Arc::new(clip);
     let batch = options.batch.unwrap_or(case.batch);
-    let names = class_names(options.classes, options.backbone == "drawn")?;
-    let classes = Classes::new(&names, "bench", "a photo of a {}.");
+    let classes = Classes::new(&options.names, "bench", "a photo of a {}.");
     let is_evaluation = matches!(
         case.kind,
         Kind::Evaluate | Kind::Encode | Kind::EncodeBfloat16
@@ -440,11 +409,12 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
         bail!("--images: {} takes a batch a step", case.name);
     }
     let images = options.images.unwrap_or(batch);
-    let gflop = needed(case, &clip, &classes, images, options.cached)? / 1e9;
+    let (text, text_tokens) = prompts(&clip, &classes)?;
+    let gflop = needed(case, &clip, &text, images, options.cached)? / 1e9;
     let mut draw = Init::seeded(1);
     let (size, width) = (clip.image_size(), clip.embedding_size());
     let pixels = draw.normal(&[batch, 3, size, size], 1.0)?;
-    let labels: Vec<u32> = (0..batch).map(|i| (i % options.classes) as u32).collect();
+    let labels: Vec<u32> = (0..batch).map(|i| (i % classes.len()) as u32).collect();
     let labels = Tensor::new(labels, &Device::Cpu)?;
     let features = draw.normal(&[batch, width], 1.0)?;
     let rate_before = machine_rate();
@@ -525,7 +495,9 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
         method: case.name.to_owned(),
         backbone: options.backbone.clone(),
         views: if options.cached { "cached" } else { "fresh" },
-        classes: options.classes,
+        classes: classes.len(),
+        text_tokens,
+        text_rows: text.rows(),
         batch,
         images,
         memory: options.memory.unwrap_or(0),
@@ -571,19 +543,6 @@ mod tests {
     }
 
     #[test]
-    fn class_names_are_distinct_and_bounded() {
-        let names = class_names(1000, false).unwrap();
-        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
-        assert_eq!(distinct.len(), 1000);
-        assert!(
-            class_names(1001, false)
-                .unwrap_err()
-                .to_string()
-                .contains("1..=1000")
-        );
-    }
-
-    #[test]
     fn every_case_runs_on_the_shipped_clip_and_counts_its_operations() {
         for case in &CASES {
             if let Some(why) = case.refusal() {
@@ -592,7 +551,7 @@ mod tests {
             }
             let options = Options {
                 backbone: "drawn".to_owned(),
-                classes: 3,
+                names: class_names(3, true).unwrap(),
                 batch: Some(
                     2.max(case.batch.min(4) * usize::from(case.kind == Kind::TestTime) * 5),
                 ),

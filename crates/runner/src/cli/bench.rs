@@ -25,6 +25,10 @@ pub struct Bench {
     /// Classes.
     #[arg(long, default_value_t = 50)]
     classes: usize,
+    /// Class names to time with, one a line: how long they are and how they begin decides the text tower's work
+    /// [default: made up].
+    #[arg(long, value_name = "FILE", conflicts_with = "classes")]
+    names: Option<PathBuf>,
     /// Pictures a step; for tpt, views [default: as published].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
@@ -69,15 +73,17 @@ impl Bench {
             named.collect::<Result<Vec<_>>>()?
         };
         let options = Options {
+            names: match &self.names {
+                Some(path) => bench::names_of(path)?,
+                None => bench::class_names(self.classes, self.backbone == "drawn")?,
+            },
             backbone: self.backbone,
-            classes: self.classes,
             batch: self.batch.map(usize::from),
             steps: usize::from(self.steps),
             images: self.images.map(|n| n as usize),
             cached: self.views == "cached",
             memory: self.memory,
         };
-        bench::class_names(options.classes, options.backbone == "drawn")?;
         if !self.json {
             crate::out!(
                 "{:<20} {:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>6}",

@@ -11,7 +11,7 @@ use clip::weights::{Architecture, ImageTower};
 use methods::{Batch, Classes, Images, Init, Method, Settings};
 
 use super::work;
-use crate::bench::{backbone, class_names};
+use crate::bench::{backbone, class_names, prompts};
 
 /// Seconds that a kind of pass is timed for, once at least.
 const TIMED: f64 = 0.15;
@@ -146,11 +146,7 @@ fn step(method: &mut dyn Method, batch: &Batch) -> Result<()> {
 fn timed(a: &Architecture, clip: &Arc<Clip>, count: usize) -> Result<Rates> {
     let names = class_names(count, false)?;
     let classes = Classes::new(&names, "calibration", "a photo of a {}.");
-    let lengths: Vec<usize> = names
-        .iter()
-        .map(|n| clip::Tokenizer::shared().encode(n).len() + 2)
-        .collect();
-    let text = work::text(a, 5, &lengths);
+    let text = clip.text.work(&prompts(clip, &classes)?.0);
     let frozen = work::image(a, 0);
     let batch = (BATCH / frozen.forward).clamp(2.0, 32.0) as usize;
     let size = a.image.image_size();
