@@ -9,6 +9,8 @@
     reason = "a test, with an allocator that counts"
 )]
 
+mod published_names;
+
 use clip::Clip;
 use clip::weights::{self, pickle};
 use proptest::prelude::*;
@@ -459,23 +461,7 @@ fn sharded() -> Vec<(&'static str, Vec<u8>)> {
                 }
             }
             _ => {
-                let renamed = rest
-                    .replace("transformer.resblocks", "encoder.layers")
-                    .replace("attn.out_proj", "self_attn.out_proj")
-                    .replace("ln_1", "layer_norm1")
-                    .replace("ln_2", "layer_norm2")
-                    .replace("c_fc", "fc1")
-                    .replace("c_proj", "fc2")
-                    .replace(
-                        "positional_embedding",
-                        "embeddings.position_embedding.weight",
-                    )
-                    .replace("token_embedding", "embeddings.token_embedding")
-                    .replace("class_embedding", "embeddings.class_embedding")
-                    .replace("conv1", "embeddings.patch_embedding")
-                    .replace("ln_pre", "pre_layrnorm")
-                    .replace("ln_post", "post_layernorm")
-                    .replace("ln_final", "final_layer_norm");
+                let renamed = published_names::hugging_face_name(rest);
                 put(format!("{tower}{renamed}"), tensor);
             }
         }

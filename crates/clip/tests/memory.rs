@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test, with an allocator that counts")]
 
+mod published_names;
+
 use candle_core::{Device, Tensor};
 use clip::weights::pickle::{self, Value};
 use clip::{Clip, Keep, Tokenizer, weights};
+use published_names::Sizes;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -39,47 +42,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Both towers `layers` blocks of width `w`, 500 token rows: 19 MB in float32; all numbers are half-precision numbers.
+/// Both towers 12 blocks of width 128, 500 token rows: 19 MB in float32; all numbers are half-precision numbers.
 fn tensors() -> BTreeMap<String, Tensor> {
-    let (w, e, rows, layers) = (128, 96, 500, 12);
-    let mut shapes: Vec<(String, Vec<usize>)> = [
-        ("positional_embedding", vec![77, w]),
-        ("token_embedding.weight", vec![rows, w]),
-        ("text_projection", vec![w, e]),
-        ("ln_final.weight", vec![w]),
-        ("ln_final.bias", vec![w]),
-        ("logit_scale", vec![]),
-        ("visual.class_embedding", vec![w]),
-        ("visual.positional_embedding", vec![17, w]),
-        ("visual.conv1.weight", vec![w, 3, 8, 8]),
-        ("visual.proj", vec![w, e]),
-        ("visual.ln_pre.weight", vec![w]),
-        ("visual.ln_pre.bias", vec![w]),
-        ("visual.ln_post.weight", vec![w]),
-        ("visual.ln_post.bias", vec![w]),
-    ]
-    .map(|(name, shape)| (name.to_owned(), shape))
-    .into();
-    for tower in ["", "visual."] {
-        for i in 0..layers {
-            for (name, shape) in [
-                ("attn.in_proj_weight", vec![3 * w, w]),
-                ("attn.in_proj_bias", vec![3 * w]),
-                ("attn.out_proj.weight", vec![w, w]),
-                ("attn.out_proj.bias", vec![w]),
-                ("ln_1.weight", vec![w]),
-                ("ln_1.bias", vec![w]),
-                ("ln_2.weight", vec![w]),
-                ("ln_2.bias", vec![w]),
-                ("mlp.c_fc.weight", vec![4 * w, w]),
-                ("mlp.c_fc.bias", vec![4 * w]),
-                ("mlp.c_proj.weight", vec![w, 4 * w]),
-                ("mlp.c_proj.bias", vec![w]),
-            ] {
-                shapes.push((format!("{tower}transformer.resblocks.{i}.{name}"), shape));
-            }
-        }
-    }
+    let rows = 500;
+    let shapes = published_names::shapes(&Sizes {
+        width: 128,
+        joint: 96,
+        layers: 12,
+        tokens: rows,
+        places: 17,
+        patch: 8,
+    });
     let made = shapes.into_iter().map(|(name, shape)| {
         let count = shape.iter().product::<usize>();
         let values: Vec<f32> = (0..count)
