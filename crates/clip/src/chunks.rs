@@ -175,10 +175,16 @@ impl Pieces {
         Ok((own, features))
     }
 
-    /// Takes a piece's graph, if it has kept one.
+    /// A piece's graph, if it has kept one. Where not all have, it is given up, for another needs the room; else it stays
+    /// for a second backward pass (ProGrad makes two).
     fn take(&self, piece: usize) -> Option<Graph> {
         let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        graphs.get_mut(piece).and_then(Option::take)
+        let graph = graphs.get_mut(piece)?;
+        if self.kept == self.pieces.len() {
+            graph.clone()
+        } else {
+            graph.take()
+        }
     }
 }
 
@@ -221,7 +227,6 @@ impl CustomOp1 for Pieces {
         let rows = rows.detach();
         let (mut at, mut sum) = (0, rows.zeros_like()?);
         for (i, piece) in self.pieces.iter().enumerate() {
-            // Dropped at the end of the turn: the next piece may need the memory.
             let (own, features) = match self.take(i) {
                 Some(kept) => kept,
                 None => self.graph(piece, &rows)?,

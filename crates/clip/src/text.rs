@@ -157,11 +157,12 @@ impl TextTower {
     pub(crate) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
         let packed = Packed::new(groups, self.positional_embedding.dim(0)?)?;
         let frozen = !self.token_embedding.track_op() && !self.positional_embedding.track_op();
-        let base = self.base(&packed)?;
-        Ok(Part {
-            packed,
-            base: frozen.then_some(base),
-        })
+        let base = if frozen {
+            Some(self.base(&packed)?)
+        } else {
+            None
+        };
+        Ok(Part { packed, base })
     }
 
     /// Embeddings plus positions `[R, W]`; context rows have their position only.
