@@ -9,7 +9,8 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use methods::{Batch, Classes, Images, Init, METHODS, Sees, Settings};
-use promptbed::{backbone, bench};
+use promptbed::backbone;
+use promptbed::measure::bench;
 
 const CLASSES: usize = 10;
 

@@ -19,33 +19,14 @@ macro_rules! say {
     }};
 }
 
-pub mod analysis;
 pub mod backbone;
-pub mod bench;
-pub mod cache;
 pub mod cli;
-pub mod compare;
-pub mod data;
-pub mod estimate;
 pub mod hash;
 pub mod hub;
-mod looks;
-pub mod picked;
-pub mod plan;
-pub mod plot;
+pub mod measure;
 pub mod pretrain;
-pub mod progress;
-pub mod prompts;
-pub mod published;
 pub mod reason;
 pub mod record;
-pub mod report;
-pub mod stats;
+pub mod run;
+pub mod show;
 pub mod store;
-pub mod suite;
-pub mod summary;
-pub mod sweep;
-pub mod table;
-pub mod tensorboard;
-pub mod trial;
-pub mod verify;

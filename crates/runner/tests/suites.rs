@@ -9,9 +9,9 @@
 use std::path::{Path, PathBuf};
 
 use datasets::Catalogue;
-use promptbed::data;
 use promptbed::pretrain::Recipe;
-use promptbed::suite::Suite;
+use promptbed::run::feed;
+use promptbed::run::suite::Suite;
 
 fn toml_files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

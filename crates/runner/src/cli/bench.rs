@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Done;
-use crate::bench::{self, Measured, Options};
-use crate::suite::bytes;
+use crate::measure::bench::{self, Measured, Options};
+use crate::run::suite::bytes;
 
 /// Time training steps and evaluation on drawn weights: reads nothing (unless --backbone is a file), prints a table.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Done;
-use crate::cache;
+use crate::run::cache;
 
 /// List or prune a folder of image features and packed pictures: reads and removes files that `run --cache` wrote.
 ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Done;
-use crate::compare::compare;
+use crate::show::compare::compare;
 use crate::store::Store;
 
 /// Compare two results folders: trials only in one, accuracies that moved, settings that differ; exit code 1 if

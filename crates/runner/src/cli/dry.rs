@@ -10,13 +10,13 @@ use datasets::Catalogue;
 use super::Done;
 use super::run::Share;
 use crate::backbone;
-use crate::estimate::population::NAME_TOKENS;
-use crate::estimate::rate::Rates;
-use crate::estimate::work::Load;
-use crate::estimate::{self, Line, sizes};
-use crate::plan::{self, Cell};
-use crate::suite::Suite;
-use crate::sweep::Sweep;
+use crate::measure::estimate::population::NAME_TOKENS;
+use crate::measure::estimate::rate::Rates;
+use crate::measure::estimate::work::Load;
+use crate::measure::estimate::{self, Line, sizes};
+use crate::run::plan::{self, Cell};
+use crate::run::suite::Suite;
+use crate::run::sweep::Sweep;
 
 /// Lists the trials and what each method's take.
 ///

@@ -13,11 +13,11 @@ use super::Done;
 use super::data::Half;
 use super::run::catalogue;
 use crate::backbone;
-use crate::cache::Cache;
-use crate::data::{Feed, open};
-use crate::prompts::{Given, Saved};
+use crate::run::cache::Cache;
+use crate::run::feed::{Feed, open};
+use crate::run::prompts::{Given, Saved};
+use crate::run::trial::{Target, classes_of, test};
 use crate::store::Prediction;
-use crate::trial::{Target, classes_of, test};
 
 /// Evaluate saved prompts on a dataset: prints accuracy.
 ///

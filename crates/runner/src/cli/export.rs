@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clip::weights::pickle::{self, Value};
 
 use super::Done;
-use crate::prompts;
+use crate::run::prompts;
 
 /// Layouts of other code bases.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Done;
-use crate::plot;
+use crate::show::plot;
 use crate::store::Store;
 
 /// Draw charts: reads a results folder, writes its charts/ (SVG and PNG).

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Done;
 use super::encode::{AT_ONCE, pictures, view};
 use crate::backbone;
-use crate::prompts::{Given, Saved};
+use crate::run::prompts::{Given, Saved};
 
 /// Name what pictures show: prints the likeliest of the given classes and their probabilities.
 ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Done;
-use crate::report;
+use crate::show::report;
 use crate::store::Store;
 
 /// Write a report: reads results folders, writes one self-contained HTML page with tables, charts and provenance.

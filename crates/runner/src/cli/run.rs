@@ -8,13 +8,15 @@ use anyhow::{Context, Result};
 use datasets::Catalogue;
 
 use super::Done;
-use crate::cache::Cache;
-use crate::progress::Progress;
+use crate::backbone;
+use crate::run::cache::Cache;
+use crate::run::feed;
+use crate::run::progress::Progress;
+use crate::run::suite::{Precision, Suite};
+use crate::run::sweep::Sweep;
+use crate::run::tensorboard::Events;
+use crate::show::{plot, table};
 use crate::store::Store;
-use crate::suite::{Precision, Suite};
-use crate::sweep::Sweep;
-use crate::tensorboard::Events;
-use crate::{backbone, data, plot, table};
 
 /// A backbone of at most this many numbers runs trials side by side, a core each; a larger one runs one trial on all.
 const SMALL: usize = 20_000_000;
@@ -90,7 +92,7 @@ pub fn catalogue(more: Option<&std::path::Path>) -> Result<Catalogue> {
 impl Run {
     pub fn run(self) -> Result<Done> {
         let catalogue = catalogue(self.catalogue.as_deref())?;
-        let suite = Suite::read(&self.suite, &data::known(&catalogue))?;
+        let suite = Suite::read(&self.suite, &feed::known(&catalogue))?;
         if self.dry_run {
             return super::dry::run(
                 suite,

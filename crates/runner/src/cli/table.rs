@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::Done;
-use crate::published::Published;
+use crate::show::published::Published;
+use crate::show::summary::{Spread, Summary};
+use crate::show::table::{self, against};
 use crate::store::{Store, replace};
-use crate::summary::{Spread, Summary};
-use crate::table::{self, against};
 
 /// Print and write tables: reads a results folder, writes its tables/ (Markdown, CSV, LaTeX) and trials.parquet.
 ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Done;
-use crate::verify::{self, TOLERANCE};
+use crate::measure::replay::{self, TOLERANCE};
 
 /// Replay recorded training runs step for step: reads trace folders, exits 1 if any deviates too far.
 ///
@@ -24,7 +24,7 @@ impl Verify {
     pub fn run(self) -> Result<Done> {
         let mut folders = Vec::new();
         for dir in &self.dirs {
-            folders.extend(verify::traces_in(dir)?);
+            folders.extend(replay::traces_in(dir)?);
         }
         let t = TOLERANCE;
         if !self.json {
@@ -51,7 +51,7 @@ impl Verify {
         }
         let (mut rows, mut failed) = (Vec::new(), 0);
         for folder in &folders {
-            match verify::replay(folder) {
+            match replay::replay(folder) {
                 Ok(r) => {
                     failed += usize::from(!r.pass);
                     let d = r.deviation;

@@ -8,7 +8,7 @@ use clip::Tokenizer;
 
 use super::Done;
 use crate::backbone;
-use crate::prompts::{Given, Saved};
+use crate::run::prompts::{Given, Saved};
 
 /// Print the vocabulary words nearest to each learned context vector, with Euclidean distances, as the CoOp paper
 /// (arXiv 2109.01134, its interpretation table) does.

@@ -4,7 +4,7 @@ use polars::prelude::*;
 
 use super::{Loaded, Store, StoreError, predictions::write_parquet};
 use crate::record::{Outcome, Record, Test};
-use crate::summary::protocol_name;
+use crate::show::summary::protocol_name;
 
 impl Loaded {
     /// One row a trial and test; a failed trial is one row whose test columns are null.

@@ -1,7 +1,7 @@
 use polars::prelude::{ParquetReader, SerReader};
 
 use super::*;
-use crate::summary::sample;
+use crate::show::summary::sample;
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();

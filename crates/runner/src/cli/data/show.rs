@@ -43,7 +43,7 @@ impl Show {
             bail!("--part {}: must be train, val or test", self.part);
         };
         let catalogue = catalogue(self.catalogue.as_deref())?;
-        let dataset = crate::data::open(&self.dataset, &catalogue, self.data.as_deref())?;
+        let dataset = crate::run::feed::open(&self.dataset, &catalogue, self.data.as_deref())?;
         let items = dataset.split.part(part);
         if items.is_empty() {
             bail!("dataset {}: its {} list is empty", dataset.id, part.name());

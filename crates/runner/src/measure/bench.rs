@@ -1,0 +1,572 @@
+//! Times training steps and evaluation of a method, and holds them against this machine's own matrix products.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use clip::ops::gemm::{Mat, Threads, product};
+use clip::{Clip, ImageTower, TextPlan};
+use methods::{Batch, Classes, Images, Init, Predict, Settings};
+use serde::Serialize;
+
+pub(crate) mod backbone;
+pub mod growth;
+mod names;
+
+pub use names::{class_names, names_of};
+
+/// Side of the square product that the machine's rate is measured with: 17 GFLOP, three matrices of 16 MB.
+const SIDE: usize = 2048;
+/// The words of every context, as in the base-to-novel settings of the papers.
+const WORDS: &str = "a photo of a";
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Training steps, then one evaluation batch.
+    Train,
+    /// Whole test pictures: views in, logits out.
+    TestTime,
+    /// Evaluation of pictures by a method without training it.
+    Evaluate,
+    /// The frozen image tower alone.
+    Encode,
+    /// The same with its products in bfloat16, against the machine's products in float32.
+    EncodeBfloat16,
+}
+
+/// One thing that can be timed.
+#[derive(Debug)]
+pub struct Case {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// Method it is of; empty for the image tower alone.
+    method: &'static str,
+    kind: Kind,
+    /// Pictures a step, as published.
+    batch: usize,
+    /// Settings that are not the method's own defaults, TOML.
+    config: &'static str,
+    /// Passes through the towers a step takes.
+    pub(crate) passes: Passes,
+}
+
+impl Case {
+    /// Why this machine cannot time it, where it cannot.
+    pub fn refusal(&self) -> Option<&'static str> {
+        let lacks = self.kind == Kind::EncodeBfloat16 && !clip::ops::bfloat::is_supported();
+        lacks.then_some("this processor has no AVX512-BF16")
+    }
+}
+
+/// Passes over all classes (text) and over the batch (image).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passes {
+    pub(crate) text_forward: f64,
+    pub(crate) text_backward: f64,
+    pub(crate) image_forward: f64,
+    /// Forward and backward with prompt tokens in the image tower.
+    pub(crate) image_prompted: f64,
+    pub(crate) prompts: usize,
+    /// Whether each picture has texts of its own.
+    pub(crate) conditional: bool,
+}
+
+pub(crate) const FROZEN_IMAGE: Passes = Passes {
+    text_forward: 1.0,
+    text_backward: 1.0,
+    image_forward: 1.0,
+    image_prompted: 0.0,
+    prompts: 0,
+    conditional: false,
+};
+const BOTH: Passes = Passes {
+    image_forward: 0.0,
+    image_prompted: 1.0,
+    ..FROZEN_IMAGE
+};
+
+/// Everything that can be timed, with the batch sizes of the published base-to-novel settings.
+pub const CASES: [Case; 14] = [
+    case(
+        "coop",
+        Kind::Train,
+        32,
+        "init = 'a photo of a'",
+        FROZEN_IMAGE,
+    ),
+    case(
+        "cocoop",
+        Kind::Train,
+        1,
+        "",
+        Passes {
+            conditional: true,
+            ..FROZEN_IMAGE
+        },
+    ),
+    case(
+        "vpt",
+        Kind::Train,
+        4,
+        "",
+        Passes {
+            text_forward: 0.0,
+            text_backward: 0.0,
+            prompts: 8,
+            ..BOTH
+        },
+    ),
+    case("language-prompting", Kind::Train, 4, "", FROZEN_IMAGE),
+    case("ivlp", Kind::Train, 4, "", Passes { prompts: 4, ..BOTH }),
+    case("maple", Kind::Train, 4, "", Passes { prompts: 2, ..BOTH }),
+    case("kgcoop", Kind::Train, 128, "", FROZEN_IMAGE),
+    case(
+        "prograd",
+        Kind::Train,
+        32,
+        "n_ctx = 4",
+        Passes {
+            text_backward: 2.0,
+            ..FROZEN_IMAGE
+        },
+    ),
+    case(
+        "promptsrc",
+        Kind::Train,
+        4,
+        "",
+        Passes {
+            prompts: 4,
+            image_forward: 1.0,
+            ..BOTH
+        },
+    ),
+    case(
+        "tpt",
+        Kind::TestTime,
+        64,
+        "",
+        Passes {
+            text_forward: 2.0,
+            ..FROZEN_IMAGE
+        },
+    ),
+    Case {
+        name: "cocoop-eval",
+        method: "cocoop",
+        ..case(
+            "cocoop",
+            Kind::Evaluate,
+            4,
+            "",
+            Passes {
+                conditional: true,
+                text_backward: 0.0,
+                ..FROZEN_IMAGE
+            },
+        )
+    },
+    Case {
+        name: "coop-eval",
+        method: "coop",
+        ..case(
+            "coop",
+            Kind::Evaluate,
+            64,
+            "init = 'a photo of a'",
+            Passes {
+                text_forward: 0.0, // once, before
+                text_backward: 0.0,
+                ..FROZEN_IMAGE
+            },
+        )
+    },
+    encode("encode", Kind::Encode),
+    encode("encode-bf16", Kind::EncodeBfloat16),
+];
+
+const fn encode(name: &'static str, kind: Kind) -> Case {
+    let passes = Passes {
+        text_forward: 0.0,
+        text_backward: 0.0,
+        ..FROZEN_IMAGE
+    };
+    Case {
+        method: "",
+        ..case(name, kind, 16, "", passes)
+    }
+}
+
+const fn case(
+    name: &'static str,
+    kind: Kind,
+    batch: usize,
+    config: &'static str,
+    passes: Passes,
+) -> Case {
+    Case {
+        name,
+        method: name,
+        kind,
+        batch,
+        config,
+        passes,
+    }
+}
+
+/// How to time.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `drawn`, a released size, or a weight file.
+    pub backbone: String,
+    /// Classes' names.
+    pub names: Vec<String>,
+    /// Pictures a step; the published number where not given.
+    pub batch: Option<usize>,
+    /// Timed steps.
+    pub steps: usize,
+    /// Pictures that one step of an evaluation takes, a batch at a time; one batch where not given.
+    pub images: Option<usize>,
+    /// Whether image features are at hand (cached views) instead of pixels.
+    pub cached: bool,
+    /// Bytes that the text tower's graph may hold.
+    pub memory: Option<usize>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Case.
+    pub method: String,
+    /// Weights' sizes.
+    pub backbone: String,
+    /// `fresh` or `cached`.
+    pub views: &'static str,
+    /// Classes.
+    pub classes: usize,
+    /// Tokens of all prompts, end tokens included and padding not.
+    pub text_tokens: usize,
+    /// Rows the text tower computes: tokens of starts that prompts share count once.
+    pub text_rows: usize,
+    /// Pictures a step.
+    pub batch: usize,
+    /// Pictures a step took, a batch at a time.
+    pub images: usize,
+    /// Bytes the text graph was held to; 0: no bound.
+    pub memory: usize,
+    /// Timed steps, after one that is not.
+    pub steps: usize,
+    /// Median of a step (or of a batch evaluated, a picture tuned on).
+    pub seconds_per_step: f64,
+    /// Fastest step.
+    pub fastest: f64,
+    /// Slowest step.
+    pub slowest: f64,
+    /// Pictures a second.
+    pub images_per_second: f64,
+    /// Pictures a second of evaluation, for trained methods.
+    pub evaluated_per_second: Option<f64>,
+    /// Seconds to bind the trained prompts and compute the class texts, for trained methods.
+    pub bind_seconds: Option<f64>,
+    /// Peak resident megabytes from start to the last step.
+    pub peak_rss_mb: u64,
+    /// Resident megabytes before the first step.
+    pub rss_before_mb: u64,
+    /// GFLOP a step cannot do without.
+    pub gflop_needed: f64,
+    /// GFLOP/s of this machine's matrix product, measured before and after; the larger.
+    pub machine_gflops: f64,
+    /// Needed operations over what the machine's products could have done in the time.
+    pub share: f64,
+    /// Threads.
+    pub threads: usize,
+    /// Processor.
+    pub processor: String,
+}
+
+/// The case called `name`.
+///
+/// # Errors
+/// An unknown name, with those there are.
+pub fn find(name: &str) -> Result<&'static Case> {
+    CASES.iter().find(|c| c.name == name).with_context(|| {
+        let names: Vec<&str> = CASES.iter().map(|c| c.name).collect();
+        format!(
+            "--method {name:?}: nothing of that name can be timed; there are {}",
+            names.join(", ")
+        )
+    })
+}
+
+/// The backbone to time with: a released size with drawn weights, the shipped CLIP, or a file.
+///
+/// # Errors
+/// A name that is none of these, or what is wrong with the file.
+pub fn load(name: &str) -> Result<Clip> {
+    if let Some(clip) = backbone::drawn(name) {
+        return clip;
+    }
+    if name == "drawn" {
+        return Ok(Arc::unwrap_or_clone(crate::backbone::shipped()?));
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        bail!(
+            "--backbone {name:?}: neither {}, drawn, nor a weight file",
+            backbone::names().join(", ")
+        );
+    }
+    Ok(Clip::load(path)?)
+}
+
+/// GFLOP/s of one large product on all threads of the current pool: the median of five.
+pub fn machine_rate() -> f64 {
+    let a = vec![0.5f32; SIDE * SIDE];
+    let b = vec![0.25f32; SIDE * SIDE];
+    let mut out = vec![0f32; SIDE * SIDE];
+    let mut run = || {
+        let clock = Instant::now();
+        let (a, b) = (
+            Mat::new(&a, SIDE, SIDE, SIDE),
+            Mat::new(&b, SIDE, SIDE, SIDE),
+        );
+        product(&mut out, SIDE, a, b.t(), false, Threads::Pool);
+        clock.elapsed().as_secs_f64()
+    };
+    run();
+    let seconds = median((0..5).map(|_| run()).collect());
+    2.0 * (SIDE as f64).powi(3) / seconds / 1e9
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[half]
+    } else {
+        (values[half - 1] + values[half]) / 2.0
+    }
+}
+
+/// The prompts "a photo of a {name}." laid out, and their tokens, each prompt for itself.
+///
+/// # Errors
+/// A name that the vocabulary does not have.
+pub(crate) fn prompts(clip: &Clip, classes: &Classes) -> Result<(TextPlan, usize)> {
+    let words = methods::context::word_count(WORDS);
+    let group = methods::context::sequences(
+        classes,
+        WORDS,
+        words,
+        methods::context::Position::End,
+        |_, i| i,
+    )?;
+    let tokens = group.iter().map(Vec::len).sum();
+    Ok((clip.text.plan(&[group])?, tokens))
+}
+
+/// Floating-point operations that a step of `case` cannot do without; see [`clip::ops::work`] for the formula.
+fn needed(case: &Case, clip: &Clip, text: &TextPlan, batch: usize, cached: bool) -> Result<f64> {
+    let p = case.passes;
+    let text = clip.text.work(text);
+    let times = if p.conditional { batch as f64 } else { 1.0 };
+    let mut all = times * (p.text_forward * text.forward + p.text_backward * text.backward);
+    if let ImageTower::Transformer(tower) = &clip.image {
+        if !cached {
+            all += p.image_forward * tower.work(batch, 0).forward;
+        }
+        all += p.image_prompted * tower.work(batch, p.prompts).both();
+    } else {
+        bail!("operations of a ResNet are not counted; time a vision transformer");
+    }
+    Ok(all)
+}
+
+/// Times `case`.
+///
+/// # Errors
+/// Sizes that do not fit the backbone, a backbone that cannot take the method's prompts.
+pub fn measure(case: &Case, clip: Clip, options: &Options) -> Result<Measured> {
+    // As trials do: a thread outside the pool would go to sleep and be woken for every parallel piece of work.
+    rayon::scope(|_| timed(case, clip, options))
+}
+
+fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
+    if case.kind == Kind::EncodeBfloat16 {
+        crate::backbone::use_bfloat16(&mut clip)?;
+    }
+    let clip = Arc::new(clip);
+    let batch = options.batch.unwrap_or(case.batch);
+    let classes = Classes::new(&options.names, "bench", "a photo of a {}.");
+    let is_evaluation = matches!(
+        case.kind,
+        Kind::Evaluate | Kind::Encode | Kind::EncodeBfloat16
+    );
+    if options.images.is_some() && !is_evaluation {
+        bail!("--images: {} takes a batch a step", case.name);
+    }
+    let images = options.images.unwrap_or(batch);
+    let (text, text_tokens) = prompts(&clip, &classes)?;
+    let gflop = needed(case, &clip, &text, images, options.cached)? / 1e9;
+    let mut draw = Init::seeded(1);
+    let (size, width) = (clip.image_size(), clip.embedding_size());
+    let pixels = draw.normal(&[batch, 3, size, size], 1.0)?;
+    let labels: Vec<u32> = (0..batch).map(|i| (i % classes.len()) as u32).collect();
+    let labels = Tensor::new(labels, &Device::Cpu)?;
+    let features = draw.normal(&[batch, width], 1.0)?;
+    let rate_before = machine_rate();
+    let mut seconds = Vec::new();
+    let (mut evaluated, mut bind) = (None, None);
+    let mut rss_before = 0;
+    let mut peak = 0;
+    let mut clocked = |step: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        rss_before = resident();
+        for i in 0..=options.steps {
+            let clock = Instant::now();
+            // The step that is not timed needs no more than a batch.
+            let batches = if i == 0 { 1 } else { images.div_ceil(batch) };
+            for _ in 0..batches {
+                step()?;
+            }
+            if i > 0 {
+                seconds.push(clock.elapsed().as_secs_f64());
+            }
+        }
+        peak = crate::run::trial::peak_memory() >> 20;
+        Ok(())
+    };
+    let sees_pixels = |sees| matches!(sees, methods::Sees::Pixels);
+    if case.method.is_empty() {
+        clocked(&mut || clip.encode_image(&pixels).map(drop).map_err(Into::into))?;
+    } else {
+        let entry = methods::find(case.method).expect("cases name methods of the registry");
+        let mut settings = Settings::new(case.config.parse().expect("cases have valid TOML"));
+        let config = (entry.read)(&mut settings);
+        debug_assert!(settings.finish().problems.is_empty());
+        if options.cached && sees_pixels(config.sees()) {
+            bail!(
+                "--views cached: {} trains through the image tower, its pictures cannot be cached",
+                case.name
+            );
+        }
+        let mut method = config.build(&clip, &classes, &mut draw)?;
+        let images = if options.cached {
+            Images::Features(features)
+        } else {
+            Images::Pixels(pixels.clone())
+        };
+        match case.kind {
+            Kind::Train => {
+                let training = entry.training.clone().expect("a trained method");
+                let mut optimizer = training.optimizer();
+                let batch = Batch { images, labels };
+                clocked(&mut || {
+                    let loss = method.loss(&batch)?;
+                    loss.total.to_scalar::<f32>()?;
+                    let gradients = method.gradients(&loss)?;
+                    optimizer.step(&method.parameters(), &gradients, 2e-3)?;
+                    Ok(())
+                })?;
+                let clock = Instant::now();
+                let predictor = method.predictor()?;
+                bind = Some(clock.elapsed().as_secs_f64());
+                let clock = Instant::now();
+                predictor.logits(&batch.images)?;
+                let pictures = batch.labels.dim(0)? as f64;
+                evaluated = Some(pictures / clock.elapsed().as_secs_f64());
+            }
+            _ => {
+                let predictor: Box<dyn Predict + '_> = method.predictor()?;
+                clocked(&mut || predictor.logits(&images).map(drop).map_err(Into::into))?;
+            }
+        }
+    }
+    let machine = machine_rate().max(rate_before);
+    let step = median(seconds.clone());
+    let pictures = if case.kind == Kind::TestTime {
+        1
+    } else {
+        images
+    };
+    Ok(Measured {
+        method: case.name.to_owned(),
+        backbone: options.backbone.clone(),
+        views: if options.cached { "cached" } else { "fresh" },
+        classes: classes.len(),
+        text_tokens,
+        text_rows: text.rows(),
+        batch,
+        images,
+        memory: options.memory.unwrap_or(0),
+        steps: options.steps,
+        seconds_per_step: step,
+        fastest: seconds.iter().copied().fold(f64::INFINITY, f64::min),
+        slowest: seconds.iter().copied().fold(0.0, f64::max),
+        images_per_second: pictures as f64 / step,
+        evaluated_per_second: evaluated,
+        bind_seconds: bind,
+        peak_rss_mb: peak,
+        rss_before_mb: rss_before,
+        gflop_needed: gflop,
+        machine_gflops: machine,
+        share: gflop / step / machine,
+        threads: rayon::current_num_threads(),
+        processor: crate::run::sweep::processor(),
+    })
+}
+
+/// Resident megabytes now; 0 where the system does not tell.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_is_a_method_with_settings_that_it_knows() {
+        for case in CASES.iter().filter(|c| !c.method.is_empty()) {
+            let entry = methods::find(case.method).unwrap_or_else(|| panic!("{}", case.method));
+            assert_eq!(entry.training.is_some(), case.kind != Kind::TestTime);
+            let mut settings = Settings::new(case.config.parse().unwrap());
+            let _ = (entry.read)(&mut settings);
+            assert!(settings.finish().problems.is_empty(), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn every_case_runs_on_the_shipped_clip_and_counts_its_operations() {
+        for case in &CASES {
+            if let Some(why) = case.refusal() {
+                eprintln!("SKIPPED: {}: {why}", case.name);
+                continue;
+            }
+            let options = Options {
+                backbone: "drawn".to_owned(),
+                names: class_names(3, true).unwrap(),
+                batch: Some(
+                    2.max(case.batch.min(4) * usize::from(case.kind == Kind::TestTime) * 5),
+                ),
+                steps: 1,
+                images: None,
+                cached: false,
+                memory: None,
+            };
+            let m = measure(case, load("drawn").unwrap(), &options).unwrap();
+            let most = if case.kind == Kind::EncodeBfloat16 {
+                2.4
+            } else {
+                1.2
+            };
+            assert!(m.gflop_needed > 0.0 && m.share < most, "{m:?}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a suite will cost, before it runs: trials, pictures through the image tower, operations, hours on this machine.
+//!
+//! Operations are counted from sizes ([`work`]); hours are operations over rates that are timed just then ([`rate`]).
+//! Reading, decoding and resizing pictures is not in it, nor what is neither tower. So it is an estimate, and says so.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clip::weights::Architecture;
+use datasets::{Catalogue, ClassSet, drawn};
+use methods::Sees;
+
+use crate::run::feed;
+use crate::run::plan::{self, Cell};
+use crate::run::suite::{Suite, Views};
+
+pub mod population;
+pub mod rate;
+pub mod sizes;
+pub mod work;
+
+use population::Population;
+use rate::Rates;
+use work::{Counter, Load};
+
+/// Most classes whose texts are timed.
+const TIMED_CLASSES: usize = 24;
+
+/// The datasets of a suite.
+///
+/// # Errors
+/// A data folder that is not there although it was named, a dataset that is broken, or one that is absent and whose
+/// catalogue row says nothing of its size.
+pub fn populations(
+    suite: &Suite,
+    catalogue: &Catalogue,
+    root: Option<&Path>,
+) -> Result<BTreeMap<String, Population>> {
+    let ids = suite.datasets.iter();
+    let ids = ids
+        .chain(&suite.source)
+        .chain(suite.variants.iter().flatten());
+    let mut found = BTreeMap::new();
+    for id in ids {
+        if found.contains_key(id) {
+            continue;
+        }
+        let is_there = drawn::open(id).is_some() || {
+            let row = catalogue.find(id)?;
+            root.is_some_and(|root| !root.is_dir() || row.images_folder(root).is_dir())
+        };
+        let population = if is_there {
+            let dataset = feed::open(id, catalogue, root)?;
+            let notes = dataset.notes.iter().map(ToString::to_string);
+            Population::counted(&dataset.split).map(|mut p| {
+                p.notes = notes.collect();
+                p
+            })
+        } else {
+            Population::published(catalogue.find(id)?)
+        };
+        found.insert(
+            id.clone(),
+            population.with_context(|| format!("dataset {id}"))?,
+        );
+    }
+    Ok(found)
+}
+
+/// What the trials of one method take.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Its label in the suite.
+    pub method: String,
+    /// Trials.
+    pub trials: usize,
+    /// Their work.
+    pub load: Load,
+}
+
+/// What a suite takes, a line a method in suite order. What trials share counts for the first that needs it.
+pub fn loads(
+    suite: &Suite,
+    cells: &[Cell],
+    architecture: &Architecture,
+    populations: &BTreeMap<String, Population>,
+) -> Vec<Line> {
+    let mut lines: Vec<Line> = suite
+        .methods
+        .iter()
+        .map(|m| Line {
+            method: m.label.clone(),
+            trials: 0,
+            load: Load::default(),
+        })
+        .collect();
+    let frozen = work::image(architecture, 0).forward;
+    let encoded = |pictures: usize| Load {
+        images: pictures as u64,
+        image_forward: pictures as f64 * frozen,
+        ..Load::default()
+    };
+    let (mut tested, mut viewed) = (HashSet::new(), HashSet::new());
+    for cell in cells {
+        let line = &mut lines[cell.line];
+        line.trials += 1;
+        let counter = Counter {
+            architecture,
+            algorithm: suite.methods[cell.line].entry.name,
+            method: &cell.method,
+        };
+        let of = &populations[&cell.dataset];
+        let set = plan::trained_classes(cell.protocol);
+        let pictures = of.picked(cell.shots, set);
+        let mut load = counter.training(of, set, pictures, suite.views);
+        let sees = cell.method.config.sees();
+        let is_shared = sees == Sees::Features && suite.views != Views::Fresh && load.steps > 0;
+        let picks = (cell.dataset.clone(), set.name(), cell.shots, cell.seed);
+        if is_shared && !viewed.insert(picks) {
+            (load.images, load.image_forward) = (0, 0.0);
+        }
+        line.load += load;
+        for (id, set) in plan::targets(suite, cell.protocol, &cell.dataset) {
+            let of = &populations[&id];
+            line.load += counter.testing(of, set);
+            if sees == Sees::Features && tested.insert(id) {
+                line.load += encoded(of.tests(ClassSet::All));
+            }
+        }
+    }
+    lines.retain(|l| l.trials > 0);
+    lines
+}
+
+/// The machine's rates for this suite, `jobs` trials of `threads` threads at a time.
+///
+/// # Errors
+/// None that a caller can cause.
+pub fn rates(
+    cells: &[Cell],
+    architecture: &Architecture,
+    populations: &BTreeMap<String, Population>,
+    jobs: usize,
+    threads: usize,
+) -> Result<Rates> {
+    let classes = cells.iter().map(|c| {
+        populations[&c.dataset]
+            .names(plan::trained_classes(c.protocol))
+            .len()
+    });
+    let mean = classes.sum::<usize>() / cells.len().max(1);
+    rate::measure(architecture, mean.clamp(2, TIMED_CLASSES), jobs, threads)
+}

@@ -1,0 +1,329 @@
+//! How many floating-point operations a trial cannot do without, from sizes alone: no weight, no picture.
+
+use clip::ops::{Activation, BlockShape, Group, Layout, Work};
+use clip::weights::{Architecture, ImageTower, Transformer};
+use methods::Sees;
+
+use super::population::Population;
+use crate::measure::bench::{self, Passes};
+use crate::run::suite::{Resolved, Views};
+use datasets::ClassSet;
+
+/// Words of a hand-written prompt ("a photo of a").
+const WORDS: usize = 4;
+/// Start, period and end of a text.
+const AROUND: usize = 3;
+
+/// What a trial takes, by kind of pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Operations of text passes with a gradient.
+    pub text_step: f64,
+    /// Operations of text passes without.
+    pub text_forward: f64,
+    /// Operations of image passes with prompts and a gradient.
+    pub image_step: f64,
+    /// Operations of image passes without a gradient.
+    pub image_forward: f64,
+    /// Pictures through the image tower, views and repetitions each for itself.
+    pub images: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+}
+
+impl Load {
+    /// All operations.
+    pub fn total(&self) -> f64 {
+        self.text_step + self.text_forward + self.image_step + self.image_forward
+    }
+}
+
+impl std::ops::AddAssign for Load {
+    fn add_assign(&mut self, other: Self) {
+        self.text_step += other.text_step;
+        self.text_forward += other.text_forward;
+        self.image_step += other.image_step;
+        self.image_forward += other.image_forward;
+        self.images += other.images;
+        self.steps += other.steps;
+    }
+}
+
+fn shape(t: &Transformer) -> BlockShape {
+    BlockShape {
+        width: t.width,
+        heads: t.heads,
+        hidden: t.hidden,
+        activation: Activation::QuickGelu,
+    }
+}
+
+/// Blocks, of which the last computes one row of each sequence.
+fn blocks(t: &Transformer, layout: &Layout, ends: &[usize]) -> Work {
+    let (shape, before) = (shape(t), t.layers.saturating_sub(1) as f64);
+    shape.work(layout, None) * before + shape.work(layout, Some(ends))
+}
+
+/// One pass over texts whose first `prefix` tokens are the same; `rest` are the tokens of each after them.
+pub fn text(a: &Architecture, prefix: usize, rest: &[usize]) -> Work {
+    let layout = Layout::causal(&[Group {
+        prefix,
+        own: rest.to_vec(),
+    }]);
+    let ends: Vec<usize> = rest.iter().map(|n| n - 1).collect();
+    let projection = 2.0 * (rest.len() * a.text.width * a.embedding) as f64;
+    let ends_in = Work {
+        forward: projection,
+        backward: projection,
+    };
+    blocks(&a.text, &layout, &ends) + ends_in
+}
+
+/// One picture through the image tower, with `prompts` extra tokens.
+pub fn image(a: &Architecture, prompts: usize) -> Work {
+    match &a.image {
+        ImageTower::Transformer {
+            blocks: t,
+            patch,
+            image,
+        } => {
+            let patches = (image / patch).pow(2);
+            let layout = Layout::full(1, 1 + patches + prompts);
+            let projection = 2.0 * (t.width * a.embedding) as f64;
+            let embedding = 2.0 * (patches * t.width * 3 * patch * patch) as f64;
+            let ends = Work {
+                forward: embedding + projection,
+                backward: projection,
+            };
+            blocks(t, &layout, &[0]) + ends
+        }
+        ImageTower::ResNet {
+            width,
+            layers,
+            image,
+            ..
+        } => Work {
+            forward: resnet(*width, layers, *image, a.embedding),
+            backward: 0.0,
+        },
+    }
+}
+
+/// Forward pass of a ModifiedResNet: a convolution of side `k` to `o` channels of `r` squared places is
+/// `2 k k i o r r`; the attention pool has one query.
+fn resnet(width: usize, layers: &[usize; 4], image: usize, embedding: usize) -> f64 {
+    let convolution =
+        |k: usize, from: usize, to: usize, side: usize| 2 * k * k * from * to * side * side;
+    let half = image / 2;
+    let mut all = convolution(3, 3, width / 2, half)
+        + convolution(3, width / 2, width / 2, half)
+        + convolution(3, width / 2, width, half);
+    let (mut side, mut from) = (half / 2, width);
+    for (stage, count) in layers.iter().enumerate() {
+        let planes = width << stage;
+        for block in 0..*count {
+            all += convolution(1, from, planes, side) + convolution(3, planes, planes, side);
+            if stage > 0 && block == 0 {
+                side /= 2;
+            }
+            if block == 0 {
+                all += convolution(1, from, 4 * planes, side);
+            }
+            all += convolution(1, planes, 4 * planes, side);
+            from = 4 * planes;
+        }
+    }
+    let places = side * side + 1;
+    let (keys_and_values, query, out) = (
+        4 * places * from * from,
+        2 * from * from,
+        2 * from * embedding,
+    );
+    (all + keys_and_values + query + out + 4 * places * from) as f64
+}
+
+/// Passes of an algorithm's training step or test-time tuning; none for what only tests.
+fn passes(algorithm: &str) -> Option<Passes> {
+    bench::find(algorithm).ok().map(|case| case.passes)
+}
+
+/// What a trial of a method takes.
+pub struct Counter<'a> {
+    /// Sizes.
+    pub architecture: &'a Architecture,
+    /// The method.
+    pub algorithm: &'a str,
+    /// With its settings.
+    pub method: &'a Resolved,
+}
+
+impl Counter<'_> {
+    fn setting(&self, names: &[&str]) -> Option<usize> {
+        let found = names.iter().find_map(|n| self.method.settings.get(*n))?;
+        found.as_u64().map(|n| n as usize)
+    }
+
+    fn says(&self, name: &str, text: &str) -> bool {
+        self.method.settings.get(name).and_then(|v| v.as_str()) == Some(text)
+    }
+
+    /// Extra tokens in the image tower.
+    fn prompts(&self) -> usize {
+        match passes(self.algorithm) {
+            Some(p) if p.image_prompted > 0.0 => self
+                .setting(&["n_ctx_vision", "n_ctx"])
+                .unwrap_or(p.prompts),
+            _ => 0,
+        }
+    }
+
+    /// One pass over a class set's texts.
+    pub fn text(&self, names: &[usize]) -> Work {
+        let trains_text = passes(self.algorithm).is_some_and(|p| p.text_backward > 0.0);
+        let words = if trains_text {
+            self.setting(&["n_ctx_text", "n_ctx"]).unwrap_or(WORDS)
+        } else {
+            WORDS
+        };
+        let own = self
+            .method
+            .settings
+            .get("per_class")
+            .and_then(|v| v.as_bool())
+            == Some(true);
+        // Context tokens before the first name are the same for all classes.
+        let shared = if own || self.says("position", "front") {
+            0
+        } else if self.says("position", "middle") {
+            words / 2
+        } else {
+            words
+        };
+        let rest: Vec<usize> = names
+            .iter()
+            .map(|n| n + words - shared + AROUND - 1)
+            .collect();
+        text(self.architecture, 1 + shared, &rest)
+    }
+
+    /// Training on `pictures` of the classes `set`; what `views` caches is counted as if nobody else needed it.
+    pub fn training(&self, of: &Population, set: ClassSet, pictures: usize, views: Views) -> Load {
+        let (Some(training), Some(p)) = (&self.method.training, passes(self.algorithm)) else {
+            return Load::default();
+        };
+        let steps = training.steps_per_epoch(pictures) * training.epochs;
+        let batch = training.batch.min(pictures);
+        let seen = (steps * batch) as f64;
+        let text = self.text(of.names(set));
+        let times = steps as f64 * if p.conditional { batch as f64 } else { 1.0 };
+        let (frozen, prompted) = (
+            image(self.architecture, 0),
+            image(self.architecture, self.prompts()),
+        );
+        let mut load = Load {
+            steps: steps as u64,
+            text_step: times * (p.text_forward * text.forward + p.text_backward * text.backward),
+            image_step: seen * p.image_prompted * prompted.both(),
+            ..Load::default()
+        };
+        if p.image_prompted > 0.0 {
+            load.images += (seen * (p.image_prompted + p.image_forward)) as u64;
+            load.image_forward += seen * p.image_forward * frozen.forward;
+        } else {
+            let encoded = match views {
+                Views::Fresh => steps * batch,
+                Views::Cached(n) => n.min(training.epochs) * pictures,
+                Views::None => pictures,
+            };
+            load.images += encoded as u64;
+            load.image_forward += encoded as f64 * frozen.forward;
+        }
+        load
+    }
+
+    /// Testing on the classes `set`, without the features that all methods with a frozen image tower share.
+    pub fn testing(&self, of: &Population, set: ClassSet) -> Load {
+        let pictures = of.tests(set) as f64;
+        let text = self.text(of.names(set));
+        let mut load = Load::default();
+        match self.method.config.sees() {
+            Sees::Views { count, .. } => {
+                let p = passes(self.algorithm).unwrap_or(bench::FROZEN_IMAGE);
+                load.text_step = pictures * (text.forward + p.text_backward * text.backward);
+                load.text_forward = pictures * (p.text_forward - 1.0) * text.forward;
+                load.images = (pictures * count as f64) as u64;
+                load.image_forward = pictures * count as f64 * image(self.architecture, 0).forward;
+            }
+            sees => {
+                let conditional = passes(self.algorithm).is_some_and(|p| p.conditional);
+                load.text_forward = text.forward * if conditional { pictures } else { 1.0 };
+                if sees == Sees::Pixels {
+                    load.images = pictures as u64;
+                    load.image_forward =
+                        pictures * image(self.architecture, self.prompts()).forward;
+                }
+            }
+        }
+        load
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sizes::released;
+    use super::*;
+
+    /// `docs/model_profile.csv` of open_clip at 3b37473, in GFLOP: image and text tower of one picture and one text of
+    /// 77 tokens, every row of the last block computed.
+    #[test]
+    fn operations_agree_with_a_published_profile() {
+        for (name, image_gflop, text_gflop) in [
+            ("clip-vit-b32", 8.82, 5.96),
+            ("clip-vit-b16", 35.13, 5.96),
+            ("clip-vit-l14", 162.03, 13.3),
+            ("clip-rn50", 12.22, 5.96),
+            ("clip-rn101", 19.54, 5.96),
+        ] {
+            let a = released(name).unwrap();
+            // What the published programs do beyond need: rows of the last block, masked pairs and queries of the pool
+            // that nobody reads.
+            let unread = |t: &Transformer, rows: usize, seen: usize| {
+                let (w, h, n, layers) = (
+                    t.width as f64,
+                    t.hidden as f64,
+                    rows as f64,
+                    t.layers as f64,
+                );
+                let products = (n - 1.0) * (4.0 * w * w + 4.0 * w * h);
+                let pairs = (layers - 1.0) * (n * n - seen as f64) + n * n - n;
+                products + 4.0 * w * pairs
+            };
+            let more = match &a.image {
+                ImageTower::Transformer {
+                    blocks,
+                    patch,
+                    image,
+                } => {
+                    let rows = 1 + (image / patch).pow(2);
+                    unread(blocks, rows, rows * rows)
+                }
+                ImageTower::ResNet { width, image, .. } => {
+                    let (d, places) = (32.0 * *width as f64, (image / 32).pow(2) as f64);
+                    places * (2.0 * d * d + 2.0 * d * a.embedding as f64)
+                }
+            };
+            let agree = |ours: f64, published: f64| (ours / published - 1.0).abs() < 0.005;
+            let ours = (image(&a, 0).forward + more) / 1e9;
+            assert!(
+                agree(ours, image_gflop),
+                "{name}: image {ours}, published {image_gflop}"
+            );
+            let more = unread(&a.text, 77, 77 * 78 / 2);
+            let ours = (text(&a, 0, &[77]).forward + more) / 1e9;
+            assert!(
+                agree(ours, text_gflop),
+                "{name}: text {ours}, published {text_gflop}"
+            );
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! From items to what a method sees: views, pixels and cached features of a dataset's pictures.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use clip::Clip;
+use datasets::transform::{normalise, test_view, train_view};
+use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn};
+use rayon::prelude::*;
+
+use crate::run::cache::Cache;
+use crate::run::suite::Views;
+
+/// Bytes of decoded pictures that the process keeps because they may be needed again, whatever the number of datasets and
+/// trials; beyond, they are decoded again. Changes no result.
+static KEPT: Budget = Budget::new(256 << 20);
+/// Pictures through the frozen image tower at once.
+const ENCODED_AT_ONCE: usize = 64;
+
+/// Bytes that may be kept, shared by whoever keeps any.
+struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    const fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes `bytes`, if there are as many.
+    fn take(&self, bytes: usize) -> bool {
+        let more = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.used.fetch_update(set, get, more).is_ok()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Pictures that are kept as long as the budget has room; dropped, they give their bytes back.
+struct Kept<K> {
+    budget: &'static Budget,
+    pictures: Mutex<HashMap<K, Arc<Rgb>>>,
+}
+
+impl<K: Eq + Hash> Kept<K> {
+    fn new(budget: &'static Budget) -> Self {
+        Self {
+            budget,
+            pictures: Mutex::default(),
+        }
+    }
+
+    fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<Arc<Rgb>>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        let pictures = self.pictures.lock().expect("no panic while held");
+        pictures.get(key).cloned()
+    }
+
+    fn keep(&self, key: K, picture: &Arc<Rgb>) {
+        let mut pictures = self.pictures.lock().expect("no panic while held");
+        if !pictures.contains_key(&key) && self.budget.take(picture.data.len()) {
+            pictures.insert(key, picture.clone());
+        }
+    }
+}
+
+impl<K> Drop for Kept<K> {
+    fn drop(&mut self) {
+        if let Ok(pictures) = self.pictures.get_mut() {
+            let bytes = pictures.values().map(|p| p.data.len()).sum();
+            self.budget.give(bytes);
+        }
+    }
+}
+
+/// Test views of a dataset on disk, and each path's place among them.
+struct Packed {
+    pack: Pack,
+    places: HashMap<PathBuf, usize>,
+}
+
+/// Every dataset id there is.
+pub fn known(catalogue: &Catalogue) -> Vec<String> {
+    let drawn = drawn::datasets().iter().map(|d| d.id.clone());
+    drawn
+        .chain(catalogue.rows().iter().map(|r| r.id.clone()))
+        .collect()
+}
+
+/// Opens a drawn dataset, or one of the catalogue under `root`.
+///
+/// # Errors
+/// An unknown id, no data root, or what is wrong with the folder.
+pub fn open(id: &str, catalogue: &Catalogue, root: Option<&Path>) -> Result<Dataset> {
+    if let Some(dataset) = drawn::open(id) {
+        return Ok(dataset);
+    }
+    let row = catalogue.find(id)?;
+    let Some(root) = root else {
+        bail!(
+            "dataset {id}: needs its pictures: pass --data DIR, the folder that holds {}",
+            row.images.display()
+        )
+    };
+    if !root.is_dir() {
+        bail!("{}: there is no such folder (--data)", root.display());
+    }
+    Dataset::open(row, root).with_context(|| format!("dataset {id}"))
+}
+
+/// A dataset, a backbone, and what has been computed of both; shared by the trials of a process.
+pub struct Feed {
+    /// The dataset.
+    pub dataset: Dataset,
+    clip: Arc<Clip>,
+    size: usize,
+    /// Features of all test pictures `[n, E]` and each path's row; encoded in list order, whoever asks first, so that
+    /// no number depends on the order of trials.
+    features: Mutex<Option<(Tensor, HashMap<PathBuf, u32>)>>,
+    /// Features `[n, E]` of a trial's pictures, by seed, picks and turn.
+    views: Mutex<HashMap<(u64, String, usize), Tensor>>,
+    pixels: Kept<PathBuf>,
+    /// The packed test views, once they were asked for and where there is a cache.
+    packed: Mutex<Option<Arc<Packed>>>,
+    cache: Option<Cache>,
+}
+
+impl Feed {
+    /// Nothing is decoded yet.
+    pub fn new(dataset: Dataset, clip: Arc<Clip>) -> Self {
+        let size = clip.image_size();
+        Self {
+            dataset,
+            clip,
+            size,
+            features: Mutex::default(),
+            views: Mutex::default(),
+            pixels: Kept::new(&KEPT),
+            packed: Mutex::default(),
+            cache: None,
+        }
+    }
+
+    /// Keeps features and decoded test pictures in `cache`, too.
+    pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// `[n, 3, R, R]` of pictures of the model's size.
+    fn tensor(&self, pictures: &[Arc<Rgb>]) -> Result<Tensor> {
+        let each = 3 * self.size * self.size;
+        let mut data = vec![0f32; pictures.len() * each];
+        data.par_chunks_mut(each)
+            .zip(pictures)
+            .for_each(|(out, p)| normalise(p, out));
+        Ok(Tensor::from_vec(
+            data,
+            (pictures.len(), 3, self.size, self.size),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// The packed test views; built now where they are not there. Nothing without a cache.
+    fn packed(&self) -> Result<Option<Arc<Packed>>, datasets::Error> {
+        let Some(cache) = &self.cache else {
+            return Ok(None);
+        };
+        // Held while it is built: whoever else asks needs it as well.
+        let mut packed = self.packed.lock().expect("no panic while held");
+        if packed.is_none() {
+            let items = &self.dataset.split.test;
+            let folder = cache.packs(&self.dataset.id);
+            let pack = Pack::open_or_build(&folder, &*self.dataset.source, items, self.size)?;
+            let places = items
+                .iter()
+                .zip(0..)
+                .map(|(item, place)| (item.path.clone(), place));
+            let places = places.collect();
+            *packed = Some(Arc::new(Packed { pack, places }));
+        }
+        Ok(packed.clone())
+    }
+
+    fn test_pictures(&self, items: &[Item]) -> Result<Vec<Arc<Rgb>>> {
+        let packed = self.packed()?;
+        let pictures = items.par_iter().map(|item| {
+            if let Some(packed) = &packed
+                && let Some(&place) = packed.places.get(&item.path)
+            {
+                return Ok(Arc::new(packed.pack.view(place)?));
+            }
+            if let Some(picture) = self.pixels.get(&*item.path) {
+                return Ok(picture);
+            }
+            let picture = Arc::new(test_view(&self.dataset.source.rgb(item)?, self.size));
+            self.pixels.keep(item.path.clone(), &picture);
+            Ok(picture)
+        });
+        Ok(pictures.collect::<Result<Vec<_>, datasets::Error>>()?)
+    }
+
+    /// Test views as pixels `[n, 3, R, R]`.
+    ///
+    /// # Errors
+    /// A picture that is missing or broken, with its path.
+    pub fn test_pixels(&self, items: &[Item]) -> Result<Tensor> {
+        self.tensor(&self.test_pictures(items)?)
+    }
+
+    fn encode(
+        &self,
+        count: usize,
+        pixels: impl Fn(std::ops::Range<usize>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let pieces = (0..count)
+            .step_by(ENCODED_AT_ONCE)
+            .map(|i| {
+                let pixels = pixels(i..count.min(i + ENCODED_AT_ONCE))?;
+                let encode = || Ok(self.clip.encode_image(&pixels)?);
+                match &self.cache {
+                    None => encode(),
+                    Some(cache) => cache.features(&self.clip.image_fingerprint(), &pixels, encode),
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&pieces, 0)?)
+    }
+
+    /// Un-normalised features `[n, E]` of test pictures; each is encoded once a process.
+    ///
+    /// # Errors
+    /// As [`Feed::test_pixels`].
+    pub fn test_features(&self, items: &[Item]) -> Result<Tensor> {
+        let mut cache = self.features.lock().expect("no panic while held");
+        if cache.is_none() {
+            let all = &self.dataset.split.test;
+            let features = self.encode(all.len(), |range| self.test_pixels(&all[range]))?;
+            *cache = Some((
+                features,
+                all.iter()
+                    .zip(0..)
+                    .map(|(item, row)| (item.path.clone(), row))
+                    .collect(),
+            ));
+        }
+        let (features, rows) = cache.as_ref().expect("just filled");
+        let rows: Vec<u32> = items.iter().map(|i| rows[&i.path]).collect();
+        Ok(features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+    }
+
+    /// TPT's views `[V, 3, R, R]` of one picture, the test view first.
+    ///
+    /// # Errors
+    /// As [`Feed::test_pixels`].
+    pub fn tuning_views(
+        &self,
+        item: &Item,
+        count: usize,
+        augmix: bool,
+        seed: u64,
+        index: u64,
+    ) -> Result<Tensor> {
+        let picture = self.dataset.source.rgb(item)?;
+        let mut stream = Stream::named(seed, "tuning-views", index);
+        let views = datasets::views::tpt_views(&picture, self.size, count, augmix, &mut stream);
+        Ok(Tensor::from_vec(
+            views.concat(),
+            (count, 3, self.size, self.size),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// The training pictures of one trial.
+    pub fn training<'a>(&'a self, items: &'a [Item], views: Views, seed: u64) -> Training<'a> {
+        let paths: Vec<String> = items
+            .iter()
+            .map(|i| i.path.to_string_lossy().into_owned())
+            .collect();
+        let picks = crate::hash::hex(paths.join("\n").as_bytes());
+        Training {
+            feed: self,
+            items,
+            picks,
+            views,
+            seed,
+            decoded: Kept::new(&KEPT),
+        }
+    }
+}
+
+/// Few-shot pictures as a trial's batches see them.
+pub struct Training<'a> {
+    feed: &'a Feed,
+    items: &'a [Item],
+    /// Hash of the items: what tells one trial's pictures from another's.
+    picks: String,
+    views: Views,
+    seed: u64,
+    decoded: Kept<usize>,
+}
+
+impl Training<'_> {
+    fn picture(&self, index: usize) -> Result<Arc<Rgb>, datasets::Error> {
+        if let Some(picture) = self.decoded.get(&index) {
+            return Ok(picture);
+        }
+        let picture = Arc::new(self.feed.dataset.source.rgb(&self.items[index])?);
+        self.decoded.keep(index, &picture);
+        Ok(picture)
+    }
+
+    /// A view drawn from the seed's own stream for this picture and turn: no method's draws move another's.
+    fn view(&self, index: usize, turn: u64) -> Result<Arc<Rgb>, datasets::Error> {
+        let picture = self.picture(index)?;
+        let place = turn * self.items.len() as u64 + index as u64;
+        Ok(Arc::new(train_view(
+            &picture,
+            self.feed.size,
+            &mut Stream::named(self.seed, "views", place),
+        )))
+    }
+
+    /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
+    ///
+    /// # Errors
+    /// A picture that is missing or broken, with its path.
+    pub fn pixels(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
+        let turn = match self.views {
+            Views::None => {
+                let items: Vec<Item> = indices.iter().map(|i| self.items[*i].clone()).collect();
+                return self.feed.test_pixels(&items);
+            }
+            Views::Fresh => epoch,
+            Views::Cached(n) => epoch % n,
+        };
+        let views = indices
+            .par_iter()
+            .map(|i| self.view(*i, turn as u64))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.feed.tensor(&views)
+    }
+
+    /// Un-normalised features `[n, E]` of the same.
+    ///
+    /// # Errors
+    /// As [`Training::pixels`].
+    pub fn features(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
+        let turn = match self.views {
+            Views::Fresh => {
+                return Ok(self.feed.clip.encode_image(&self.pixels(indices, epoch)?)?);
+            }
+            Views::Cached(n) => epoch % n,
+            Views::None => usize::MAX,
+        };
+        let mut cache = self.feed.views.lock().expect("no panic while held");
+        let key = (self.seed, self.picks.clone(), turn);
+        if !cache.contains_key(&key) {
+            let all: Vec<usize> = (0..self.items.len()).collect();
+            let features = self
+                .feed
+                .encode(all.len(), |range| self.pixels(&all[range], epoch))?;
+            cache.insert(key.clone(), features);
+        }
+        let rows: Vec<u32> = indices.iter().map(|i| *i as u32).collect();
+        Ok(cache[&key].index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_kept_within_the_budget_whoever_keeps_them_and_given_back() {
+        static BUDGET: Budget = Budget::new(10_000);
+        let picture = Arc::new(Rgb::new(10, 10)); // 300 bytes
+        let (one, other) = (Kept::new(&BUDGET), Kept::new(&BUDGET));
+        std::thread::scope(|scope| {
+            for kept in [&one, &other] {
+                let picture = &picture;
+                scope.spawn(move || (0..1000).for_each(|i| kept.keep(i, picture)));
+            }
+        });
+        let count = |kept: &Kept<usize>| (0..1000).filter(|i| kept.get(i).is_some()).count();
+        assert_eq!(count(&one) + count(&other), 33);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 9_900);
+        let freed = count(&one) * 300;
+        drop(one);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 9_900 - freed);
+        (0..1000).for_each(|i| other.keep(i, &picture));
+        assert_eq!(count(&other), 33, "what is given back can be kept again");
+        drop(other);
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_picture_kept_twice_counts_once() {
+        static BUDGET: Budget = Budget::new(10_000);
+        let kept = Kept::new(&BUDGET);
+        (0..9).for_each(|_| kept.keep(1, &Arc::new(Rgb::new(10, 10))));
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 300);
+    }
+}

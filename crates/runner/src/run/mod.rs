@@ -1,0 +1,12 @@
+//! What makes records: suites, their trials, the pictures these see, and the sweep that runs them.
+
+pub mod cache;
+pub mod feed;
+pub mod picked;
+pub mod plan;
+pub mod progress;
+pub mod prompts;
+pub mod suite;
+pub mod sweep;
+pub mod tensorboard;
+pub mod trial;

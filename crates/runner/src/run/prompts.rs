@@ -1,0 +1,378 @@
+//! Learned prompts on disk: safetensors under the published names, with what is needed to rebuild them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use clip::weights::Stored;
+use serde::{Deserialize, Serialize};
+
+use crate::record::Record;
+use crate::run::trial::Outcomes;
+use crate::store::replace;
+
+/// Key of the description in the file's metadata.
+const KEY: &str = "promptbed";
+
+/// Settings in records that are the suite's, not the method's.
+const OF_SUITES: [&str; 3] = ["views", "memory", "precision"];
+
+/// What a prompt file says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Version of this description.
+    pub schema: u32,
+    /// Algorithm in the registry.
+    pub algorithm: String,
+    /// Every setting.
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Dataset trained on.
+    pub dataset: String,
+    /// Shots.
+    pub shots: usize,
+    /// Seed.
+    pub seed: u64,
+    /// Names of the classes trained on, in label order.
+    pub classes: Vec<String>,
+    /// Fingerprint of the backbone.
+    pub backbone_fingerprint: String,
+    /// Optimizer steps.
+    pub step: u64,
+}
+
+/// Writes the prompts of a finished trial, whole or not at all; nothing where nothing was trained.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
+    if outcomes.cost.steps == 0 {
+        return Ok(());
+    }
+    let description = Description {
+        schema: 1,
+        algorithm: record.algorithm.clone(),
+        settings: record.settings.clone(),
+        dataset: record.dataset.clone(),
+        shots: record.shots,
+        seed: record.seed,
+        classes: outcomes.classes.clone(),
+        backbone_fingerprint: record.provenance.backbone_fingerprint.clone(),
+        step: outcomes.cost.steps,
+    };
+    let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&description)?)]);
+    let tensors: Vec<(&str, &Tensor)> = outcomes
+        .prompts
+        .iter()
+        .map(|(n, t)| (n.as_str(), t))
+        .collect();
+    let bytes = safetensors::serialize(tensors, Some(metadata))?;
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("{}: cannot be made", dir.display()))?;
+    }
+    Ok(replace(path, &bytes)?)
+}
+
+/// Reads a prompt file.
+///
+/// # Errors
+/// A file that is not one, naming what is wrong.
+pub fn read(path: &Path) -> Result<(Description, BTreeMap<String, Tensor>)> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+        .with_context(|| format!("{}", path.display()))?;
+    let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(KEY)) else {
+        bail!(
+            "{}: holds no `{KEY}` description; it was not written by promptbed",
+            path.display()
+        );
+    };
+    let description =
+        serde_json::from_str(text).with_context(|| format!("{}: {KEY}", path.display()))?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .with_context(|| format!("{}", path.display()))?;
+    Ok((description, tensors.into_iter().collect()))
+}
+
+/// What a checkpoint of the published code does not say of itself.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Given {
+    /// Method of a published checkpoint; prompts written by promptbed say it themselves.
+    #[arg(long)]
+    pub method: Option<String>,
+    /// A setting of it, as in suites: --set n_ctx=4 --set 'init="a photo of a"'.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// A tensor that is read when it is needed: published checkpoints carry whole CLIPs.
+enum Held {
+    Here(Tensor),
+    Stored(Stored),
+}
+
+/// Prompts that can be bound to classes again.
+pub struct Saved {
+    /// Algorithm in the registry.
+    pub algorithm: String,
+    /// Its settings.
+    pub config: Box<dyn methods::Config>,
+    /// By published name; of a published checkpoint everything in it, the towers too.
+    tensors: BTreeMap<String, Held>,
+    /// Of the trial; 0 where unknown.
+    pub seed: u64,
+    description: Option<Description>,
+    path: std::path::PathBuf,
+}
+
+impl Saved {
+    /// Reads prompts of ours, or a published checkpoint that `given` describes.
+    ///
+    /// # Errors
+    /// A file that is neither, a method that is not given or not known, settings that are wrong.
+    pub fn read(path: &Path, given: &Given) -> Result<Self> {
+        let mut head = [0u8; 9];
+        std::fs::File::open(path)
+            .and_then(|mut f| std::io::Read::read(&mut f, &mut head))
+            .with_context(|| format!("{}: cannot be read", path.display()))?;
+        // Safetensors begin with a length and a brace; all else must be a pickle, whose reader says what is wrong.
+        if head[8] == b'{' {
+            if given.method.is_some() || !given.set.is_empty() {
+                bail!(
+                    "--method, --set: {} says itself what it is; they are for published checkpoints",
+                    path.display()
+                );
+            }
+            let (description, tensors) = read(path)?;
+            return Self::of_ours(path, description, tensors);
+        }
+        let Some(name) = &given.method else {
+            bail!(
+                "{}: is not written by promptbed; say with --method which method it is",
+                path.display()
+            );
+        };
+        let entry = methods::find(name).with_context(|| {
+            let names: Vec<&str> = methods::METHODS.iter().map(|m| m.name).collect();
+            format!(
+                "--method {name}: there is no such method; there are {}",
+                names.join(", ")
+            )
+        })?;
+        let tensors = checkpoint(path)?;
+        let mut config = toml::Table::new();
+        for pair in &given.set {
+            let table: toml::Table = toml::from_str(pair)
+                .map_err(|e| anyhow::anyhow!("--set {pair}: {}", e.message()))?;
+            config.extend(table);
+        }
+        let mut settings = methods::Settings::new(config);
+        let config = (entry.read)(&mut settings);
+        let problems = settings.finish().problems;
+        if !problems.is_empty() {
+            let told: Vec<String> = problems
+                .iter()
+                .map(|p| format!("--set {}: {}", p.field, p.message))
+                .collect();
+            bail!(told.join("\n"));
+        }
+        Ok(Self {
+            algorithm: entry.name.to_owned(),
+            config,
+            tensors,
+            seed: 0,
+            description: None,
+            path: path.to_owned(),
+        })
+    }
+
+    fn of_ours(
+        path: &Path,
+        description: Description,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        let entry = methods::find(&description.algorithm).with_context(|| {
+            format!(
+                "{}: algorithm: this program has no method {:?}",
+                path.display(),
+                description.algorithm
+            )
+        })?;
+        let mut config = toml::Table::new();
+        let is_training = |key: &str| methods::Training::KEYS.contains(&key);
+        for (key, value) in description.settings.iter().filter(|(k, _)| !is_training(k)) {
+            if let Ok(value) = toml::Value::try_from(value) {
+                config.insert(key.clone(), value);
+            }
+        }
+        let mut settings = methods::Settings::new(config);
+        let config = (entry.read)(&mut settings);
+        // What is left over is the suite's; a wrong value is not.
+        let wrong: Vec<String> = settings
+            .finish()
+            .problems
+            .iter()
+            .filter(|p| !OF_SUITES.contains(&p.field.as_str()))
+            .map(|p| format!("{}: {}: {}", path.display(), p.field, p.message))
+            .collect();
+        if !wrong.is_empty() {
+            bail!(wrong.join("\n"));
+        }
+        Ok(Self {
+            algorithm: entry.name.to_owned(),
+            config,
+            tensors: tensors
+                .into_iter()
+                .map(|(n, t)| (n, Held::Here(t)))
+                .collect(),
+            seed: description.seed,
+            description: Some(description),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Names and shapes of everything in the file.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, held)| {
+            let shape = match held {
+                Held::Here(tensor) => tensor.dims(),
+                Held::Stored(stored) => stored.shape(),
+            };
+            (name.as_str(), shape)
+        })
+    }
+
+    /// Reads a tensor of the file.
+    ///
+    /// # Errors
+    /// When it is not there, its bytes are damaged, or a number is not finite.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let tensor = match self.tensors.get(name) {
+            Some(Held::Here(tensor)) => tensor.clone(),
+            Some(Held::Stored(stored)) => stored.load(name)?,
+            None => bail!("{}: {name}: is missing", self.path.display()),
+        };
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
+        let values: Vec<f32> = values.to_vec1()?;
+        let strange = values.iter().filter(|v| !v.is_finite()).count();
+        if strange > 0 {
+            bail!(
+                "{}: {name}: {strange} of {} numbers are not finite",
+                self.path.display(),
+                values.len()
+            );
+        }
+        Ok(tensor)
+    }
+
+    /// That these weights are those the prompts were learned on, where that is known.
+    ///
+    /// # Errors
+    /// Names both fingerprints.
+    pub fn check_backbone(&self, fingerprint: &str) -> Result<()> {
+        match &self.description {
+            Some(d) if d.backbone_fingerprint != fingerprint => bail!(
+                "{}: was learned on the CLIP with fingerprint {}, this one is {fingerprint}; pass the right --model",
+                self.path.display(),
+                d.backbone_fingerprint
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The method with these prompts, bound to `classes`.
+    ///
+    /// # Errors
+    /// Tensors that are missing or of another shape; classes the prompts cannot go to.
+    pub fn method(
+        &self,
+        clip: &std::sync::Arc<clip::Clip>,
+        classes: &methods::Classes,
+    ) -> Result<Box<dyn methods::Method>> {
+        let mut init = methods::Init::seeded(self.seed);
+        let Some(description) = &self.description else {
+            let method = self.config.build(clip, classes, &mut init)?;
+            let mut values = BTreeMap::new();
+            let mut used = BTreeSet::new();
+            for (name, _) in method.parameters() {
+                let whole = self.tensors.get_key_value(&name).map(|(key, _)| key);
+                let found = whole.or_else(|| self.tensors.keys().find(|key| is_called(key, &name)));
+                match found {
+                    Some(key) => {
+                        used.insert(key);
+                        values.insert(name, self.tensor(key)?);
+                    }
+                    None => bail!("state_dict: has no {name}, which {} learns", self.algorithm),
+                };
+            }
+            let left: Vec<&str> = self
+                .tensors
+                .keys()
+                .filter(|key| !used.contains(key) && !is_of_a_tower(key))
+                .map(String::as_str)
+                .collect();
+            if !left.is_empty() {
+                bail!(
+                    "state_dict: {} with these settings does not learn {}; give the settings of its training with \
+                     --set",
+                    self.algorithm,
+                    left.join(", ")
+                );
+            }
+            methods::load_parameters(method.as_ref(), &values)?;
+            return Ok(method);
+        };
+        let own = methods::Classes {
+            names: description.classes.clone(),
+            ..classes.clone()
+        };
+        let mut method = self.config.build(clip, &own, &mut init)?;
+        let values = self.tensors.keys().map(|name| {
+            let tensor = self.tensor(name)?;
+            Ok((name.clone(), tensor))
+        });
+        let values = values.collect::<Result<BTreeMap<_, _>>>()?;
+        methods::load_parameters(method.as_ref(), &values)?;
+        if own != *classes {
+            method.bind(classes)?;
+        }
+        Ok(method)
+    }
+}
+
+/// Whether a checkpoint's tensor is the parameter `name`: with or without the leading module, alone or in a whole model.
+fn is_called(key: &str, name: &str) -> bool {
+    key == name
+        || key.ends_with(&format!(".{name}"))
+        || name.strip_prefix("prompt_learner.") == Some(key)
+}
+
+/// Whether a tensor of a whole model is CLIP's own, not learned: a tower's (also of PromptSRC's frozen teacher), or the
+/// temperature.
+fn is_of_a_tower(key: &str) -> bool {
+    let is_prompt = key.rsplit('.').next().is_some_and(|l| l.starts_with("VPT"));
+    let is_tower = ["image_encoder.", "text_encoder.", "clip_model."]
+        .iter()
+        .any(|tower| key.contains(tower));
+    (is_tower && !is_prompt) || key.rsplit('.').next() == Some("logit_scale")
+}
+
+/// The tensors of a published checkpoint: its `state_dict`, or the dictionary itself.
+fn checkpoint(path: &Path) -> Result<BTreeMap<String, Held>> {
+    let tree = clip::weights::pickle::read(path)?;
+    let inner = tree.get("state_dict").unwrap_or(tree);
+    let mut out = BTreeMap::new();
+    for (name, stored) in inner.tensors()? {
+        // Fixed vectors of the classes of training: the published code drops them too.
+        if name.ends_with("token_prefix") || name.ends_with("token_suffix") {
+            continue;
+        }
+        out.insert(name, Held::Stored(stored));
+    }
+    if out.is_empty() {
+        bail!("{}: state_dict: holds no tensors", path.display());
+    }
+    Ok(out)
+}

@@ -1,0 +1,414 @@
+//! One trial: a method, a dataset, shots and a seed, trained and tested under a protocol.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use candle_core::{D, Device, Tensor};
+use clip::Clip;
+use datasets::{ClassSet, Item, Stream};
+use methods::{Batch, Classes, Images, Init, Method, Sees, Training};
+
+use crate::record::{ClassTally, Cost, Outcome, Test};
+use crate::run::feed::Feed;
+use crate::run::suite::{Resolved, Views};
+use crate::show::stats::{ECE_BINS, expected_calibration_error, reliability};
+use crate::store::Prediction;
+
+/// Pictures a predictor gets at once.
+const TESTED_AT_ONCE: usize = 64;
+
+/// A class set to test on.
+pub struct Target {
+    /// Its dataset.
+    pub feed: Arc<Feed>,
+    /// Which of its classes.
+    pub set: ClassSet,
+}
+
+/// What a trial is made of.
+pub struct Task<'a> {
+    /// Backbone.
+    pub clip: &'a Arc<Clip>,
+    /// Method and settings.
+    pub method: &'a Resolved,
+    /// Dataset trained on (or only tested on).
+    pub feed: &'a Feed,
+    /// Classes trained on.
+    pub set: ClassSet,
+    /// Few-shot pictures, labels renumbered for `set`; empty where nothing is trained.
+    pub picks: &'a [Item],
+    /// Where it is tested.
+    pub targets: &'a [Target],
+    /// Training views.
+    pub views: Views,
+    /// Of every random stream.
+    pub seed: u64,
+    /// Set when the user wants to stop.
+    pub stop: &'a AtomicBool,
+    /// Hears of progress.
+    pub observer: &'a dyn Observer,
+}
+
+/// A step that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Steps done, this one included.
+    pub done: usize,
+    /// Steps there will be.
+    pub all: usize,
+    /// Its loss.
+    pub loss: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+}
+
+/// An epoch that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Epoch {
+    /// Epochs done, this one included.
+    pub done: usize,
+    /// Mean loss of its steps.
+    pub loss: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+}
+
+/// Hears of a trial while it runs, and cannot change it.
+pub trait Observer: Sync {
+    /// After each step.
+    fn stepped(&self, _step: &Step) {}
+
+    /// After each epoch.
+    fn epoch_ended(&self, _epoch: &Epoch) {}
+
+    /// After each test.
+    fn tested(&self, _test: &Test) {}
+}
+
+/// What a trial gives.
+pub struct Outcomes {
+    /// Finished or failed.
+    pub outcome: Outcome,
+    /// One a target.
+    pub tests: Vec<Test>,
+    /// One a tested picture.
+    pub predictions: Vec<Prediction>,
+    /// Mean loss of each epoch.
+    pub losses: Vec<f64>,
+    /// Learning rate of each epoch.
+    pub learning_rates: Vec<f64>,
+    /// Time and size.
+    pub cost: Cost,
+    /// Trained tensors by published name.
+    pub prompts: Vec<(String, Tensor)>,
+    /// Names of the classes trained on.
+    pub classes: Vec<String>,
+}
+
+/// The user stopped the run; nothing of the trial is kept.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// The loss stopped being a number.
+#[derive(Debug)]
+struct Diverged {
+    step: u64,
+    last: Option<f64>,
+    value: f64,
+}
+
+/// The classes of a set, as methods take them.
+///
+/// # Errors
+/// A dataset too small to be halved.
+pub fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
+    let (_, names) = feed.dataset.split.subset(set)?;
+    Ok(Classes::new(
+        &names,
+        &feed.dataset.id,
+        &feed.dataset.template,
+    ))
+}
+
+/// Runs a trial.
+///
+/// # Errors
+/// [`Interrupted`]; anything else that is wrong with data, backbone or settings. A loss that is not finite is no error
+/// but an [`Outcome::Failed`].
+pub fn run(task: &Task) -> Result<Outcomes> {
+    let classes = classes_of(task.feed, task.set)?;
+    let mut method = task
+        .method
+        .config
+        .build(task.clip, &classes, &mut Init::seeded(task.seed))?;
+    let mut out = Outcomes {
+        outcome: Outcome::Finished,
+        tests: Vec::new(),
+        predictions: Vec::new(),
+        losses: Vec::new(),
+        learning_rates: Vec::new(),
+        cost: Cost::default(),
+        prompts: Vec::new(),
+        classes: classes.names.clone(),
+    };
+    let sees = task.method.config.sees();
+    if let Some(training) = &task.method.training {
+        out.cost.parameters = method
+            .parameters()
+            .iter()
+            .map(|(_, v)| v.elem_count() as u64)
+            .sum();
+        let started = Instant::now();
+        let failed = train(task, training, sees, method.as_mut(), &mut out)?;
+        out.cost.train_seconds = started.elapsed().as_secs_f64();
+        if let Some(d) = failed {
+            let reason = format!(
+                "the loss became {} at step {}; a lower lr may help",
+                d.value, d.step
+            );
+            out.outcome = Outcome::Failed {
+                reason,
+                step: Some(d.step),
+                last_loss: d.last,
+            };
+            return Ok(out);
+        }
+    }
+    out.prompts = method
+        .parameters()
+        .into_iter()
+        .map(|(n, v)| (n, v.as_detached_tensor()))
+        .collect();
+    let started = Instant::now();
+    for (index, target) in task.targets.iter().enumerate() {
+        let bound = if std::ptr::eq(&*target.feed, task.feed) && target.set == task.set {
+            classes.clone()
+        } else {
+            classes_of(&target.feed, target.set)?
+        };
+        method.bind(&bound)?;
+        let (test, predictions) = test(
+            method.as_ref(),
+            sees,
+            target,
+            &bound,
+            index as u32,
+            task.seed,
+            task.stop,
+        )?;
+        task.observer.tested(&test);
+        out.tests.push(test);
+        out.predictions.extend(predictions);
+    }
+    out.cost.test_seconds = started.elapsed().as_secs_f64();
+    out.cost.peak_memory = peak_memory();
+    Ok(out)
+}
+
+fn train(
+    task: &Task,
+    training: &Training,
+    sees: Sees,
+    method: &mut dyn Method,
+    out: &mut Outcomes,
+) -> Result<Option<Diverged>> {
+    let n = task.picks.len();
+    let steps = training.steps_per_epoch(n);
+    if steps == 0 {
+        bail!(
+            "dataset {}: no training pictures were picked",
+            task.feed.dataset.id
+        );
+    }
+    let source = task.feed.training(task.picks, task.views, task.seed);
+    let mut optimizer = training.optimizer();
+    let (mut done, mut last) = (0u64, None);
+    for epoch in 0..training.epochs {
+        let order = Stream::named(task.seed, "batches", epoch as u64).permutation(n);
+        let lr = training.lr(epoch);
+        let mut sum = 0.0;
+        for chunk in order.chunks(training.batch).take(steps) {
+            if task.stop.load(Ordering::Relaxed) {
+                return Err(Interrupted.into());
+            }
+            let images = match sees {
+                Sees::Pixels => Images::Pixels(source.pixels(chunk, epoch)?),
+                _ => Images::Features(source.features(chunk, epoch)?),
+            };
+            let labels: Vec<u32> = chunk.iter().map(|i| task.picks[*i].label).collect();
+            let loss = method.loss(&Batch {
+                images,
+                labels: Tensor::new(labels, &Device::Cpu)?,
+            })?;
+            let value = f64::from(loss.total.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                return Ok(Some(Diverged {
+                    step: done,
+                    last,
+                    value,
+                }));
+            }
+            let gradients = method.gradients(&loss)?;
+            if done == 0 {
+                // A tower op without a gradient would leave a prompt untrained in silence.
+                for (name, var) in method.parameters() {
+                    if gradients.get(var.as_tensor()).is_none() {
+                        bail!(
+                            "{name} gets no gradient; this is a defect of the method, please report it"
+                        );
+                    }
+                }
+            }
+            optimizer.step(&method.parameters(), &gradients, lr)?;
+            sum += value;
+            last = Some(value);
+            done += 1;
+            task.observer.stepped(&Step {
+                done: done as usize,
+                all: steps * training.epochs,
+                loss: value,
+                learning_rate: lr,
+            });
+        }
+        let mean = sum / steps as f64;
+        out.losses.push(mean);
+        out.learning_rates.push(lr);
+        task.observer.epoch_ended(&Epoch {
+            done: epoch + 1,
+            loss: mean,
+            learning_rate: lr,
+        });
+        method.end_epoch(epoch, training.epochs)?;
+    }
+    method.finish()?;
+    out.cost.steps = done;
+    let finite = |t: &Tensor| -> Result<bool> {
+        Ok(t.flatten_all()?
+            .to_vec1::<f32>()?
+            .iter()
+            .all(|v| v.is_finite()))
+    };
+    for (_, var) in method.parameters() {
+        if !finite(&var.as_detached_tensor())? {
+            return Ok(Some(Diverged {
+                step: done,
+                last,
+                value: f64::NAN,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// Tests a method that is bound to `classes`, the class set of `target`; `seed` draws views where a method sees views.
+///
+/// # Errors
+/// [`Interrupted`]; a picture that is missing or broken; logits that are not finite.
+pub fn test(
+    method: &dyn Method,
+    sees: Sees,
+    target: &Target,
+    classes: &Classes,
+    test_index: u32,
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<(Test, Vec<Prediction>)> {
+    let started = Instant::now();
+    let (split, _) = target.feed.dataset.split.subset(target.set)?;
+    let items = &split.test;
+    if items.is_empty() {
+        bail!(
+            "dataset {}: no test pictures of its {} classes",
+            target.feed.dataset.id,
+            target.set.name()
+        );
+    }
+    let predictor = method.predictor()?;
+    let mut predictions: Vec<Prediction> = Vec::with_capacity(items.len());
+    let at_once = if matches!(sees, Sees::Views { .. }) {
+        1
+    } else {
+        TESTED_AT_ONCE
+    };
+    for (number, chunk) in items.chunks(at_once).enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Interrupted.into());
+        }
+        let images = match sees {
+            Sees::Features => Images::Features(target.feed.test_features(chunk)?),
+            Sees::Pixels => Images::Pixels(target.feed.test_pixels(chunk)?),
+            Sees::Views { count, augmix } => {
+                // AugMix only where the published code has it: the dataset's row says where not.
+                let mix = augmix && target.feed.dataset.augmix;
+                Images::Pixels(target.feed.tuning_views(
+                    &chunk[0],
+                    count,
+                    mix,
+                    seed,
+                    number as u64,
+                )?)
+            }
+        };
+        let logits = predictor
+            .logits(&images)?
+            .to_dtype(candle_core::DType::F32)?;
+        let p = methods::losses::softmax(&logits)?;
+        let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+        let confidence: Vec<f32> = p.max(D::Minus1)?.to_vec1()?;
+        for ((item, predicted), confidence) in chunk.iter().zip(best).zip(confidence) {
+            if !confidence.is_finite() {
+                bail!("{}: its logits are not finite", item.path.display());
+            }
+            predictions.push(Prediction {
+                test_index,
+                dataset: target.feed.dataset.id.clone(),
+                class_set: target.set.name().to_owned(),
+                image: item.path.to_string_lossy().into_owned(),
+                label: item.label,
+                predicted,
+                confidence,
+            });
+        }
+    }
+    let mut tallies: Vec<ClassTally> = classes
+        .names
+        .iter()
+        .map(|n| ClassTally {
+            name: n.clone(),
+            correct: 0,
+            total: 0,
+        })
+        .collect();
+    for p in &predictions {
+        let tally = &mut tallies[p.label as usize];
+        tally.total += 1;
+        tally.correct += u64::from(p.predicted == p.label);
+    }
+    let test = Test {
+        dataset: target.feed.dataset.id.clone(),
+        class_set: target.set.name().to_owned(),
+        correct: tallies.iter().map(|t| t.correct).sum(),
+        total: tallies.iter().map(|t| t.total).sum(),
+        classes: tallies,
+        ece: {
+            let sure = predictions
+                .iter()
+                .map(|p| (f64::from(p.confidence), p.label == p.predicted));
+            expected_calibration_error(&reliability(sure, ECE_BINS))
+        },
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    Ok((test, predictions))
+}
+
+/// Peak resident memory of this process in bytes; 0 where the system does not tell.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}

@@ -1,0 +1,205 @@
+//! How a method is called and drawn, the same everywhere: `assets/looks.toml`, by algorithm.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::show::summary::Method;
+
+/// Shape of a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Marker {
+    /// Disc.
+    Circle,
+    /// Square.
+    Square,
+    /// Triangle, point up.
+    Triangle,
+    /// Square on its corner.
+    Diamond,
+    /// Triangle, point down.
+    Down,
+    /// Diagonal cross.
+    Cross,
+    /// Upright cross.
+    Plus,
+    /// Five-pointed star.
+    Star,
+    /// Pentagon.
+    Pentagon,
+    /// Hexagon.
+    Hexagon,
+}
+
+/// Every marker, in the order variants of one algorithm step through.
+const MARKERS: [Marker; 10] = [
+    Marker::Circle,
+    Marker::Square,
+    Marker::Triangle,
+    Marker::Diamond,
+    Marker::Down,
+    Marker::Cross,
+    Marker::Plus,
+    Marker::Star,
+    Marker::Pentagon,
+    Marker::Hexagon,
+];
+
+/// Pattern of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dash {
+    /// Unbroken.
+    #[default]
+    Solid,
+    /// Long strokes.
+    Dashed,
+    /// Short strokes.
+    Dotted,
+}
+
+/// How a method is called and drawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Name for tables and legends.
+    pub name: String,
+    /// Red, green, blue.
+    pub colour: (u8, u8, u8),
+    /// Shape of its points.
+    pub marker: Marker,
+    /// Pattern of its lines.
+    pub dash: Dash,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    colour: String,
+    marker: Marker,
+    #[serde(default)]
+    dash: Dash,
+}
+
+static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
+    toml::from_str(include_str!("../../assets/looks.toml")).expect("looks.toml is tested")
+});
+
+/// The look of a method. The first method of an algorithm wears the algorithm's; further ones keep its colour, with
+/// other markers and broken lines, and go by their labels.
+pub fn look(method: &Method) -> Look {
+    let mut look = match ROWS.get(&method.algorithm.replace('_', "-")) {
+        Some(row) => Look {
+            name: row.name.clone(),
+            colour: parse_colour(&row.colour).expect("looks.toml is tested"),
+            marker: row.marker,
+            dash: row.dash,
+        },
+        None => derived(&method.algorithm),
+    };
+    if method.label != method.algorithm {
+        look.name.clone_from(&method.label);
+    }
+    if method.variant > 0 {
+        let place = MARKERS
+            .iter()
+            .position(|m| *m == look.marker)
+            .expect("MARKERS has every marker");
+        look.marker = MARKERS[(place + 3 * method.variant) % MARKERS.len()];
+        look.dash = if method.variant % 2 == 1 {
+            Dash::Dashed
+        } else {
+            Dash::Dotted
+        };
+    }
+    look
+}
+
+/// A look for an algorithm without a row, always the same for the same name.
+fn derived(algorithm: &str) -> Look {
+    let hash = algorithm.bytes().fold(0x811c_9dc5_u32, |h, b| {
+        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
+    let colours: Vec<_> = ROWS
+        .values()
+        .filter_map(|row| parse_colour(&row.colour))
+        .collect();
+    Look {
+        name: algorithm.to_owned(),
+        colour: colours[(hash >> 8) as usize % colours.len()],
+        marker: MARKERS[(hash >> 20) as usize % MARKERS.len()],
+        dash: Dash::Dashed,
+    }
+}
+
+/// `#RRGGBB`.
+fn parse_colour(text: &str) -> Option<(u8, u8, u8)> {
+    let digits = text
+        .strip_prefix('#')
+        .filter(|digits| digits.len() == 6 && digits.is_ascii())?;
+    let channel = |i: usize| u8::from_str_radix(&digits[i..i + 2], 16).ok();
+    Some((channel(0)?, channel(2)?, channel(4)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn method(label: &str, algorithm: &str, variant: usize) -> Method {
+        Method {
+            label: label.to_owned(),
+            algorithm: algorithm.to_owned(),
+            variant,
+            is_trained: true,
+        }
+    }
+
+    #[test]
+    fn every_row_is_unmistakable() {
+        let mut seen = BTreeSet::new();
+        for algorithm in ROWS.keys() {
+            let look = look(&method(algorithm, algorithm, 0));
+            assert!(seen.insert(look.colour), "{algorithm} shares its colour");
+            assert_ne!(look.name, "");
+        }
+        assert!(seen.len() >= 11);
+    }
+
+    #[test]
+    fn a_method_looks_the_same_wherever_it_stands() {
+        let coop = look(&method("coop", "coop", 0));
+        assert_eq!(
+            (coop.name.as_str(), coop.colour, coop.marker),
+            ("CoOp", (0, 0x72, 0xB2), Marker::Circle)
+        );
+        assert_eq!(
+            look(&method("mine", "mine", 0)),
+            look(&method("mine", "mine", 0))
+        );
+        assert_eq!(
+            look(&method("zero_shot", "zero_shot", 0)).name,
+            "Zero-shot CLIP"
+        );
+    }
+
+    #[test]
+    fn variants_keep_the_colour_and_change_the_rest() {
+        let looks: Vec<Look> = (0..3)
+            .map(|i| look(&method(&format!("coop-m{i}"), "coop", i)))
+            .collect();
+        assert!(looks.iter().all(|l| l.colour == looks[0].colour));
+        assert_eq!(
+            looks
+                .iter()
+                .map(|l| l.marker)
+                .collect::<BTreeSet<_>>()
+                .len(),
+            3
+        );
+        assert_eq!(looks[1].name, "coop-m1");
+    }
+}

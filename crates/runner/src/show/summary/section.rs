@@ -1,0 +1,409 @@
+//! One protocol on one backbone: cells of method, dataset, class set and shots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
+use super::health::trial_name;
+use super::order::{class_sets, datasets, methods};
+use super::{Spending, has_source, protocol_title};
+use crate::record::{Outcome, Protocol, Record};
+use crate::show::stats;
+use crate::store::Planned;
+
+type CellKey = (String, String, String, usize);
+
+/// One protocol on one backbone (and from one source dataset, where the protocol has one).
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// How accuracy was measured.
+    pub protocol: Protocol,
+    /// Backbone as the user named it.
+    pub backbone: String,
+    /// SHA-256 of its tensors, hex.
+    pub fingerprint: String,
+    /// Dataset trained on, where the others are only tested on.
+    pub source: Option<String>,
+    /// Methods in the order of the suite; without a plan, untrained ones first.
+    pub methods: Vec<Method>,
+    /// Datasets tested on, in the order of the suite; a source comes first.
+    pub datasets: Vec<String>,
+    /// Class sets tested on, of `all`, `base`, `novel`, in this order.
+    pub class_sets: Vec<String>,
+    /// Numbers of shots, ascending, without 0.
+    pub shots: Vec<usize>,
+    /// Seeds of trained methods.
+    pub seeds: BTreeSet<u64>,
+    /// What the finished trials took, by method and shots.
+    pub spending: BTreeMap<(String, usize), Spending>,
+    /// How seeds are summed up.
+    pub(super) spread: Spread,
+    names_backbone: bool,
+    cells: BTreeMap<CellKey, Cell>,
+}
+
+impl Section {
+    pub(super) fn new(
+        protocol: Protocol,
+        backbone: &str,
+        fingerprint: &str,
+        source: Option<&str>,
+        records: &[&Record],
+        planned: &[&Planned],
+        names_backbone: bool,
+    ) -> Self {
+        // Untrained methods belong to every source.
+        let belongs = |shots: usize, dataset: &str| {
+            source.is_none_or(|source| shots == 0 || dataset == source)
+        };
+        let records: Vec<&Record> = records
+            .iter()
+            .copied()
+            .filter(|r| belongs(r.shots, &r.dataset))
+            .collect();
+        let planned: Vec<&Planned> = planned
+            .iter()
+            .copied()
+            .filter(|p| belongs(p.shots, &p.dataset))
+            .collect();
+
+        let mut section = Self {
+            protocol,
+            backbone: backbone.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            source: source.map(str::to_owned),
+            methods: methods(&records, &planned),
+            datasets: datasets(source, &records, &planned),
+            class_sets: class_sets(&records),
+            shots: Vec::new(),
+            seeds: BTreeSet::new(),
+            spending: super::cost::spending(&records),
+            spread: Spread::default(),
+            names_backbone,
+            cells: BTreeMap::new(),
+        };
+        let trained = planned
+            .iter()
+            .map(|p| (p.shots, p.seed))
+            .chain(records.iter().map(|r| (r.shots, r.seed)));
+        let trained: BTreeSet<(usize, u64)> = trained.filter(|t| t.0 > 0).collect();
+        section.shots = trained
+            .iter()
+            .map(|t| t.0)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        section.seeds = trained.iter().map(|t| t.1).collect();
+        section.expect(&records, &planned);
+        section.fill(&records);
+        section
+    }
+
+    /// Notes in every cell which seeds it should have.
+    fn expect(&mut self, records: &[&Record], planned: &[&Planned]) {
+        for method in &self.methods {
+            let shots = if method.is_trained {
+                self.shots.clone()
+            } else {
+                vec![0]
+            };
+            let own: BTreeSet<u64> = records
+                .iter()
+                .filter(|r| r.method == method.label)
+                .map(|r| r.seed)
+                .collect();
+            for dataset in &self.datasets {
+                for &shots in &shots {
+                    let asked = |on: &str| -> BTreeSet<u64> {
+                        let same = planned
+                            .iter()
+                            .filter(|p| p.method == method.label && p.shots == shots);
+                        same.filter(|p| p.dataset == on).map(|p| p.seed).collect()
+                    };
+                    let expected = if planned.is_empty() {
+                        if method.is_trained {
+                            self.seeds.clone()
+                        } else {
+                            own.clone()
+                        }
+                    } else {
+                        let direct = asked(dataset);
+                        match &self.source {
+                            // A trial on the source is tested on every target.
+                            Some(source) if direct.is_empty() => asked(source),
+                            _ => direct,
+                        }
+                    };
+                    for class_set in &self.class_sets {
+                        let key = (
+                            method.label.clone(),
+                            dataset.clone(),
+                            class_set.clone(),
+                            shots,
+                        );
+                        self.cells
+                            .entry(key)
+                            .or_default()
+                            .expected
+                            .clone_from(&expected);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts every accuracy into its cell.
+    fn fill(&mut self, records: &[&Record]) {
+        for record in records {
+            for test in &record.tests {
+                if record.outcome != Outcome::Finished {
+                    continue;
+                }
+                let key = (
+                    record.method.clone(),
+                    test.dataset.clone(),
+                    test.class_set.clone(),
+                    record.shots,
+                );
+                let cell = self.cells.entry(key).or_default();
+                // Two trials of an untrained method may test the same target; they say the same.
+                if cell.values.iter().all(|v| v.0 != record.seed) {
+                    cell.values.push((record.seed, test.accuracy()));
+                    cell.calibration.push((record.seed, test.ece));
+                    cell.keys.push((record.seed, record.key.clone()));
+                }
+            }
+            if record.outcome != Outcome::Finished {
+                for ((method, dataset, _, shots), cell) in &mut self.cells {
+                    let is_tested = *dataset == record.dataset || self.source.is_some();
+                    if *method == record.method && *shots == record.shots && is_tested {
+                        cell.failed.insert(record.seed);
+                    }
+                }
+            }
+        }
+        for cell in self.cells.values_mut() {
+            cell.values.sort_by_key(|v| v.0);
+            cell.calibration.sort_by_key(|v| v.0);
+            cell.keys.sort();
+        }
+    }
+
+    /// How seeds are summed up.
+    pub fn spread(&self) -> Spread {
+        self.spread
+    }
+
+    /// Heading: the protocol, and what tells this section from its neighbours.
+    pub fn title(&self) -> String {
+        let mut title = protocol_title(self.protocol).to_owned();
+        if let Some(source) = &self.source {
+            title += &format!(" from {source}");
+        }
+        if self.names_backbone {
+            title += &format!(", {} ({})", self.backbone, self.short_fingerprint());
+        }
+        title
+    }
+
+    /// Enough of the backbone's fingerprint to tell it from another.
+    pub fn short_fingerprint(&self) -> &str {
+        self.fingerprint.get(..8).unwrap_or(&self.fingerprint)
+    }
+
+    /// Start of the names of this section's files.
+    pub fn slug(&self) -> String {
+        let mut slug = super::protocol_name(self.protocol).to_owned();
+        if let Some(source) = &self.source {
+            slug += &format!("-from-{source}");
+        }
+        if self.names_backbone {
+            slug += &format!("-{}", self.short_fingerprint());
+        }
+        slug.chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect()
+    }
+
+    /// Datasets an average is taken over: all, less the source.
+    pub fn targets(&self) -> impl Iterator<Item = &str> {
+        self.datasets
+            .iter()
+            .map(String::as_str)
+            .filter(|d| self.source.as_deref() != Some(*d))
+    }
+
+    /// Every cell: method, dataset, class set, shots, accuracies.
+    pub fn cells(&self) -> impl Iterator<Item = (&str, &str, &str, usize, &Cell)> {
+        self.cells
+            .iter()
+            .map(|((m, d, c, s), cell)| (m.as_str(), d.as_str(), c.as_str(), *s, cell))
+    }
+
+    /// The cell of a method, whatever the number of shots where it is not trained.
+    pub fn cell(
+        &self,
+        method: &Method,
+        dataset: &str,
+        class_set: &str,
+        shots: usize,
+    ) -> Option<&Cell> {
+        let shots = if method.is_trained { shots } else { 0 };
+        self.cells.get(&(
+            method.label.clone(),
+            dataset.to_owned(),
+            class_set.to_owned(),
+            shots,
+        ))
+    }
+
+    /// What a table or chart shows for a method in one place.
+    pub fn entry(
+        &self,
+        method: &Method,
+        place: Place<'_>,
+        metric: Metric<'_>,
+        shots: usize,
+    ) -> Entry {
+        let class_set = match metric {
+            Metric::Accuracy(class_set) => class_set,
+            Metric::MeanOfHarmonics if place == Place::Average => {
+                return self.mean_of_harmonics(method, shots);
+            }
+            Metric::Harmonic | Metric::MeanOfHarmonics => {
+                return self.harmonic(method, place, shots);
+            }
+        };
+        match place {
+            Place::Dataset(dataset) => match self.cell(method, dataset, class_set, shots) {
+                None => Entry::Blank,
+                Some(cell) if cell.expected.is_empty() && cell.values.is_empty() => Entry::Blank,
+                Some(cell) if !cell.is_whole() => Entry::Gap,
+                Some(cell) => {
+                    let values: Vec<f64> = cell.values.iter().map(|v| v.1).collect();
+                    let (mean, deviation) = self.spread.of(&values);
+                    Entry::Whole(Figure {
+                        mean: mean.expect("a whole cell has values"),
+                        deviation,
+                        seeds: values.len(),
+                    })
+                }
+            },
+            Place::Average => self.average(method, class_set, shots),
+        }
+    }
+
+    /// Mean over datasets, with the deviation over seeds of that mean. A gap anywhere is a gap here.
+    fn average(&self, method: &Method, class_set: &str, shots: usize) -> Entry {
+        let entries: Vec<Entry> = self
+            .targets()
+            .map(|d| {
+                self.entry(
+                    method,
+                    Place::Dataset(d),
+                    Metric::Accuracy(class_set),
+                    shots,
+                )
+            })
+            .collect();
+        if entries.iter().all(|e| *e == Entry::Blank) {
+            return Entry::Blank;
+        }
+        let Some(figures) = entries
+            .iter()
+            .map(Entry::figure)
+            .collect::<Option<Vec<_>>>()
+        else {
+            return Entry::Gap;
+        };
+        let means: Vec<f64> = figures.iter().map(|f| f.mean).collect();
+        let by_seed = self.seed_averages(method, class_set, shots);
+        Entry::Whole(Figure {
+            mean: stats::mean(&means).expect("there is a dataset"),
+            deviation: by_seed
+                .as_deref()
+                .and_then(stats::sample_deviation)
+                .filter(|_| self.spread == Spread::Sample),
+            seeds: by_seed.map_or(1, |values| values.len()),
+        })
+    }
+
+    /// Each seed's mean over datasets; `None` where the datasets do not share their seeds.
+    fn seed_averages(&self, method: &Method, class_set: &str, shots: usize) -> Option<Vec<f64>> {
+        let cells: Vec<&Cell> = self
+            .targets()
+            .map(|d| self.cell(method, d, class_set, shots))
+            .collect::<Option<_>>()?;
+        let seeds = |cell: &Cell| cell.values.iter().map(|v| v.0).collect::<Vec<_>>();
+        let first = seeds(cells.first()?);
+        if cells.iter().any(|cell| seeds(cell) != first) {
+            return None;
+        }
+        (0..first.len())
+            .map(|i| {
+                stats::mean(
+                    &cells
+                        .iter()
+                        .map(|cell| cell.values[i].1)
+                        .collect::<Vec<_>>(),
+                )
+            })
+            .collect()
+    }
+
+    fn mean_of_harmonics(&self, method: &Method, shots: usize) -> Entry {
+        let of = |dataset| self.harmonic(method, Place::Dataset(dataset), shots);
+        let entries: Vec<Entry> = self.targets().map(of).collect();
+        if entries.iter().all(|e| *e == Entry::Blank) {
+            return Entry::Blank;
+        }
+        let figures = entries
+            .iter()
+            .map(Entry::figure)
+            .collect::<Option<Vec<_>>>();
+        figures.map_or(Entry::Gap, |figures| {
+            let means: Vec<f64> = figures.iter().map(|f| f.mean).collect();
+            Entry::Whole(Figure {
+                mean: stats::mean(&means).expect("there is a dataset"),
+                deviation: None,
+                seeds: figures.iter().map(|f| f.seeds).min().unwrap_or(0),
+            })
+        })
+    }
+
+    fn harmonic(&self, method: &Method, place: Place<'_>, shots: usize) -> Entry {
+        let of = |class_set| self.entry(method, place, Metric::Accuracy(class_set), shots);
+        match (of("base"), of("novel")) {
+            (Entry::Whole(base), Entry::Whole(novel)) => Entry::Whole(Figure {
+                mean: stats::harmonic_mean(base.mean, novel.mean),
+                deviation: None,
+                seeds: base.seeds.min(novel.seeds),
+            }),
+            (Entry::Blank, Entry::Blank) => Entry::Blank,
+            _ => Entry::Gap,
+        }
+    }
+
+    /// Names of trials that should be there: neither finished nor failed.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for ((method, dataset, _, shots), cell) in &self.cells {
+            // A trial from a source is missing once, not once a target.
+            let dataset = match &self.source {
+                Some(source) if has_source(self.protocol) && *shots > 0 => source,
+                _ => dataset,
+            };
+            for seed in cell
+                .expected
+                .iter()
+                .filter(|seed| !cell.failed.contains(seed))
+            {
+                if cell.values.iter().all(|v| v.0 != *seed) {
+                    missing.push(trial_name(self.protocol, method, dataset, *shots, *seed));
+                }
+            }
+        }
+        missing.sort();
+        missing.dedup();
+        missing
+    }
+}
