@@ -31,9 +31,14 @@ pub struct Picks {
 ///
 /// A class with fewer pictures gives all of them once, in list order. No shots, no pictures.
 pub fn draw(split: &Split, shots: usize, seed: u64) -> Picks {
+    draw_both(split, shots, shots.min(VAL_SHOTS), seed)
+}
+
+/// As [`draw`], with `val_shots` validation pictures a class, drawn after the training pictures from the same generator.
+pub fn draw_both(split: &Split, shots: usize, val_shots: usize, seed: u64) -> Picks {
     let mut random = Random::seed(seed);
     let train = few(&mut random, &split.train, shots);
-    let val = few(&mut random, &split.val, shots.min(VAL_SHOTS));
+    let val = few(&mut random, &split.val, val_shots);
     Picks { train, val }
 }
 

@@ -171,6 +171,51 @@ impl Split {
         }
     }
 
+    /// Labels of a class set, ascending: the first half of them are the base classes.
+    ///
+    /// # Errors
+    /// As [`Split::subset`].
+    fn labels_of(&self, set: ClassSet) -> Result<Vec<u32>, Error> {
+        let labels: BTreeSet<u32> = self.reference().iter().map(|item| item.label).collect();
+        let mut kept: Vec<u32> = labels.into_iter().collect();
+        let (classes, half) = (kept.len(), kept.len().div_ceil(2));
+        match set {
+            ClassSet::All => {}
+            ClassSet::Base => kept.truncate(half),
+            ClassSet::Novel => drop(kept.drain(..half)),
+        }
+        if kept.is_empty() {
+            return Err(Error::EmptyClassSet {
+                set: set.name(),
+                classes,
+            });
+        }
+        Ok(kept)
+    }
+
+    /// Names of a class set in label order, without a copy of the lists.
+    ///
+    /// # Errors
+    /// As [`Split::subset`].
+    pub fn names_of(&self, set: ClassSet) -> Result<Vec<String>, Error> {
+        let kept = self.labels_of(set)?;
+        let mut names: HashMap<u32, &str> = HashMap::new();
+        for item in self.reference() {
+            names.entry(item.label).or_insert(&item.class_name);
+        }
+        Ok(kept.iter().map(|l| names[l].to_owned()).collect())
+    }
+
+    /// Training and test pictures of a class set, counted.
+    ///
+    /// # Errors
+    /// As [`Split::subset`].
+    pub fn counts(&self, set: ClassSet) -> Result<(usize, usize), Error> {
+        let kept: BTreeSet<u32> = self.labels_of(set)?.into_iter().collect();
+        let count = |items: &[Item]| items.iter().filter(|i| kept.contains(&i.label)).count();
+        Ok((count(&self.train), count(&self.test)))
+    }
+
     /// The pictures of some classes, re-labelled from 0, and the names of those classes.
     ///
     /// Labels of train, sorted, n of them: base is the first ceil(n/2), novel the rest (Dassl `subsample_classes`).
@@ -178,25 +223,7 @@ impl Split {
     /// # Errors
     /// [`Error::EmptyClassSet`] when no class is left.
     pub fn subset(&self, set: ClassSet) -> Result<(Self, Vec<String>), Error> {
-        let labels: Vec<u32> = self
-            .reference()
-            .iter()
-            .map(|item| item.label)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        let half = labels.len().div_ceil(2);
-        let kept = match set {
-            ClassSet::All => &labels[..],
-            ClassSet::Base => &labels[..half],
-            ClassSet::Novel => &labels[half..],
-        };
-        if kept.is_empty() {
-            return Err(Error::EmptyClassSet {
-                set: set.name(),
-                classes: labels.len(),
-            });
-        }
+        let kept = self.labels_of(set)?;
         let new: HashMap<u32, u32> = kept.iter().zip(0..).map(|(&old, new)| (old, new)).collect();
         let relabelled = |items: &[Item]| {
             items

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use candle_core::{D, Result, Tensor, Var};
 use clip::{Clip, Slot, TextPrompt, model::unit};
 
-use crate::context::{self, Position};
-use crate::losses::{cross_entropy, relu};
+use crate::parts::context::Start;
+use crate::parts::layout::{self, Position};
+use crate::parts::losses::{cross_entropy, relu};
 use crate::{
-    Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training,
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init,
+    Loss, Method, Needs, Predict, Replay, TextCost, Training,
 };
 
 /// Text rows computed at once while predicting: bounds memory, changes no number.
@@ -24,64 +26,43 @@ pub const ENTRY: Entry = Entry {
     name: "cocoop",
     title: "CoCoOp",
     source: "https://arxiv.org/abs/2203.05557",
+    group: Group::TextPrompts,
     training: Some(Training::sgd(10, 1, 0.002)),
-    read: |s| Box::new(CoCoOpConfig::read(s)),
+    read: |s| Box::new(CoCoOpConfig(Start::read(s, 4, "a photo of a"))),
+    checkpoint: Some(Checkpoint::PROMPT_LEARNER),
+    replay: Replay::Steps(&["cocoop"], |r| {
+        let mut table = r.settings(&[("n_ctx", "n_ctx")])?;
+        table.insert("init".into(), r.words("ctx_init").into());
+        Ok(table)
+    }),
 };
 
-struct CoCoOpConfig {
-    count: usize,
-    init: Option<String>,
-}
-
-impl CoCoOpConfig {
-    fn read(s: &mut Settings) -> Self {
-        Self {
-            count: s.count(
-                "n_ctx",
-                4,
-                1..=72,
-                "context vectors, M; the words' count replaces it when `init` is set",
-            ),
-            init: s.words(
-                "init",
-                "a photo of a",
-                "words the context starts from; none: normal noise of deviation 0.02",
-            ),
-        }
-    }
-}
+struct CoCoOpConfig(Start);
 
 impl Config for CoCoOpConfig {
-    fn sees(&self) -> Sees {
-        Sees::Features
+    fn needs(&self) -> Needs {
+        Needs::features()
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost {
+                per_picture: true,
+                ..self.0.cost()
+            },
+            image: ImageCost::FROZEN,
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+        let clip = &on.clip;
         let (width, joint) = (clip.text.width(), clip.embedding_size());
-        let (ctx, count, lead) = match &self.init {
-            Some(words) => {
-                let count = context::word_count(words);
-                (
-                    context::word_embeddings(clip, words, count)?,
-                    count,
-                    words.clone(),
-                )
-            }
-            None => (
-                init.normal(&[self.count, width], 0.02)?,
-                self.count,
-                context::placeholder(self.count),
-            ),
-        };
+        let count = self.0.vectors();
+        let (ctx, lead) = self.0.values(clip, init)?;
         let hidden = (joint / 16).max(1);
         let (w1, b1) = init.linear(hidden, joint)?;
         let (w2, b2) = init.linear(width, hidden)?;
-        let var = |t: &Tensor| context::variable(t);
+        let var = |t: &Tensor| layout::variable(t);
         let meta = [var(&w1)?, var(&b1)?, var(&w2)?, var(&b2)?];
         let mut method = CoCoOp {
             clip: clip.clone(),
@@ -177,7 +158,7 @@ impl Method for CoCoOp {
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         self.sequences =
-            context::sequences(classes, &self.lead, self.count, Position::End, |_, i| i)?;
+            layout::sequences(classes, &self.lead, self.count, Position::End, |_, i| i)?;
         Ok(())
     }
 

@@ -4,15 +4,15 @@
 //! <https://arxiv.org/abs/2303.13283>. Follows the authors' code at c43ccc3; the published numbers were made with the
 //! squared cosine schedule that code had until 98d11b8, which is the default here (`schedule = "cosine"` for the later one).
 
-use std::sync::Arc;
-
 use candle_core::{Result, Tensor, Var};
 use clip::{Clip, model::unit};
 
-use crate::coop::Context;
-use crate::losses::{cross_entropy, mean_cosine};
+use crate::parts::context::{Context, Start};
+use crate::parts::losses::{cross_entropy, mean_cosine};
+use crate::parts::templates;
 use crate::{
-    Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Schedule, Sees, Settings, Training,
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Init, Loss,
+    Method, Needs, Predict, Replay, Schedule, Settings, Training,
 };
 
 /// Registry entry.
@@ -20,33 +20,29 @@ pub const ENTRY: Entry = Entry {
     name: "kgcoop",
     title: "KgCoOp",
     source: "https://arxiv.org/abs/2303.13283",
+    group: Group::TextPrompts,
     training: Some(Training {
         schedule: Schedule::CosineSquared,
         ..Training::sgd(100, 128, 0.002)
     }),
     read: |s| Box::new(KgCoOpConfig::read(s)),
+    checkpoint: Some(Checkpoint::PROMPT_LEARNER),
+    replay: Replay::Steps(&["kgcoop"], |r| {
+        let mut table = r.settings(&[("n_ctx", "n_ctx"), ("w", "weight")])?;
+        table.insert("init".into(), r.words("ctx_init").into());
+        Ok(table)
+    }),
 };
 
 struct KgCoOpConfig {
-    count: usize,
-    init: Option<String>,
+    start: Start,
     weight: f64,
 }
 
 impl KgCoOpConfig {
     fn read(s: &mut Settings) -> Self {
         Self {
-            count: s.count(
-                "n_ctx",
-                4,
-                1..=72,
-                "context vectors, M; the words' count replaces it when `init` is set",
-            ),
-            init: s.words(
-                "init",
-                "a photo of a",
-                "words the context starts from; none: normal noise of deviation 0.02",
-            ),
+            start: Start::read(s, 4, "a photo of a"),
             weight: s.number(
                 "weight",
                 8.0,
@@ -58,21 +54,21 @@ impl KgCoOpConfig {
 }
 
 impl Config for KgCoOpConfig {
-    fn sees(&self) -> Sees {
-        Sees::Features
+    fn needs(&self) -> Needs {
+        Needs::features()
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
-        let context = Context::at_end(clip, classes, self.init.as_deref(), self.count, init)?;
-        let teacher = teacher(clip, classes)?;
+    fn cost(&self) -> Cost {
+        Cost {
+            text: self.start.cost(),
+            image: ImageCost::FROZEN,
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
         Ok(Box::new(KgCoOp {
-            context,
-            teacher,
+            context: Context::new(&on.clip, classes, &self.start, init)?,
+            teacher: teacher(&on.clip, classes)?,
             weight: self.weight,
         }))
     }
@@ -80,10 +76,7 @@ impl Config for KgCoOpConfig {
 
 /// Unit features `[K, E]` of the authors' own hand-written prompts: CoOp's, but for textures.
 fn teacher(clip: &Clip, classes: &Classes) -> Result<Tensor> {
-    let template = match classes.dataset.as_str() {
-        "dtd" => "a photo of a {}, a type of texture.",
-        _ => &classes.template,
-    };
+    let template = templates::of("kgcoop", classes);
     unit(&clip.encode_texts(&classes.texts(template))?)
 }
 
@@ -104,10 +97,7 @@ impl Method for KgCoOp {
         let texts = self.context.texts(self.context.ctx.as_tensor())?; // [K, E]
         let ce = cross_entropy(&clip.logits(&images, &texts)?, &batch.labels)?;
         let distance = mean_cosine(&texts, &self.teacher)?.affine(-self.weight, self.weight)?;
-        Ok(Loss {
-            total: (&ce + &distance)?,
-            parts: vec![("cross_entropy", ce), ("text_distance", distance)],
-        })
+        Loss::sum(vec![("cross_entropy", ce), ("text_distance", distance)])
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {

@@ -10,17 +10,22 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, Var};
 use clip::{Clip, ImagePrompt, TextPlan, TextPrompt, model::unit};
 
-use crate::context::variable;
-use crate::ivlp::{Lead, Prompted, deep_text, tracked};
-use crate::losses::cross_entropy;
+use crate::parts::image_tokens::{Prompted, tracked};
+use crate::parts::layout::variable;
+use crate::parts::lead::{Lead, deep_text};
+use crate::parts::losses::cross_entropy;
 use crate::settings::Depth;
-use crate::{Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Sees, Training};
+use crate::{
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Init, Loss,
+    Method, Needs, Predict, Replay, TextCost, Training,
+};
 
 /// Registry entry. Cross-dataset: depth 3, lr 0.0026, 2 epochs.
 pub const ENTRY: Entry = Entry {
     name: "maple",
     title: "MaPLe",
     source: "https://arxiv.org/abs/2210.03117",
+    group: Group::BothTowers,
     training: Some(Training::sgd(5, 4, 0.0035)),
     read: |s| {
         Box::new(MapleConfig {
@@ -37,6 +42,15 @@ pub const ENTRY: Entry = Entry {
             ),
         })
     },
+    checkpoint: Some(Checkpoint {
+        folder: "MultiModalPromptLearner",
+        module: None,
+    }),
+    replay: Replay::Steps(&["maple"], |r| {
+        let mut table = r.settings(&[("n_ctx", "n_ctx"), ("depth", "depth")])?;
+        table.insert("init".into(), r.words("ctx_init").into());
+        Ok(table)
+    }),
 };
 
 struct MapleConfig {
@@ -46,16 +60,19 @@ struct MapleConfig {
 }
 
 impl Config for MapleConfig {
-    fn sees(&self) -> Sees {
-        Sees::Pixels
+    fn needs(&self) -> Needs {
+        Needs::pixels()
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost::trained(self.count),
+            image: ImageCost::trained(self.count),
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+        let clip = &on.clip;
         let tower = clip.transformer()?;
         let (w, v) = (clip.text.width(), tower.width());
         let (lead, values) = Lead::start(clip, self.init.as_deref(), self.count, init)?;

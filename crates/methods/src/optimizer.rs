@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub enum Rule {
     /// `g += decay p; buffer = momentum buffer + g` (first step: `g`); `p -= lr buffer`. No dampening, no Nesterov.
     Sgd,
-    /// Moments 0.9 and 0.999, epsilon 1e-8, decay added to the gradient.
+    /// Moments 0.9 and 0.999, decay added to the gradient.
     Adam,
     /// As Adam, decay applied to the value itself.
     AdamW,
@@ -24,8 +24,13 @@ pub struct Optimizer {
     rule: Rule,
     momentum: f64,
     decay: f64,
+    epsilon: f64,
     state: BTreeMap<String, State>,
+    stepped: bool,
 }
+
+/// What Adam adds to the root of the second moment unless told otherwise (PyTorch's default).
+pub const EPSILON: f64 = 1e-8;
 
 /// What is remembered of a tensor.
 #[derive(Debug)]
@@ -47,8 +52,22 @@ impl Optimizer {
             rule,
             momentum,
             decay,
+            epsilon: EPSILON,
             state: BTreeMap::new(),
+            stepped: false,
         }
+    }
+
+    /// With another number than [`EPSILON`].
+    #[must_use]
+    pub fn with_epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// Whether it has made an update.
+    pub fn has_stepped(&self) -> bool {
+        self.stepped
     }
 
     /// One update. A tensor without a gradient is left alone, decay included, as in PyTorch.
@@ -61,7 +80,22 @@ impl Optimizer {
         gradients: &GradStore,
         lr: f64,
     ) -> Result<()> {
+        self.step_at(parameters, gradients, |_| lr)
+    }
+
+    /// As [`Optimizer::step`], with a learning rate for each parameter by its name.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn step_at(
+        &mut self,
+        parameters: &[(String, Var)],
+        gradients: &GradStore,
+        rate: impl Fn(&str) -> f64,
+    ) -> Result<()> {
+        self.stepped = true;
         for (name, var) in parameters {
+            let lr = rate(name);
             let Some(g) = gradients.get(var.as_tensor()) else {
                 continue;
             };
@@ -101,7 +135,7 @@ impl Optimizer {
                         _ => (m, v, 1),
                     };
                     let (c1, c2) = (1.0 - 0.9f64.powi(steps), 1.0 - 0.999f64.powi(steps));
-                    let scale = ((v.sqrt()? / c2.sqrt())? + 1e-8)?;
+                    let scale = ((v.sqrt()? / c2.sqrt())? + self.epsilon)?;
                     let next = (p - ((&m / scale)? * (lr / c1))?)?;
                     self.state.insert(
                         name.clone(),

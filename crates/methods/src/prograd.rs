@@ -3,24 +3,33 @@
 //! Zhu et al., *Prompt-aligned Gradient for Prompt Tuning*, <https://arxiv.org/abs/2205.14865>.
 //! Follows the authors' code (Prompt-align at 1b76203).
 
-use std::sync::Arc;
-
 use candle_core::backprop::GradStore;
 use candle_core::{D, Result, Tensor, Var, bail};
 use clip::{Clip, model::unit};
 
-use crate::context::{placeholder, word_count, word_embeddings};
-use crate::coop::Context;
-use crate::losses::{cross_entropy, log_softmax, softmax};
-use crate::{Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Sees, Settings, Training};
+use crate::parts::context::Context;
+use crate::parts::layout::{placeholder, word_count, word_embeddings};
+use crate::parts::losses::{cross_entropy, log_softmax, softmax};
+use crate::parts::templates;
+use crate::{
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Init, Loss,
+    Method, Needs, Predict, Replay, Settings, TextCost, Training,
+};
 
 /// Registry entry. Epochs as CoOp's: 50, 100, 100, 200, 200 for 1, 2, 4, 8, 16 shots.
 pub const ENTRY: Entry = Entry {
     name: "prograd",
     title: "ProGrad",
     source: "https://arxiv.org/abs/2205.14865",
+    group: Group::TextPrompts,
     training: Some(Training::sgd(200, 32, 0.002)),
     read: |s| Box::new(ProGradConfig::read(s)),
+    checkpoint: Some(Checkpoint::PROMPT_LEARNER),
+    replay: Replay::Steps(&["prograd"], |r| {
+        let mut table = r.settings(&[("n_ctx", "n_ctx")])?;
+        table.insert("init".into(), r.words("ctx_init").into());
+        Ok(table)
+    }),
 };
 
 #[derive(Clone, Debug)]
@@ -35,7 +44,7 @@ impl ProGradConfig {
     /// Of the classes' dataset when the words are its template's.
     fn lead(&self, classes: &Classes) -> Result<Lead> {
         let words = match self.init.as_deref() {
-            Some("template") => template(classes)
+            Some("template") => templates::of("prograd", classes)
                 .split("{}")
                 .next()
                 .unwrap_or_default()
@@ -70,33 +79,24 @@ impl ProGradConfig {
     }
 }
 
-/// The authors' own templates, which name the domain first.
-fn template(classes: &Classes) -> &str {
-    match classes.dataset.as_str() {
-        "oxford-pets" => "a type of pet, a photo of a {}.",
-        "flowers102" => "a type of flower, a photo of a {}.",
-        "fgvc-aircraft" => "a type of aircraft, a photo of a {}.",
-        "dtd" => "a texture of {}.",
-        "eurosat" => "a centered satellite photo of {}.",
-        "food101" => "a type of food, a photo of {}.",
-        "ucf101" => "a photo of a person doing {}.",
-        "caltech101" | "stanford-cars" | "sun397" => crate::templates::PHOTO,
-        name if name.starts_with("imagenet") => crate::templates::PHOTO,
-        _ => &classes.template,
-    }
-}
-
 impl Config for ProGradConfig {
-    fn sees(&self) -> Sees {
-        Sees::Features
+    fn needs(&self) -> Needs {
+        Needs::features()
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
+    /// One pass back for each of the two gradients.
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost {
+                backward: 2.0,
+                ..TextCost::trained(self.count)
+            },
+            image: ImageCost::FROZEN,
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+        let clip = &on.clip;
         let width = clip.text.width();
         let lead = self.lead(classes)?;
         let ctx = if lead.words.is_empty() {
@@ -136,7 +136,7 @@ impl Lead {
 }
 
 fn teacher(clip: &Clip, classes: &Classes) -> Result<Tensor> {
-    unit(&clip.encode_texts(&classes.texts(template(classes)))?)
+    unit(&clip.encode_texts(&classes.texts(templates::of("prograd", classes)))?)
 }
 
 struct ProGrad {
@@ -166,14 +166,15 @@ impl Method for ProGrad {
             * (-t * t))?;
         Ok(Loss {
             total: ce.clone(),
-            parts: vec![("cross_entropy", ce), ("kl", kl)],
+            parts: vec![("cross_entropy", ce)],
+            beside: vec![("kl", kl)],
         })
     }
 
     /// `g_ce`, less `lambda` times its part along `g_kd` where the two disagree.
     fn gradients(&self, loss: &Loss) -> Result<GradStore> {
         let mut grads = loss.total.backward()?;
-        let Some((_, kl)) = loss.parts.iter().find(|(name, _)| *name == "kl") else {
+        let Some((_, kl)) = loss.beside.first() else {
             return Ok(grads);
         };
         let guide = kl.backward()?;

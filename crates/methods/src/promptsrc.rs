@@ -7,16 +7,18 @@
 //!
 //! Differs: the authors average the whole half-precision state, frozen towers included; here only prompts, in float32.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var, bail};
 use clip::{Clip, model::unit};
 
-use crate::ivlp::{Independent, Sizes, tracked};
-use crate::losses::{cross_entropy, log_softmax, mean_absolute, softmax};
+use crate::parts::image_tokens::tracked;
+use crate::parts::independent::{Independent, Sizes};
+use crate::parts::losses::{cross_entropy, log_softmax, mean_absolute, softmax};
+use crate::parts::templates;
 use crate::{
-    Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings, Training,
-    templates,
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init,
+    Loss, Method, Needs, Predict, Replay, Settings, Training,
 };
 
 /// Registry entry. Defaults are base-to-novel's. Cross-dataset: depth 3, mean 6, deviation 10. Few-shot: 50 epochs, mean
@@ -25,8 +27,22 @@ pub const ENTRY: Entry = Entry {
     name: "promptsrc",
     title: "PromptSRC",
     source: "https://arxiv.org/abs/2307.06948",
+    group: Group::BothTowers,
     training: Some(Training::sgd(20, 4, 0.0025)),
     read: |s| Box::new(PromptSrcConfig::read(s)),
+    checkpoint: Some(Checkpoint::WHOLE_MODEL),
+    replay: Replay::Steps(&["promptsrc"], |r| {
+        let mut table = Sizes::recorded(r)?;
+        if let Some(texts) = r.list("teacher_templates") {
+            table.insert("teacher_templates".into(), texts);
+        }
+        // A recorded step counts as an epoch.
+        if let Some(weights) = r.numbers("gpa.weights")? {
+            let weights = weights.into_iter().map(toml::Value::Float);
+            table.insert("gpa_weights".into(), weights.collect::<Vec<_>>().into());
+        }
+        Ok(table)
+    }),
 };
 
 struct PromptSrcConfig {
@@ -102,16 +118,24 @@ impl PromptSrcConfig {
 }
 
 impl Config for PromptSrcConfig {
-    fn sees(&self) -> Sees {
-        Sees::Pixels
+    fn needs(&self) -> Needs {
+        Needs::pixels()
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
+    /// The frozen tower sees each picture too.
+    fn cost(&self) -> Cost {
+        let own = self.sizes.cost();
+        Cost {
+            image: ImageCost {
+                frozen: 1.0,
+                ..own.image
+            },
+            ..own
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+        let clip = &on.clip;
         Ok(Box::new(PromptSrc {
             student: Independent::new(clip, classes, &self.sizes, init)?,
             teacher: teacher(clip, classes, &self.templates)?,
@@ -194,16 +218,31 @@ impl Method for PromptSrc {
         let divergence =
             (softmax(&wanted)? * (log_softmax(&wanted)? - log_softmax(&logits)?)?)?.mean_all()?;
         let logit = (divergence * self.weights[2])?;
-        let total = (((&ce + &text)? + &image)? + &logit)?;
-        Ok(Loss {
-            total,
-            parts: vec![
-                ("cross_entropy", ce),
-                ("text_l1", text),
-                ("image_l1", image),
-                ("logit_kl", logit),
-            ],
-        })
+        Loss::sum(vec![
+            ("cross_entropy", ce),
+            ("text_l1", text),
+            ("image_l1", image),
+            ("logit_kl", logit),
+        ])
+    }
+
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let names = self.parameters().into_iter().map(|(name, _)| name);
+        names
+            .zip(&self.aggregate)
+            .map(|(name, sum)| (format!("aggregate.{name}"), sum.clone()))
+            .collect()
+    }
+
+    fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let names = self.parameters().into_iter();
+        let sums = names.map(|(name, _)| state.get(&format!("aggregate.{name}")).cloned());
+        // None at all before the first epoch has ended, and after the last.
+        self.aggregate = sums.collect::<Option<_>>().unwrap_or_default();
+        if self.aggregate.len() != state.len() {
+            bail!("the running averages in the state are not those of these prompts");
+        }
+        Ok(())
     }
 
     fn end_epoch(&mut self, epoch: usize, epochs: usize) -> Result<()> {
@@ -229,6 +268,7 @@ impl Method for PromptSrc {
         for ((_, var), value) in self.parameters().into_iter().zip(&self.aggregate) {
             var.set(value)?;
         }
+        self.aggregate.clear();
         Ok(())
     }
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use clip::Clip;
 
-use crate::{Batch, Classes, Entry, Images, Init, METHODS, Method, Settings, find, templates};
+use crate::parts::templates;
+use crate::{Batch, Classes, Entry, Images, Init, METHODS, Method, find};
 use tiny_clip::{base, clip, noise, pixels};
 
 fn build_for(
@@ -18,10 +19,10 @@ fn build_for(
     clip: &Arc<Clip>,
     classes: &Classes,
 ) -> candle_core::Result<Box<dyn Method>> {
-    let mut settings = Settings::new(config.parse().unwrap());
-    let config = (entry.read)(&mut settings);
-    assert_eq!(settings.finish().problems, [], "{}", entry.name);
-    config.build(clip, classes, &mut Init::seeded(1))
+    let reading = entry.read(config.parse().unwrap());
+    assert_eq!(reading.problems, [], "{}", entry.name);
+    let on = clip.clone().into();
+    reading.config.build(&on, classes, &mut Init::seeded(1))
 }
 
 fn build(name: &str, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
@@ -34,10 +35,8 @@ fn trained() -> impl Iterator<Item = &'static Entry> {
 }
 
 fn batch() -> Batch {
-    Batch {
-        images: Images::Pixels(pixels(4, 3)),
-        labels: Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap(),
-    }
+    let labels = Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap();
+    Batch::new(Images::Pixels(pixels(4, 3)), labels)
 }
 
 fn flat(t: &Tensor) -> Vec<f32> {

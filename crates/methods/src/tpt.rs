@@ -7,29 +7,31 @@
 //!
 //! `V` views, the first of them the test view; `K` classes, `E` joint width.
 
-use std::sync::Arc;
-
-use candle_core::{D, Result, Tensor, Var, bail};
-use clip::Clip;
-
-use crate::coop::Context;
-use crate::losses::log_softmax;
 use crate::optimizer::{Optimizer, Rule};
-use crate::{Batch, Classes, Config, Entry, Images, Init, Loss, Method, Predict, Sees, Settings};
+use crate::parts::context::{Context, Start};
+use crate::parts::losses::log_softmax;
+use crate::replay::{Comparison, Stage};
+use crate::{
+    Backbones, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init, Method, Needs,
+    Predict, Replay, Settings, TextCost,
+};
+use candle_core::{D, Result, Tensor, Var, bail};
 
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
     name: "tpt",
     title: "TPT",
     source: "https://arxiv.org/abs/2209.07511",
+    group: Group::TestTime,
     training: None,
     read: |s| Box::new(TptConfig::read(s)),
+    checkpoint: None,
+    replay: Replay::Own(&["tpt"], replay),
 };
 
 #[derive(Clone, Debug)]
 struct TptConfig {
-    count: usize,
-    words: Option<String>,
+    start: Start,
     views: usize,
     keep: f64,
     steps: usize,
@@ -41,17 +43,7 @@ struct TptConfig {
 impl TptConfig {
     fn read(s: &mut Settings) -> Self {
         let config = Self {
-            count: s.count(
-                "n_ctx",
-                4,
-                1..=72,
-                "context vectors, M; the words' count replaces it when `init` is set",
-            ),
-            words: s.words(
-                "init",
-                "a photo of a",
-                "words the context starts from; none: noise",
-            ),
+            start: Start::read(s, 4, "a photo of a"),
             views: s.count(
                 "views",
                 64,
@@ -92,20 +84,23 @@ impl TptConfig {
 }
 
 impl Config for TptConfig {
-    fn sees(&self) -> Sees {
-        Sees::Views {
-            count: self.views,
-            augmix: self.augmix,
+    fn needs(&self) -> Needs {
+        Needs::views(self.views, self.augmix)
+    }
+
+    /// Of a test picture: the texts once to tune on and once to score by.
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost {
+                forward: 2.0,
+                ..self.start.cost()
+            },
+            image: ImageCost::FROZEN,
         }
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
-        let context = Context::at_end(clip, classes, self.words.as_deref(), self.count, init)?;
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+        let context = Context::new(&on.clip, classes, &self.start, init)?;
         Ok(Box::new(Tpt {
             context,
             config: self.clone(),
@@ -120,19 +115,19 @@ struct Tpt {
 }
 
 /// What tuning on one picture gave.
-pub struct Tuned {
+struct Tuned {
     /// `[K]` of the test view with the tuned context.
-    pub logits: Tensor,
+    logits: Tensor,
     /// `[K]` of the test view before.
-    pub before: Tensor,
+    before: Tensor,
     /// The tuned context `[M, W]`.
-    pub context: Tensor,
+    context: Tensor,
     /// Gradient of the first step.
-    pub gradient: Option<Tensor>,
+    gradient: Option<Tensor>,
     /// Views that were kept, ascending.
-    pub kept: Vec<usize>,
+    kept: Vec<usize>,
     /// Loss of the last step.
-    pub loss: f64,
+    loss: f64,
 }
 
 /// Indices of the `keep` rows of lowest entropy of `[V, K]` logits, ascending.
@@ -223,10 +218,6 @@ impl Method for Tpt {
         self.context.named()
     }
 
-    fn loss(&mut self, _: &Batch) -> Result<Loss> {
-        bail!("TPT has no training set; it tunes while it predicts")
-    }
-
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         self.context.rebind(classes)
     }
@@ -246,30 +237,63 @@ impl Predict for TestTime<'_> {
     }
 }
 
-/// Everything that tuning on one picture gives, for replaying recorded runs.
-///
-/// # Errors
-/// Those of the towers, and bad settings.
-pub fn tune_once(
-    config: &toml::Table,
-    clip: &Arc<Clip>,
-    classes: &Classes,
-    ctx: &Tensor,
-    views: &Images,
-) -> Result<Tuned> {
-    let mut settings = Settings::new(config.clone());
+/// Each recorded picture, tuned on from the recorded context.
+fn replay(stage: &Stage, c: &mut Comparison) -> Result<()> {
+    let r = stage.recording;
+    let whole = |key: &str| r.field(key).and_then(serde_json::Value::as_i64);
+    let mut table = r.settings(&[("n_ctx", "n_ctx")])?;
+    table.insert("init".into(), r.words("ctx_init").into());
+    table.insert("views".into(), whole("views").unwrap_or(64).into());
+    table.insert("steps".into(), whole("tta_steps").unwrap_or(1).into());
+    let keep = r.field("selection_p").and_then(serde_json::Value::as_f64);
+    table.insert("keep".into(), keep.unwrap_or(0.1).into());
+    table.insert("lr".into(), r.rate(0)?.into());
+    let mut settings = Settings::new(table);
     let config = TptConfig::read(&mut settings);
     if let Some(p) = settings.finish().problems.first() {
-        bail!("{}: {}", p.field, p.message);
+        bail!("params.{}: {}", p.field, p.message);
     }
-    let context = Context::at_end(
-        clip,
-        classes,
-        config.words.as_deref(),
-        config.count,
-        &mut Init::seeded(0),
-    )?;
+    let classes = r.classes()?;
+    let context = Context::new(&stage.clip, &classes, &config.start, &mut Init::seeded(0))?;
     let tpt = Tpt { context, config };
-    tpt.context.ctx.set(ctx)?;
-    tpt.tune(views)
+    let Some(start) = r.named("init.").into_values().next() else {
+        bail!("tensor init.* is missing");
+    };
+    tpt.context.ctx.set(&start)?;
+    let views = r.get("views")?;
+    let (before, after) = (r.get("logits.before")?, r.get("logits.after")?);
+    let Some(losses) = r.numbers("loss")? else {
+        bail!("tensor loss is missing");
+    };
+    let kept: Vec<Vec<i64>> = r
+        .get("selected")?
+        .to_dtype(candle_core::DType::I64)?
+        .to_vec2()?;
+    let finals = r.named("final.").into_values().next();
+    let gradient = r.named("grad0.").into_values().next();
+    for picture in 0..views.dim(0)? {
+        let tuned = tpt.tune(&Images::Pixels(views.get(picture)?))?;
+        c.loss(tuned.loss, losses[picture]);
+        c.logits(&tuned.before, &before.get(picture)?)?;
+        c.logits(&tuned.logits, &after.get(picture)?)?;
+        let ours: Vec<i64> = tuned.kept.iter().map(|i| *i as i64).collect();
+        c.choice("kept views", &ours, &kept[picture]);
+        if let Some(want) = &finals {
+            let own = if want.rank() == 3 {
+                want.get(picture)?
+            } else {
+                want.clone()
+            };
+            c.values("context", &tuned.context, &own)?;
+        }
+        if let (Some(want), Some(ours)) = (&gradient, &tuned.gradient) {
+            if want.rank() == 3 {
+                c.gradient("context", ours, &want.get(picture)?)?;
+            } else if picture == 0 {
+                c.gradient("context", ours, want)?;
+            }
+        }
+        c.steps += 1;
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::optimizer::{Optimizer, Rule};
+use crate::optimizer::{EPSILON, Optimizer, Rule};
 use crate::settings::Settings;
 
 /// Shape of the learning rate after warm-up.
@@ -17,6 +17,24 @@ pub enum Schedule {
     CosineSquared,
     /// `base`.
     Constant,
+    /// As [`Schedule::Cosine`], but over steps: `floor + 0.5 (base - floor) (1 + cos(pi t / T))` of step `t` of all `T`.
+    CosineSteps,
+}
+
+impl Schedule {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Cosine, "cosine"),
+        (Self::CosineSquared, "cosine-squared"),
+        (Self::Constant, "constant"),
+        (Self::CosineSteps, "cosine-steps"),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(s, _)| *s == self)
+            .map_or("", |(_, name)| name)
+    }
 }
 
 /// How a method is trained.
@@ -40,6 +58,24 @@ pub struct Training {
     pub warmup_lr: f64,
     /// After warm-up.
     pub schedule: Schedule,
+    /// What [`Schedule::CosineSteps`] ends at.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub floor: f64,
+    /// Of Adam and AdamW. Left out of what is recorded where it is PyTorch's, as records before it existed have it.
+    #[serde(default = "epsilon", skip_serializing_if = "is_epsilon")]
+    pub epsilon: f64,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+fn epsilon() -> f64 {
+    EPSILON
+}
+
+fn is_epsilon(value: &f64) -> bool {
+    *value == EPSILON
 }
 
 impl Training {
@@ -55,11 +91,13 @@ impl Training {
             warmup_epochs: 1,
             warmup_lr: 1e-5,
             schedule: Schedule::Cosine,
+            floor: 0.0,
+            epsilon: EPSILON,
         }
     }
 
     /// Names of the settings, for a suite reader to tell them from others.
-    pub const KEYS: [&'static str; 9] = [
+    pub const KEYS: [&'static str; 11] = [
         "epochs",
         "batch",
         "lr",
@@ -69,6 +107,8 @@ impl Training {
         "warmup_epochs",
         "warmup_lr",
         "schedule",
+        "floor",
+        "epsilon",
     ];
 
     /// Reads a suite's values over these defaults.
@@ -84,16 +124,12 @@ impl Training {
                 .iter()
                 .filter(|r| **r != name(self.optimizer)),
         );
-        let shape = |schedule: Schedule| match schedule {
-            Schedule::Cosine => "cosine",
-            Schedule::CosineSquared => "cosine-squared",
-            Schedule::Constant => "constant",
-        };
-        let mut shapes = vec![shape(self.schedule)];
+        let mut shapes = vec![self.schedule.name()];
         shapes.extend(
-            ["cosine", "cosine-squared", "constant"]
+            Schedule::ALL
                 .iter()
-                .filter(|r| **r != shape(self.schedule)),
+                .map(|(_, name)| *name)
+                .filter(|name| *name != self.schedule.name()),
         );
         Self {
             epochs: s.count(
@@ -128,15 +164,24 @@ impl Training {
                 0.0..=100.0,
                 "constant learning rate of warm-up",
             ),
-            schedule: match s.choice(
-                "schedule",
-                &shapes,
-                "learning rate after warm-up, stepped once an epoch",
-            ) {
-                "cosine-squared" => Schedule::CosineSquared,
-                "constant" => Schedule::Constant,
-                _ => Schedule::Cosine,
+            schedule: {
+                let name = s.choice(
+                    "schedule",
+                    &shapes,
+                    "learning rate after warm-up, stepped once an epoch; cosine-steps: once a step",
+                );
+                Schedule::ALL
+                    .iter()
+                    .find(|(_, n)| *n == name)
+                    .map_or(self.schedule, |(s, _)| *s)
             },
+            floor: s.number(
+                "floor",
+                self.floor,
+                0.0..=100.0,
+                "learning rate that cosine-steps ends at",
+            ),
+            epsilon: s.number("epsilon", self.epsilon, 1e-12..=1.0, "of Adam and AdamW"),
         }
     }
 
@@ -151,12 +196,30 @@ impl Training {
             Schedule::Cosine => self.lr * factor,
             Schedule::CosineSquared => self.lr * factor * factor,
             Schedule::Constant => self.lr,
+            Schedule::CosineSteps => self.floor + (self.lr - self.floor) * factor,
         }
+    }
+
+    /// Learning rate of 0-based `step` of epochs of `per_epoch` steps.
+    pub fn lr_at(&self, step: usize, per_epoch: usize) -> f64 {
+        let epoch = step / per_epoch.max(1);
+        if self.schedule != Schedule::CosineSteps || self.is_warm_up(epoch) {
+            return self.lr(epoch);
+        }
+        let done = (step - self.warmup_epochs * per_epoch) as f64;
+        let all = (self.epochs * per_epoch) as f64;
+        let factor = 0.5 * (1.0 + (std::f64::consts::PI * done / all).cos());
+        self.floor + (self.lr - self.floor) * factor
+    }
+
+    /// Whether 0-based `epoch` warms up: every parameter then has the same learning rate.
+    pub fn is_warm_up(&self, epoch: usize) -> bool {
+        epoch < self.warmup_epochs
     }
 
     /// A fresh optimizer.
     pub fn optimizer(&self) -> Optimizer {
-        Optimizer::new(self.optimizer, self.momentum, self.weight_decay)
+        Optimizer::new(self.optimizer, self.momentum, self.weight_decay).with_epsilon(self.epsilon)
     }
 
     /// Steps of an epoch over `pictures`: a last short batch is dropped, unless it is the only one.
@@ -198,6 +261,33 @@ mod tests {
             (squared.lr(51) - 5.0e-4).abs() < 1e-9,
             "mid-training of KgCoOp's log"
         );
+    }
+
+    #[test]
+    fn a_cosine_over_steps_starts_at_the_full_rate_and_follows_clip_loras_recorded_rates() {
+        let lora = Training {
+            schedule: Schedule::CosineSteps,
+            warmup_epochs: 0,
+            floor: 1e-6,
+            ..Training::sgd(6, 4, 0.002)
+        };
+        let want = [0.002, 0.001_866_092_391, 0.001_500_25, 0.001_000_5];
+        for (t, w) in want.iter().enumerate() {
+            assert!((lora.lr_at(t, 1) - w).abs() < 1e-9, "{t}");
+        }
+        let maple = Training::sgd(5, 4, 0.0035);
+        assert_eq!(maple.lr_at(7, 3), maple.lr(2));
+    }
+
+    #[test]
+    fn what_older_records_do_not_know_is_left_out_where_it_is_the_default() {
+        let keys = |t: &Training| t.resolved().into_keys().collect::<Vec<_>>();
+        assert_eq!(keys(&Training::sgd(1, 1, 1.0)).len(), 9);
+        let tcp = Training {
+            epsilon: 1e-3,
+            ..Training::sgd(1, 1, 1.0)
+        };
+        assert!(keys(&tcp).contains(&"epsilon".to_owned()));
     }
 
     #[test]

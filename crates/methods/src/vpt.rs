@@ -8,11 +8,13 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, Var};
 use clip::{Clip, model::unit};
 
-use crate::ivlp::{ImageTokens, Prompted, tracked};
-use crate::losses::cross_entropy;
+use crate::parts::image_tokens::{ImageTokens, Prompted, tracked};
+use crate::parts::losses::cross_entropy;
+use crate::parts::templates;
 use crate::settings::Depth;
 use crate::{
-    Batch, Classes, Config, Entry, Init, Loss, Method, Predict, Sees, Training, templates,
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Init, Loss,
+    Method, Needs, Predict, Replay, TextCost, Training,
 };
 
 /// Registry entry.
@@ -20,6 +22,7 @@ pub const ENTRY: Entry = Entry {
     name: "vpt",
     title: "VPT",
     source: "https://arxiv.org/abs/2203.12119",
+    group: Group::BothTowers,
     training: Some(Training::sgd(5, 4, 0.0025)),
     read: |s| {
         Box::new(VptConfig {
@@ -32,6 +35,10 @@ pub const ENTRY: Entry = Entry {
             depth: s.depth("depth", 12, "prompted image layers, J, the input included"),
         })
     },
+    checkpoint: Some(Checkpoint::WHOLE_MODEL),
+    replay: Replay::Steps(&["vpt"], |r| {
+        r.settings(&[("n_ctx_vision", "n_ctx"), ("depth", "depth")])
+    }),
 };
 
 struct VptConfig {
@@ -40,16 +47,19 @@ struct VptConfig {
 }
 
 impl Config for VptConfig {
-    fn sees(&self) -> Sees {
-        Sees::Pixels
+    fn needs(&self) -> Needs {
+        Needs::pixels()
     }
 
-    fn build(
-        &self,
-        clip: &Arc<Clip>,
-        classes: &Classes,
-        init: &mut Init,
-    ) -> Result<Box<dyn Method>> {
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost::FROZEN,
+            image: ImageCost::trained(self.count),
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
+        let clip = &on.clip;
         let image = ImageTokens::new(clip, self.count, Some(self.depth), init)?;
         Ok(Box::new(Vpt {
             clip: clip.clone(),

@@ -5,20 +5,25 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{Result, Tensor, Var};
 use clip::{Clip, model::unit};
 
+use crate::parts::templates;
 use crate::{
-    Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Sees, Settings, templates,
+    Backbones, Classes, Config, Cosine, Cost, Entry, Group, ImageCost, Init, Method, Needs,
+    Predict, Replay, Settings, TextCost,
 };
 
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
     name: "zero-shot",
-    title: "CLIP",
+    title: "Zero-shot CLIP",
     source: "https://arxiv.org/abs/2103.00020",
+    group: Group::TrainingFree,
     training: None,
     read: |s| Box::new(Templates::read(s)),
+    checkpoint: None,
+    replay: Replay::None,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +45,22 @@ impl Templates {
 }
 
 impl Config for Templates {
-    fn sees(&self) -> Sees {
-        Sees::Features
+    fn needs(&self) -> Needs {
+        Needs::features()
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost::FROZEN,
+            image: ImageCost::FROZEN,
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
         let mut method = ZeroShot {
-            clip: clip.clone(),
+            clip: on.clip.clone(),
             templates: *self,
-            texts: clip.logit_scale.clone(),
+            texts: on.clip.logit_scale.clone(),
         };
         method.bind(classes)?;
         Ok(Box::new(method))
@@ -67,18 +79,14 @@ impl Method for ZeroShot {
         Vec::new()
     }
 
-    fn loss(&mut self, _: &Batch) -> Result<Loss> {
-        bail!("zero-shot CLIP has nothing to train")
-    }
-
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         let mut used: Vec<&str> = match self.templates {
             Templates::Dataset => vec![&classes.template],
             Templates::Photo => vec![templates::PHOTO],
             Templates::Ensemble => templates::SELECTED.to_vec(),
         };
-        // CoOp adds the dataset's own prompt for every dataset but the one named exactly "ImageNet".
-        if self.templates == Templates::Ensemble && classes.dataset != "imagenet" {
+        if self.templates == Templates::Ensemble && templates::joins_the_ensemble(&classes.dataset)
+        {
             used.push(&classes.template);
         }
         let mut sum: Option<Tensor> = None;

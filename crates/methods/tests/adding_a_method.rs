@@ -7,6 +7,7 @@
 )]
 
 // A method's file says `crate::`; here this crate stands for the library.
+use methods::parts::templates;
 pub use methods::*;
 
 #[path = "adding_a_method/task_residual.rs"]
@@ -33,18 +34,13 @@ fn blocks(language: &str) -> Vec<&'static str> {
 
 fn batch() -> Batch {
     let labels = Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap();
-    Batch {
-        images: Images::Pixels(pixels(4, 3)),
-        labels,
-    }
+    Batch::new(Images::Pixels(pixels(4, 3)), labels)
 }
 
 fn build(config: toml::Table) -> Box<dyn Method> {
-    let mut settings = Settings::new(config);
-    let config = (ENTRY.read)(&mut settings);
-    assert_eq!(settings.finish().problems, []);
+    let config = ENTRY.read(config).checked().unwrap();
     config
-        .build(&clip(), &base(), &mut Init::seeded(1))
+        .build(&clip().into(), &base(), &mut Init::seeded(1))
         .unwrap()
 }
 
@@ -98,9 +94,9 @@ fn the_suite_entry_of_the_guide_is_read() {
 #[test]
 fn the_example_starts_at_zero_shot_and_learns() {
     let mut method = build(toml::Table::new());
-    let zero_shot = (find("zero-shot").unwrap().read)(&mut Settings::default());
+    let zero_shot = find("zero-shot").unwrap().default_config();
     let zero_shot = zero_shot
-        .build(&clip(), &base(), &mut Init::seeded(1))
+        .build(&clip().into(), &base(), &mut Init::seeded(1))
         .unwrap();
     for (a, b) in scores(method.as_ref())
         .iter()
@@ -111,12 +107,8 @@ fn the_example_starts_at_zero_shot_and_learns() {
     let mut optimizer = ENTRY.training.unwrap().optimizer();
     let mut losses = Vec::new();
     for _ in 0..20 {
-        let loss = method.loss(&batch()).unwrap();
-        losses.push(loss.total.to_scalar::<f32>().unwrap());
-        let gradients = method.gradients(&loss).unwrap();
-        optimizer
-            .step(&method.parameters(), &gradients, 0.05)
-            .unwrap();
+        let done = step(method.as_mut(), &mut optimizer, &batch(), 0.05).unwrap();
+        losses.push(done.value);
     }
     assert!(losses[19] < 0.5 * losses[0], "{losses:?}");
     let trained = scores(method.as_ref());

@@ -3,12 +3,11 @@
 //!
 //! `cargo bench -p promptbed`. Pixels are noise; methods that see features get them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
-use methods::{Batch, Classes, Images, Init, METHODS, Sees, Settings};
+use methods::{Batch, Classes, Images, Init, METHODS, Sees};
 use promptbed::backbone;
 use promptbed::measure::bench;
 
@@ -20,15 +19,19 @@ fn steps(c: &mut Criterion) {
     let classes = Classes::new(&names, "bench", "a photo of a {}.");
     let size = clip.image_size();
     for entry in METHODS {
-        let mut settings = Settings::default();
-        let config = (entry.read)(&mut settings);
+        let config = entry.default_config();
+        let needs = config.needs();
+        // What only a suite can give is timed in a run.
+        if needs.teacher || needs.descriptions || needs.support.is_some() {
+            continue;
+        }
         let mut draw = Init::seeded(1);
-        let Ok(mut method) = config.build(&Arc::clone(&clip), &classes, &mut draw) else {
+        let Ok(mut method) = config.build(&clip.clone().into(), &classes, &mut draw) else {
             panic!("{} takes the CLIP that ships", entry.name)
         };
         let mut pixels = |n: usize| draw.normal(&[n, 3, size, size], 1.0).expect("a shape");
         let Some(training) = &entry.training else {
-            let images = match config.sees() {
+            let images = match needs.sees {
                 Sees::Views { count, .. } => Images::Pixels(pixels(count)),
                 _ => Images::Features(clip.encode_image(&pixels(16)).expect("pixels fit")),
             };
@@ -39,24 +42,20 @@ fn steps(c: &mut Criterion) {
             continue;
         };
         let images = pixels(training.batch);
-        let images = match config.sees() {
+        let images = match needs.sees {
             Sees::Pixels => Images::Pixels(images),
             _ => Images::Features(clip.encode_image(&images).expect("pixels fit")),
         };
         let labels = (0..training.batch).map(|i| (i % CLASSES) as u32);
         let labels = Tensor::from_iter(labels, &Device::Cpu).expect("a list");
-        let batch = Batch { images, labels };
+        let batch = Batch::new(images, labels);
         let mut optimizer = training.optimizer();
         c.bench_function(
             &format!("{}: step of {}", entry.name, training.batch),
             |b| {
                 b.iter(|| {
-                    let loss = method.loss(&batch).expect("the batch fits");
-                    let gradients = method.gradients(&loss).expect("it is differentiable");
-                    let parameters = method.parameters();
-                    optimizer
-                        .step(&parameters, &gradients, 1e-4)
-                        .expect("gradients fit");
+                    methods::step(method.as_mut(), &mut optimizer, &batch, 1e-4)
+                        .expect("the batch fits");
                 });
             },
         );

@@ -23,6 +23,7 @@ pub mod backbone;
 pub mod cli;
 pub mod hash;
 pub mod hub;
+pub mod machine;
 pub mod measure;
 pub mod pretrain;
 pub mod reason;

@@ -9,8 +9,8 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use clip::model::unit;
 use clip::{Clip, Slot, TextPrompt, Tokenizer};
 use datasets::drawn;
-use methods::losses::{cross_entropy, log_softmax};
 use methods::optimizer::Optimizer;
+use methods::parts::losses::{cross_entropy, log_softmax};
 use methods::{Init, Rule};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -235,9 +235,9 @@ fn vocabulary() -> Vec<u32> {
     let tokenizer = Tokenizer::shared();
     let mut ids: BTreeSet<u32> = [clip::tokenizer::SOT, clip::tokenizer::EOT].into();
     let mut texts = drawn::vocabulary_texts();
-    texts.push(methods::context::placeholder(1)); // the word that stands for a learned vector
+    texts.push(methods::parts::layout::placeholder(1)); // the word that stands for a learned vector
     texts.extend(
-        methods::templates::imagenet()
+        methods::parts::templates::imagenet()
             .into_iter()
             .map(|t| t.replace("{}", "")),
     );

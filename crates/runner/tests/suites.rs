@@ -28,7 +28,7 @@ fn toml_files(folder: &str) -> Vec<PathBuf> {
 }
 
 fn known() -> Vec<String> {
-    data::known(&Catalogue::built_in())
+    feed::known(&Catalogue::built_in())
 }
 
 #[test]

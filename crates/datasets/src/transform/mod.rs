@@ -71,18 +71,30 @@ pub fn train_view(picture: &Rgb, size: usize, stream: &mut Stream) -> Rgb {
     random_view(picture, size, Filter::Bicubic, stream)
 }
 
+/// As [`train_view`], with crops that cover `scale` of the picture.
+///
+/// # Panics
+/// When the picture is empty or `size` is 0.
+pub fn train_view_of(picture: &Rgb, size: usize, scale: (f64, f64), stream: &mut Stream) -> Rgb {
+    random_crop(picture, size, scale, Filter::Bicubic, stream)
+}
+
 /// `RandomResizedCrop(size)` with the filter given, then `RandomHorizontalFlip(0.5)`.
 ///
 /// # Panics
 /// When the picture is empty or `size` is 0.
 pub fn random_view(picture: &Rgb, size: usize, filter: Filter, stream: &mut Stream) -> Rgb {
-    let region = random_region(
-        picture.width,
-        picture.height,
-        CROP_SCALE,
-        CROP_RATIO,
-        stream,
-    );
+    random_crop(picture, size, CROP_SCALE, filter, stream)
+}
+
+fn random_crop(
+    picture: &Rgb,
+    size: usize,
+    scale: (f64, f64),
+    filter: Filter,
+    stream: &mut Stream,
+) -> Rgb {
+    let region = random_region(picture.width, picture.height, scale, CROP_RATIO, stream);
     let mut view = resize(picture, region, size, size, filter);
     if stream.chance(0.5) {
         flip(&mut view);

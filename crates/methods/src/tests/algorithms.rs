@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::tiny_clip::{classes_of, novel};
 use super::*;
-use crate::context::{self, Position};
 use crate::load_parameters;
+use crate::parts::layout::{self, Position};
 
 #[test]
 fn contexts_of_their_own_move_one_class_each_and_refuse_others() {
@@ -46,14 +46,12 @@ fn prograd_removes_the_opposing_part_and_nothing_else() {
             [0, 1, 2, 0],
             [1, 2, 0, 1],
         ] {
-            let batch = Batch {
-                images: batch().images,
-                labels: Tensor::new(&labels, &Device::Cpu).unwrap(),
-            };
+            let labels = Tensor::new(&labels, &Device::Cpu).unwrap();
+            let batch = Batch::new(batch().images, labels);
             let loss = method.loss(&batch).unwrap();
             let ctx = method.parameters()[0].1.clone();
             let gradient = |t: &Tensor| t.backward().unwrap().get(ctx.as_tensor()).unwrap().clone();
-            let (own, guide) = (gradient(&loss.parts[0].1), gradient(&loss.parts[1].1));
+            let (own, guide) = (gradient(&loss.parts[0].1), gradient(&loss.beside[0].1));
             let got = method
                 .gradients(&loss)
                 .unwrap()
@@ -251,7 +249,7 @@ fn no_bound_on_memory_changes_a_bit_of_training() {
         let mut clip = clip();
         Arc::make_mut(&mut clip).text.memory = memory;
         let group =
-            context::sequences(&classes, "a photo of a", 4, Position::End, |_, i| i).unwrap();
+            layout::sequences(&classes, "a photo of a", 4, Position::End, |_, i| i).unwrap();
         let rows = clip.text.plan(&[group]).unwrap().rows();
         assert!(rows > 2048, "{rows} rows are not two pieces");
         let mut method = build_for(entry, "", &clip, &classes).unwrap();

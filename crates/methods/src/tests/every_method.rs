@@ -217,7 +217,7 @@ fn untrained_prompts_made_of_words_score_as_zero_shot_with_these_words() {
 }
 
 fn views_of(method: &Entry, images: &Images) -> Images {
-    let sees = (method.read)(&mut Settings::default()).sees();
+    let sees = method.default_config().needs().sees;
     match sees {
         Sees::Views { .. } => Images::Pixels(pixels(20, 77)),
         _ => images.clone(),
@@ -245,10 +245,8 @@ fn binding_to_other_classes_and_back_gives_the_same_scores() {
 #[test]
 fn losses_follow_the_classes_that_are_bound() {
     let clip = clip();
-    let batch = Batch {
-        images: batch().images,
-        labels: Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu).unwrap(),
-    };
+    let labels = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu).unwrap();
+    let batch = Batch::new(batch().images, labels);
     for entry in trained() {
         let mut moved = build_for(entry, "", &clip, &base()).unwrap();
         moved.bind(&novel()).unwrap();
@@ -309,12 +307,9 @@ fn features_and_pixels_of_the_same_pictures_score_alike() {
     let images = batch().images;
     let features = Images::Features(clip.encode_image(images.pixels().unwrap()).unwrap());
     for entry in METHODS {
-        let sees = (entry.read)(&mut Settings::default()).sees();
+        let sees = entry.default_config().needs().sees;
         let mut method = build_for(entry, "", &clip, &base()).unwrap();
-        let given = Batch {
-            images: features.clone(),
-            labels: batch().labels,
-        };
+        let given = Batch::new(features.clone(), batch().labels);
         match sees {
             Sees::Features => {
                 let gap = largest_gap(

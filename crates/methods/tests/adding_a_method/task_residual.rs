@@ -12,10 +12,10 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, Var, bail};
 use clip::{Clip, model::unit};
 
-use crate::losses::cross_entropy;
+use crate::parts::losses::cross_entropy;
 use crate::{
-    Batch, Classes, Config, Cosine, Entry, Init, Loss, Method, Predict, Rule, Sees, Settings,
-    Training,
+    Backbones, Batch, Checkpoint, Classes, Config, Cosine, Cost, Entry, Group, ImageCost, Init,
+    Loss, Method, Needs, Predict, Replay, Rule, Settings, TextCost, Training,
 };
 
 /// Registry entry, as the authors' `adam_lr2e-3_B256_ep200.yaml`; they have a file for 100 epochs too.
@@ -23,11 +23,14 @@ pub const ENTRY: Entry = Entry {
     name: "task-residual",
     title: "TaskRes",
     source: "https://arxiv.org/abs/2211.10277",
+    group: Group::Features,
     training: Some(Training {
         optimizer: Rule::Adam,
         ..Training::sgd(200, 256, 0.002)
     }),
     read: |s| Box::new(TaskResidualConfig::read(s)),
+    checkpoint: Some(Checkpoint::PROMPT_LEARNER),
+    replay: Replay::Steps(&["taskres"], |r| r.settings(&[("alpha", "scale")])),
 };
 
 struct TaskResidualConfig {
@@ -48,15 +51,22 @@ impl TaskResidualConfig {
 }
 
 impl Config for TaskResidualConfig {
-    fn sees(&self) -> Sees {
-        Sees::Features
+    fn needs(&self) -> Needs {
+        Needs::features()
     }
 
-    fn build(&self, clip: &Arc<Clip>, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
-        let texts = clip.encode_texts(&classes.texts(&classes.template))?;
+    fn cost(&self) -> Cost {
+        Cost {
+            text: TextCost::FROZEN,
+            image: ImageCost::FROZEN,
+        }
+    }
+
+    fn build(&self, on: &Backbones, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
+        let texts = on.clip.encode_texts(&classes.texts(&classes.template))?;
         let residuals = Var::from_tensor(&texts.zeros_like()?)?;
         Ok(Box::new(TaskResidual {
-            clip: clip.clone(),
+            clip: on.clip.clone(),
             owners: classes.clone(),
             texts,
             residuals,

@@ -60,14 +60,14 @@ impl Bench {
             return Ok(Done::All);
         }
         let cases: Vec<_> = if self.method.is_empty() {
-            let able = |case: &&bench::Case| match case.refusal() {
+            let able = |case: &bench::Case| match case.refusal() {
                 None => true,
                 Some(why) => {
                     crate::say!("note: {} is left out: {why}", case.name);
                     false
                 }
             };
-            bench::CASES.iter().filter(able).collect()
+            bench::cases().into_iter().filter(able).collect()
         } else {
             let named = self.method.iter().map(|m| bench::find(m));
             named.collect::<Result<Vec<_>>>()?
@@ -102,7 +102,7 @@ impl Bench {
         let mut clip = bench::load(&options.backbone)?;
         clip.text.memory = options.memory;
         for case in cases {
-            let measured = bench::measure(case, clip.clone(), &options)?;
+            let measured = bench::measure(&case, clip.clone(), &options)?;
             if self.json {
                 crate::out!("{}", serde_json::to_string(&measured)?);
             } else {

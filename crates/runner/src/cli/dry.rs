@@ -10,13 +10,14 @@ use datasets::Catalogue;
 use super::Done;
 use super::run::Share;
 use crate::backbone;
-use crate::measure::estimate::population::NAME_TOKENS;
 use crate::measure::estimate::rate::Rates;
-use crate::measure::estimate::work::Load;
-use crate::measure::estimate::{self, Line, sizes};
+use crate::measure::estimate::{self, Line};
 use crate::run::plan::{self, Cell};
+use crate::run::population::NAME_TOKENS;
+use crate::run::sizes;
 use crate::run::suite::Suite;
 use crate::run::sweep::Sweep;
+use crate::run::work::Load;
 
 /// Lists the trials and what each method's take.
 ///
@@ -75,9 +76,19 @@ pub fn run(
         share.jobs,
         share.threads,
     )?;
-    let names: Vec<String> = match clip.filter(|_| absent.is_empty()) {
+    // A teacher is part of the hash and is not read here.
+    let alone = suite.methods.iter().all(|m| m.teacher.is_none());
+    let names: Vec<String> = match clip.filter(|_| absent.is_empty() && alone) {
         Some(clip) => {
-            let sweep = Sweep::new(suite, clip, architecture, catalogue, data, None)?;
+            let sweep = Sweep::new(
+                suite,
+                clip,
+                architecture,
+                catalogue,
+                data,
+                None,
+                std::collections::BTreeMap::new(),
+            )?;
             let trials = sweep.trials.iter();
             trials.map(|t| t.planned.key.clone()).collect()
         }

@@ -1,13 +1,14 @@
 //! `promptbed eval`: saved prompts on any dataset and class set.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor, Var};
-use methods::{Batch, Classes, Images, Loss, Method, Predict};
+use candle_core::{DType, Device, Tensor};
+use methods::{Classes, Images, Predict};
 
 use super::Done;
 use super::data::Half;
@@ -66,8 +67,10 @@ impl Eval {
         let catalogue = catalogue(self.catalogue.as_deref())?;
         let saved = Saved::read(&self.prompts, &self.given)?;
         let dataset = open(&self.dataset, &catalogue, self.data.as_deref())?;
+        let needs = saved.config.needs();
+        saved.check_alone()?;
         let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
-        backbone::takes(&weights, [(saved.algorithm.as_str(), saved.config.sees())])?;
+        backbone::takes(&weights, [(saved.algorithm.as_str(), needs.sees)])?;
         let clip = self.kept.load(&weights)?;
         saved.check_backbone(clip.fingerprint())?;
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
@@ -75,30 +78,24 @@ impl Eval {
         let target = Target {
             feed: feed.clone(),
             set: self.split.set(),
+            descriptions: None,
         };
-        let classes = classes_of(&feed, target.set)?;
-        let bound = Recording {
-            method: saved
-                .method(&clip, &classes)
-                .with_context(|| format!("{}", self.prompts.display()))?,
-            logits: self.logits.is_some().then(Mutex::default),
+        let classes = classes_of(&feed, target.set, None)?;
+        let method = saved
+            .method(&clip, &classes)
+            .with_context(|| format!("{}", self.prompts.display()))?;
+        let recorder = Recorder {
+            predict: method.predictor()?,
+            logits: self.logits.is_some().then(RefCell::default),
         };
         let never = AtomicBool::new(false);
-        let (result, predictions) = test(
-            &bound,
-            saved.config.sees(),
-            &target,
-            &classes,
-            0,
-            saved.seed,
-            &never,
-        )?;
+        let (result, predictions) =
+            test(&recorder, &needs, &target, &classes, 0, saved.seed, &never)?;
         if result.total == 0 {
             bail!("dataset {}: nothing to test", self.dataset);
         }
-        if let (Some(path), Some(logits)) = (&self.logits, bound.logits) {
-            let logits = logits.into_inner().expect("no panic while held");
-            write_logits(path, &logits, &predictions, &classes)?;
+        if let (Some(path), Some(logits)) = (&self.logits, recorder.logits) {
+            write_logits(path, &logits.into_inner(), &predictions, &classes)?;
         }
         if self.json {
             crate::out!("{}", serde_json::to_string_pretty(&result)?);
@@ -118,44 +115,18 @@ impl Eval {
     }
 }
 
-/// A method whose predictor's answers are kept, when they are wanted.
-struct Recording {
-    method: Box<dyn Method>,
-    logits: Option<Mutex<Vec<Tensor>>>,
-}
-
+/// A predictor whose answers are kept, when they are wanted.
 struct Recorder<'a> {
     predict: Box<dyn Predict + 'a>,
-    logits: Option<&'a Mutex<Vec<Tensor>>>,
-}
-
-impl Method for Recording {
-    fn parameters(&self) -> Vec<(String, Var)> {
-        self.method.parameters()
-    }
-
-    fn loss(&mut self, batch: &Batch) -> candle_core::Result<Loss> {
-        self.method.loss(batch)
-    }
-
-    fn bind(&mut self, classes: &Classes) -> candle_core::Result<()> {
-        self.method.bind(classes)
-    }
-
-    fn predictor(&self) -> candle_core::Result<Box<dyn Predict + '_>> {
-        Ok(Box::new(Recorder {
-            predict: self.method.predictor()?,
-            logits: self.logits.as_ref(),
-        }))
-    }
+    logits: Option<RefCell<Vec<Tensor>>>,
 }
 
 impl Predict for Recorder<'_> {
     fn logits(&self, images: &Images) -> candle_core::Result<Tensor> {
         let logits = self.predict.logits(images)?;
-        if let Some(kept) = self.logits {
-            let one = logits.to_dtype(DType::F32)?.detach();
-            kept.lock().expect("no panic while held").push(one);
+        if let Some(kept) = &self.logits {
+            kept.borrow_mut()
+                .push(logits.to_dtype(DType::F32)?.detach());
         }
         Ok(logits)
     }

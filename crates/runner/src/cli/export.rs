@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clip::weights::pickle::{self, Value};
+use methods::Checkpoint;
 
 use super::Done;
 use crate::run::prompts;
@@ -31,27 +32,12 @@ pub struct Export {
     out: PathBuf,
 }
 
-/// Folder of the published trainer, and the module whose name it leaves out of the tensors' names.
-const LEARNERS: [(&str, &str, Option<&str>); 9] = [
-    ("coop", "prompt_learner", Some("prompt_learner.")),
-    ("cocoop", "prompt_learner", Some("prompt_learner.")),
-    ("kgcoop", "prompt_learner", Some("prompt_learner.")),
-    ("prograd", "prompt_learner", Some("prompt_learner.")),
-    ("maple", "MultiModalPromptLearner", None),
-    ("vpt", "VLPromptLearner", None),
-    ("ivlp", "VLPromptLearner", None),
-    ("language-prompting", "VLPromptLearner", None),
-    ("promptsrc", "VLPromptLearner", None),
-];
-
 impl Export {
     pub fn run(self) -> Result<Done> {
         let Format::Dassl = self.format;
         let (description, tensors) = prompts::read(&self.prompts)?;
-        let Some((_, learner, module)) = LEARNERS
-            .iter()
-            .find(|(name, _, _)| *name == description.algorithm)
-        else {
+        let entry = methods::find(&description.algorithm);
+        let Some(Checkpoint { folder, module }) = entry.and_then(|e| e.checkpoint) else {
             bail!(
                 "{}: the published code of {} keeps no checkpoints",
                 self.prompts.display(),
@@ -71,7 +57,7 @@ impl Export {
                 (short.unwrap_or(name), tensor)
             })
             .collect();
-        let folder = self.out.join(learner);
+        let folder = self.out.join(folder);
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("{}: cannot be made", folder.display()))?;
         let path = folder.join(format!("model.pth.tar-{epochs}"));

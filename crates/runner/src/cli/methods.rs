@@ -30,9 +30,7 @@ impl Methods {
             .filter(|m| self.name.as_deref().is_none_or(|n| n == m.name))
         {
             crate::out!("{} ({}, {})", entry.name, entry.title, entry.source);
-            let mut settings = Settings::default();
-            (entry.read)(&mut settings);
-            for d in settings.finish().declared {
+            for d in entry.read(toml::Table::new()).declared {
                 crate::out!(
                     "  config.{:<18} {:<22} {} ({})",
                     d.name,

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use methods::losses::softmax;
-use methods::{Classes, Images, Init, Predict as Scores, Sees, Settings};
+use methods::parts::losses::softmax;
+use methods::{Classes, Images, Init, Needs, Predict as Scores, Sees};
 use serde_json::json;
 
 use super::Done;
@@ -34,7 +34,7 @@ pub struct Predict {
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Hand-written prompt of zero-shot CLIP, `{}` standing for the name.
-    #[arg(long, default_value = methods::templates::PHOTO, conflicts_with = "prompts")]
+    #[arg(long, default_value = methods::parts::templates::PHOTO, conflicts_with = "prompts")]
     template: String,
     /// CLIP weights: a file or folder of any known format, or a name of `promptbed model list` [default: the CLIP that
     /// ships].
@@ -67,12 +67,16 @@ impl Predict {
             }
             None => None,
         };
-        let sees = saved.as_ref().map_or(Sees::Features, |s| s.config.sees());
+        let needs = saved
+            .as_ref()
+            .map_or(Needs::features(), |s| s.config.needs());
+        let sees = needs.sees;
         if matches!(sees, Sees::Views { .. }) {
             bail!("--prompts: a method that tunes on views of each picture runs in a suite only");
         }
         let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
         if let Some(saved) = &saved {
+            saved.check_alone()?;
             backbone::takes(&weights, [(saved.algorithm.as_str(), sees)])?;
         }
         let clip = self.kept.load(&weights)?;
@@ -84,13 +88,16 @@ impl Predict {
                     .with_context(|| format!("{}", path.display()))?
             }
             _ => {
-                let entry = methods::zero_shot::ENTRY;
-                let config = (entry.read)(&mut Settings::new(toml::Table::new()));
-                config.build(&clip, &classes, &mut Init::seeded(0))?
+                let zero_shot = methods::find("zero-shot").expect("the registry has it");
+                let on = clip.clone().into();
+                zero_shot
+                    .default_config()
+                    .build(&on, &classes, &mut Init::seeded(0))?
             }
         };
         let scores = method.predictor()?;
-        for chunk in pictures.chunks(AT_ONCE) {
+        let at_once = if needs.one_at_a_time() { 1 } else { AT_ONCE };
+        for chunk in pictures.chunks(at_once) {
             let pixels = view(&clip, chunk)?;
             let images = match sees {
                 Sees::Pixels => Images::Pixels(pixels),

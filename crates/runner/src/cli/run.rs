@@ -1,5 +1,6 @@
 //! `promptbed run`: a suite file in, tables and charts out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,6 +127,15 @@ impl Run {
                 );
             }
         }
+        let mut teachers = BTreeMap::new();
+        for name in suite.methods.iter().filter_map(|l| l.teacher.as_ref()) {
+            if !teachers.contains_key(name) {
+                let teacher = backbone::weights(name, None)
+                    .and_then(|weights| self.kept.load(&weights))
+                    .with_context(|| format!("{}: teacher", self.suite.display()))?;
+                teachers.insert(name.clone(), teacher);
+            }
+        }
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let name = suite.name.clone();
         let sweep = Sweep::new(
@@ -135,6 +145,7 @@ impl Run {
             &catalogue,
             self.data.as_deref(),
             cache.as_ref(),
+            teachers,
         )?;
         for dataset in sweep.datasets() {
             for note in &dataset.notes {

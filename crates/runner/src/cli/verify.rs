@@ -54,20 +54,18 @@ impl Verify {
             match replay::replay(folder) {
                 Ok(r) => {
                     failed += usize::from(!r.pass);
-                    let d = r.deviation;
+                    let d = &r.deviation;
                     if !self.json {
-                        let verdict = if r.pass {
-                            "pass"
-                        } else if r.same_views {
-                            "FAIL"
-                        } else {
-                            "FAIL: other views kept"
+                        let verdict = match d.choices.first() {
+                            None if r.pass => "pass".to_owned(),
+                            None => "FAIL".to_owned(),
+                            Some(other) => format!("FAIL: {other}"),
                         };
                         crate::out!(
                             "{:<24} {:<10} {:>5} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}  {verdict}",
                             r.trace,
                             r.method,
-                            r.steps,
+                            d.steps,
                             d.loss,
                             d.gradient,
                             d.values,

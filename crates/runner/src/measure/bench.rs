@@ -8,8 +8,11 @@ use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::ops::gemm::{Mat, Threads, product};
 use clip::{Clip, ImageTower, TextPlan};
-use methods::{Batch, Classes, Images, Init, Predict, Settings};
+use methods::parts::layout;
+use methods::{Batch, Classes, Config, Images, Init, Predict, Sees};
 use serde::Serialize;
+
+use crate::machine;
 
 pub(crate) mod backbone;
 pub mod growth;
@@ -38,7 +41,7 @@ pub enum Kind {
 }
 
 /// One thing that can be timed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Name on the command line.
     pub name: &'static str,
@@ -49,8 +52,6 @@ pub struct Case {
     batch: usize,
     /// Settings that are not the method's own defaults, TOML.
     config: &'static str,
-    /// Passes through the towers a step takes.
-    pub(crate) passes: Passes,
 }
 
 impl Case {
@@ -61,160 +62,66 @@ impl Case {
     }
 }
 
-/// Passes over all classes (text) and over the batch (image).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Passes {
-    pub(crate) text_forward: f64,
-    pub(crate) text_backward: f64,
-    pub(crate) image_forward: f64,
-    /// Forward and backward with prompt tokens in the image tower.
-    pub(crate) image_prompted: f64,
-    pub(crate) prompts: usize,
-    /// Whether each picture has texts of its own.
-    pub(crate) conditional: bool,
-}
+/// Settings of the published base-to-novel tables, where they are not the method's own defaults.
+const CONFIGS: [(&str, &str); 2] = [("coop", "init = 'a photo of a'"), ("prograd", "n_ctx = 4")];
 
-pub(crate) const FROZEN_IMAGE: Passes = Passes {
-    text_forward: 1.0,
-    text_backward: 1.0,
-    image_forward: 1.0,
-    image_prompted: 0.0,
-    prompts: 0,
-    conditional: false,
-};
-const BOTH: Passes = Passes {
-    image_forward: 0.0,
-    image_prompted: 1.0,
-    ..FROZEN_IMAGE
-};
-
-/// Everything that can be timed, with the batch sizes of the published base-to-novel settings.
-pub const CASES: [Case; 14] = [
-    case(
-        "coop",
-        Kind::Train,
-        32,
-        "init = 'a photo of a'",
-        FROZEN_IMAGE,
-    ),
-    case(
-        "cocoop",
-        Kind::Train,
-        1,
-        "",
-        Passes {
-            conditional: true,
-            ..FROZEN_IMAGE
-        },
-    ),
-    case(
-        "vpt",
-        Kind::Train,
-        4,
-        "",
-        Passes {
-            text_forward: 0.0,
-            text_backward: 0.0,
-            prompts: 8,
-            ..BOTH
-        },
-    ),
-    case("language-prompting", Kind::Train, 4, "", FROZEN_IMAGE),
-    case("ivlp", Kind::Train, 4, "", Passes { prompts: 4, ..BOTH }),
-    case("maple", Kind::Train, 4, "", Passes { prompts: 2, ..BOTH }),
-    case("kgcoop", Kind::Train, 128, "", FROZEN_IMAGE),
-    case(
-        "prograd",
-        Kind::Train,
-        32,
-        "n_ctx = 4",
-        Passes {
-            text_backward: 2.0,
-            ..FROZEN_IMAGE
-        },
-    ),
-    case(
-        "promptsrc",
-        Kind::Train,
-        4,
-        "",
-        Passes {
-            prompts: 4,
-            image_forward: 1.0,
-            ..BOTH
-        },
-    ),
-    case(
-        "tpt",
-        Kind::TestTime,
-        64,
-        "",
-        Passes {
-            text_forward: 2.0,
-            ..FROZEN_IMAGE
-        },
-    ),
-    Case {
-        name: "cocoop-eval",
-        method: "cocoop",
-        ..case(
-            "cocoop",
-            Kind::Evaluate,
-            4,
-            "",
-            Passes {
-                conditional: true,
-                text_backward: 0.0,
-                ..FROZEN_IMAGE
-            },
-        )
-    },
-    Case {
-        name: "coop-eval",
-        method: "coop",
-        ..case(
-            "coop",
-            Kind::Evaluate,
-            64,
-            "init = 'a photo of a'",
-            Passes {
-                text_forward: 0.0, // once, before
-                text_backward: 0.0,
-                ..FROZEN_IMAGE
-            },
-        )
-    },
+/// Evaluations of a method without training it, and the image tower alone.
+const OTHERS: [Case; 4] = [
+    evaluation("cocoop-eval", "cocoop", 4, ""),
+    evaluation("coop-eval", "coop", 64, "init = 'a photo of a'"),
     encode("encode", Kind::Encode),
     encode("encode-bf16", Kind::EncodeBfloat16),
 ];
 
-const fn encode(name: &'static str, kind: Kind) -> Case {
-    let passes = Passes {
-        text_forward: 0.0,
-        text_backward: 0.0,
-        ..FROZEN_IMAGE
-    };
-    Case {
-        method: "",
-        ..case(name, kind, 16, "", passes)
-    }
-}
-
-const fn case(
+const fn evaluation(
     name: &'static str,
-    kind: Kind,
+    method: &'static str,
     batch: usize,
     config: &'static str,
-    passes: Passes,
 ) -> Case {
     Case {
         name,
-        method: name,
-        kind,
+        method,
+        kind: Kind::Evaluate,
         batch,
         config,
-        passes,
     }
+}
+
+const fn encode(name: &'static str, kind: Kind) -> Case {
+    Case {
+        name,
+        method: "",
+        kind,
+        batch: 16,
+        config: "",
+    }
+}
+
+/// Everything that can be timed, with the batch sizes of the published base-to-novel settings: every method that trains
+/// by steps or adapts to views of a test picture, and [`OTHERS`].
+pub fn cases() -> Vec<Case> {
+    let methods = methods::METHODS.iter().filter_map(|entry| {
+        let own = CONFIGS.iter().find(|(name, _)| *name == entry.name);
+        let needs = entry.default_config().needs();
+        // What only a suite can give is timed in a run.
+        if needs.teacher || needs.descriptions || needs.support.is_some() {
+            return None;
+        }
+        let (kind, batch) = match (&entry.training, needs.sees) {
+            (Some(training), _) => (Kind::Train, training.batch),
+            (None, Sees::Views { count, .. }) => (Kind::TestTime, count),
+            (None, _) => return None,
+        };
+        Some(Case {
+            name: entry.name,
+            method: entry.name,
+            kind,
+            batch,
+            config: own.map_or("", |(_, config)| config),
+        })
+    });
+    methods.chain(OTHERS).collect()
 }
 
 /// How to time.
@@ -291,14 +198,19 @@ pub struct Measured {
 ///
 /// # Errors
 /// An unknown name, with those there are.
-pub fn find(name: &str) -> Result<&'static Case> {
-    CASES.iter().find(|c| c.name == name).with_context(|| {
-        let names: Vec<&str> = CASES.iter().map(|c| c.name).collect();
-        format!(
-            "--method {name:?}: nothing of that name can be timed; there are {}",
-            names.join(", ")
-        )
-    })
+pub fn find(name: &str) -> Result<Case> {
+    let cases = cases();
+    let names: Vec<&str> = cases.iter().map(|c| c.name).collect();
+    cases
+        .iter()
+        .find(|c| c.name == name)
+        .copied()
+        .with_context(|| {
+            format!(
+                "--method {name:?}: nothing of that name can be timed; there are {}",
+                names.join(", ")
+            )
+        })
 }
 
 /// The backbone to time with: a released size with drawn weights, the shipped CLIP, or a file.
@@ -356,33 +268,47 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// # Errors
 /// A name that the vocabulary does not have.
 pub(crate) fn prompts(clip: &Clip, classes: &Classes) -> Result<(TextPlan, usize)> {
-    let words = methods::context::word_count(WORDS);
-    let group = methods::context::sequences(
-        classes,
-        WORDS,
-        words,
-        methods::context::Position::End,
-        |_, i| i,
-    )?;
+    let words = layout::word_count(WORDS);
+    let group = layout::sequences(classes, WORDS, words, layout::Position::End, |_, i| i)?;
     let tokens = group.iter().map(Vec::len).sum();
     Ok((clip.text.plan(&[group])?, tokens))
 }
 
 /// Floating-point operations that a step of `case` cannot do without; see [`clip::ops::work`] for the formula.
 fn needed(case: &Case, clip: &Clip, text: &TextPlan, batch: usize, cached: bool) -> Result<f64> {
-    let p = case.passes;
-    let text = clip.text.work(text);
-    let times = if p.conditional { batch as f64 } else { 1.0 };
-    let mut all = times * (p.text_forward * text.forward + p.text_backward * text.backward);
-    if let ImageTower::Transformer(tower) = &clip.image {
-        if !cached {
-            all += p.image_forward * tower.work(batch, 0).forward;
-        }
-        all += p.image_prompted * tower.work(batch, p.prompts).both();
-    } else {
+    let ImageTower::Transformer(tower) = &clip.image else {
         bail!("operations of a ResNet are not counted; time a vision transformer");
+    };
+    if case.method.is_empty() {
+        return Ok(tower.work(batch, 0).forward);
     }
+    let cost = case.config()?.cost();
+    let work = clip.text.work(text);
+    let (forward, backward) = match case.kind {
+        // A picture's own texts; texts that all pictures share are computed before.
+        Kind::Evaluate => (f64::from(u8::from(cost.text.per_picture)), 0.0),
+        _ => (cost.text.forward, cost.text.backward),
+    };
+    let times = if cost.text.per_picture {
+        batch as f64
+    } else {
+        1.0
+    };
+    let mut all = times * (forward * work.forward + backward * work.backward);
+    if !cached {
+        all += cost.image.frozen * tower.work(batch, 0).forward;
+    }
+    all += cost.image.trained * tower.work(batch, cost.image.tokens).both();
     Ok(all)
+}
+
+impl Case {
+    /// The method with the case's settings.
+    fn config(&self) -> Result<Box<dyn Config>> {
+        let entry = methods::find(self.method).expect("cases name methods of the registry");
+        let table = self.config.parse().expect("cases have valid TOML");
+        Ok(entry.read(table).checked()?)
+    }
 }
 
 /// Times `case`.
@@ -423,7 +349,7 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
     let mut rss_before = 0;
     let mut peak = 0;
     let mut clocked = |step: &mut dyn FnMut() -> Result<()>| -> Result<()> {
-        rss_before = resident();
+        rss_before = machine::resident() >> 20;
         for i in 0..=options.steps {
             let clock = Instant::now();
             // The step that is not timed needs no more than a batch.
@@ -435,24 +361,20 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
                 seconds.push(clock.elapsed().as_secs_f64());
             }
         }
-        peak = crate::run::trial::peak_memory() >> 20;
+        peak = machine::peak_memory() >> 20;
         Ok(())
     };
-    let sees_pixels = |sees| matches!(sees, methods::Sees::Pixels);
     if case.method.is_empty() {
         clocked(&mut || clip.encode_image(&pixels).map(drop).map_err(Into::into))?;
     } else {
-        let entry = methods::find(case.method).expect("cases name methods of the registry");
-        let mut settings = Settings::new(case.config.parse().expect("cases have valid TOML"));
-        let config = (entry.read)(&mut settings);
-        debug_assert!(settings.finish().problems.is_empty());
-        if options.cached && sees_pixels(config.sees()) {
+        let config = case.config()?;
+        if options.cached && config.needs().sees == Sees::Pixels {
             bail!(
                 "--views cached: {} trains through the image tower, its pictures cannot be cached",
                 case.name
             );
         }
-        let mut method = config.build(&clip, &classes, &mut draw)?;
+        let mut method = config.build(&clip.clone().into(), &classes, &mut draw)?;
         let images = if options.cached {
             Images::Features(features)
         } else {
@@ -460,14 +382,18 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
         };
         match case.kind {
             Kind::Train => {
-                let training = entry.training.clone().expect("a trained method");
+                let entry = methods::find(case.method).expect("as above");
+                let training = entry.training.as_ref().expect("a trained method");
                 let mut optimizer = training.optimizer();
-                let batch = Batch { images, labels };
+                let batch = Batch {
+                    second: config
+                        .needs()
+                        .second_view
+                        .then(|| Images::Pixels(pixels.clone())),
+                    ..Batch::new(images, labels)
+                };
                 clocked(&mut || {
-                    let loss = method.loss(&batch)?;
-                    loss.total.to_scalar::<f32>()?;
-                    let gradients = method.gradients(&loss)?;
-                    optimizer.step(&method.parameters(), &gradients, 2e-3)?;
+                    methods::step(method.as_mut(), &mut optimizer, &batch, 2e-3)?;
                     Ok(())
                 })?;
                 let clock = Instant::now();
@@ -514,17 +440,8 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
         machine_gflops: machine,
         share: gflop / step / machine,
         threads: rayon::current_num_threads(),
-        processor: crate::run::sweep::processor(),
+        processor: machine::processor(),
     })
-}
-
-/// Resident megabytes now; 0 where the system does not tell.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
 }
 
 #[cfg(test)]
@@ -533,18 +450,16 @@ mod tests {
 
     #[test]
     fn every_case_is_a_method_with_settings_that_it_knows() {
-        for case in CASES.iter().filter(|c| !c.method.is_empty()) {
+        for case in cases().iter().filter(|c| !c.method.is_empty()) {
             let entry = methods::find(case.method).unwrap_or_else(|| panic!("{}", case.method));
             assert_eq!(entry.training.is_some(), case.kind != Kind::TestTime);
-            let mut settings = Settings::new(case.config.parse().unwrap());
-            let _ = (entry.read)(&mut settings);
-            assert!(settings.finish().problems.is_empty(), "{}", case.name);
+            case.config().unwrap();
         }
     }
 
     #[test]
     fn every_case_runs_on_the_shipped_clip_and_counts_its_operations() {
-        for case in &CASES {
+        for case in &cases() {
             if let Some(why) = case.refusal() {
                 eprintln!("SKIPPED: {}: {why}", case.name);
                 continue;

@@ -1,6 +1,6 @@
 //! What a suite will cost, before it runs: trials, pictures through the image tower, operations, hours on this machine.
 //!
-//! Operations are counted from sizes ([`work`]); hours are operations over rates that are timed just then ([`rate`]).
+//! Operations are counted from sizes ([`crate::run::work`]); hours are operations over rates that are timed just then ([`rate`]).
 //! Reading, decoding and resizing pictures is not in it, nor what is neither tower. So it is an estimate, and says so.
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,14 +15,11 @@ use crate::run::feed;
 use crate::run::plan::{self, Cell};
 use crate::run::suite::{Suite, Views};
 
-pub mod population;
 pub mod rate;
-pub mod sizes;
-pub mod work;
 
-use population::Population;
+use crate::run::population::Population;
+use crate::run::work::{self, Counter, Load};
 use rate::Rates;
-use work::{Counter, Load};
 
 /// Most classes whose texts are timed.
 const TIMED_CLASSES: usize = 24;
@@ -107,14 +104,13 @@ pub fn loads(
         line.trials += 1;
         let counter = Counter {
             architecture,
-            algorithm: suite.methods[cell.line].entry.name,
             method: &cell.method,
         };
         let of = &populations[&cell.dataset];
         let set = plan::trained_classes(cell.protocol);
         let pictures = of.picked(cell.shots, set);
         let mut load = counter.training(of, set, pictures, suite.views);
-        let sees = cell.method.config.sees();
+        let sees = cell.method.config.needs().sees;
         let is_shared = sees == Sees::Features && suite.views != Views::Fresh && load.steps > 0;
         let picks = (cell.dataset.clone(), set.name(), cell.shots, cell.seed);
         if is_shared && !viewed.insert(picks) {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::Clip;
-use datasets::transform::{normalise, test_view, train_view};
+use datasets::transform::{normalise, test_view, train_view_of};
 use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn};
 use rayon::prelude::*;
 
@@ -131,12 +131,13 @@ pub struct Feed {
     /// Features of all test pictures `[n, E]` and each path's row; encoded in list order, whoever asks first, so that
     /// no number depends on the order of trials.
     features: Mutex<Option<(Tensor, HashMap<PathBuf, u32>)>>,
-    /// Features `[n, E]` of a trial's pictures, by seed, picks and turn.
+    /// Features `[n, E]` of a trial's pictures, by seed, picks (with the crop) and turn.
     views: Mutex<HashMap<(u64, String, usize), Tensor>>,
     pixels: Kept<PathBuf>,
     /// The packed test views, once they were asked for and where there is a cache.
     packed: Mutex<Option<Arc<Packed>>>,
     cache: Option<Cache>,
+    split_hash: OnceLock<String>,
 }
 
 impl Feed {
@@ -152,7 +153,13 @@ impl Feed {
             pixels: Kept::new(&KEPT),
             packed: Mutex::default(),
             cache: None,
+            split_hash: OnceLock::new(),
         }
+    }
+
+    /// Hash of the split, computed once: it is over every path.
+    pub fn split_hash(&self) -> &str {
+        self.split_hash.get_or_init(|| self.dataset.split.hash())
     }
 
     /// Keeps features and decoded test pictures in `cache`, too.
@@ -285,18 +292,25 @@ impl Feed {
         )?)
     }
 
-    /// The training pictures of one trial.
-    pub fn training<'a>(&'a self, items: &'a [Item], views: Views, seed: u64) -> Training<'a> {
+    /// The training pictures of one trial; training views cover `crop` of them.
+    pub fn training<'a>(
+        &'a self,
+        items: &'a [Item],
+        views: Views,
+        crop: (f64, f64),
+        seed: u64,
+    ) -> Training<'a> {
         let paths: Vec<String> = items
             .iter()
             .map(|i| i.path.to_string_lossy().into_owned())
             .collect();
-        let picks = crate::hash::hex(paths.join("\n").as_bytes());
+        let told = format!("{crop:?}\n{}", paths.join("\n"));
         Training {
             feed: self,
             items,
-            picks,
+            picks: crate::hash::hex(told.as_bytes()),
             views,
+            crop,
             seed,
             decoded: Kept::new(&KEPT),
         }
@@ -310,6 +324,7 @@ pub struct Training<'a> {
     /// Hash of the items: what tells one trial's pictures from another's.
     picks: String,
     views: Views,
+    crop: (f64, f64),
     seed: u64,
     decoded: Kept<usize>,
 }
@@ -325,14 +340,31 @@ impl Training<'_> {
     }
 
     /// A view drawn from the seed's own stream for this picture and turn: no method's draws move another's.
-    fn view(&self, index: usize, turn: u64) -> Result<Arc<Rgb>, datasets::Error> {
+    fn view(&self, stream: &str, index: usize, turn: u64) -> Result<Arc<Rgb>, datasets::Error> {
         let picture = self.picture(index)?;
         let place = turn * self.items.len() as u64 + index as u64;
-        Ok(Arc::new(train_view(
+        Ok(Arc::new(train_view_of(
             &picture,
             self.feed.size,
-            &mut Stream::named(self.seed, "views", place),
+            self.crop,
+            &mut Stream::named(self.seed, stream, place),
         )))
+    }
+
+    fn views_of(&self, stream: &str, indices: &[usize], turn: usize) -> Result<Tensor> {
+        let views = indices
+            .par_iter()
+            .map(|i| self.view(stream, *i, turn as u64))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.feed.tensor(&views)
+    }
+
+    /// Second views `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`, drawn for themselves.
+    ///
+    /// # Errors
+    /// As [`Training::pixels`].
+    pub fn second(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
+        self.views_of("second-views", indices, epoch)
     }
 
     /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
@@ -348,11 +380,7 @@ impl Training<'_> {
             Views::Fresh => epoch,
             Views::Cached(n) => epoch % n,
         };
-        let views = indices
-            .par_iter()
-            .map(|i| self.view(*i, turn as u64))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.feed.tensor(&views)
+        self.views_of("views", indices, turn)
     }
 
     /// Un-normalised features `[n, E]` of the same.

@@ -1,12 +1,16 @@
 //! What makes records: suites, their trials, the pictures these see, and the sweep that runs them.
 
 pub mod cache;
+pub mod described;
 pub mod feed;
 pub mod picked;
 pub mod plan;
+pub mod population;
 pub mod progress;
 pub mod prompts;
+pub mod sizes;
 pub mod suite;
 pub mod sweep;
 pub mod tensorboard;
 pub mod trial;
+pub mod work;

@@ -1,7 +1,6 @@
 //! What a suite comes to: its trials and where each is tested, before any picture or weight is read.
 
 use datasets::ClassSet;
-use methods::Sees;
 
 use crate::record::Protocol;
 use crate::run::suite::{Resolved, Suite, is_transfer};
@@ -34,13 +33,13 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
         let lines = suite.methods.iter().enumerate();
         for (index, line) in lines.filter(|(_, l)| l.runs_under(protocol)) {
             for dataset in &trained_on {
-                let trained = line.entry.training.is_some();
-                let shots = if trained { &suite.shots[..] } else { &[0] };
+                let takes_shots = line
+                    .resolve(protocol, dataset, suite.shots.first().copied().unwrap_or(0))
+                    .takes_shots();
+                let shots = if takes_shots { &suite.shots[..] } else { &[0] };
                 for &shots in shots {
-                    let sees = line.resolve(protocol, dataset, shots).config.sees();
-                    let random = trained || matches!(sees, Sees::Views { .. });
                     // What draws nothing is the same for every seed.
-                    let seeds = if random {
+                    let seeds = if line.resolve(protocol, dataset, shots).is_random() {
                         &suite.seeds[..]
                     } else {
                         &suite.seeds[..suite.seeds.len().min(1)]

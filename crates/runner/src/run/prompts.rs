@@ -46,7 +46,7 @@ pub struct Description {
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
-    if outcomes.cost.steps == 0 {
+    if outcomes.prompts.is_empty() {
         return Ok(());
     }
     let description = Description {
@@ -168,9 +168,9 @@ impl Saved {
                 .map_err(|e| anyhow::anyhow!("--set {pair}: {}", e.message()))?;
             config.extend(table);
         }
-        let mut settings = methods::Settings::new(config);
-        let config = (entry.read)(&mut settings);
-        let problems = settings.finish().problems;
+        let methods::Reading {
+            config, problems, ..
+        } = entry.read(config);
         if !problems.is_empty() {
             let told: Vec<String> = problems
                 .iter()
@@ -207,12 +207,11 @@ impl Saved {
                 config.insert(key.clone(), value);
             }
         }
-        let mut settings = methods::Settings::new(config);
-        let config = (entry.read)(&mut settings);
+        let methods::Reading {
+            config, problems, ..
+        } = entry.read(config);
         // What is left over is the suite's; a wrong value is not.
-        let wrong: Vec<String> = settings
-            .finish()
-            .problems
+        let wrong: Vec<String> = problems
             .iter()
             .filter(|p| !OF_SUITES.contains(&p.field.as_str()))
             .map(|p| format!("{}: {}: {}", path.display(), p.field, p.message))
@@ -282,6 +281,27 @@ impl Saved {
         }
     }
 
+    /// That they score with this CLIP alone.
+    ///
+    /// # Errors
+    /// Names what else the method scores with.
+    pub fn check_alone(&self) -> Result<()> {
+        let needs = self.config.needs();
+        for (needed, what) in [
+            (needs.teacher, "a second backbone"),
+            (needs.descriptions, "descriptions of the classes"),
+        ] {
+            if needed {
+                bail!(
+                    "{}: {} scores with {what} too; test it in a suite",
+                    self.path.display(),
+                    self.algorithm
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The method with these prompts, bound to `classes`.
     ///
     /// # Errors
@@ -292,8 +312,9 @@ impl Saved {
         classes: &methods::Classes,
     ) -> Result<Box<dyn methods::Method>> {
         let mut init = methods::Init::seeded(self.seed);
+        let on = methods::Backbones::from(clip.clone());
         let Some(description) = &self.description else {
-            let method = self.config.build(clip, classes, &mut init)?;
+            let method = self.config.build(&on, classes, &mut init)?;
             let mut values = BTreeMap::new();
             let mut used = BTreeSet::new();
             for (name, _) in method.parameters() {
@@ -324,17 +345,23 @@ impl Saved {
             methods::load_parameters(method.as_ref(), &values)?;
             return Ok(method);
         };
-        let own = methods::Classes {
-            names: description.classes.clone(),
-            ..classes.clone()
+        let own = if description.classes == classes.names {
+            classes.clone()
+        } else {
+            methods::Classes::new(&description.classes, &classes.dataset, &classes.template)
+                .among(&classes.dataset_names)
+                .described(classes.descriptions.clone())
         };
-        let mut method = self.config.build(clip, &own, &mut init)?;
+        let mut method = self.config.build(&on, &own, &mut init)?;
         let values = self.tensors.keys().map(|name| {
             let tensor = self.tensor(name)?;
             Ok((name.clone(), tensor))
         });
         let values = values.collect::<Result<BTreeMap<_, _>>>()?;
+        let trained: BTreeSet<String> = method.parameters().into_iter().map(|(n, _)| n).collect();
+        let (values, state) = values.into_iter().partition(|(n, _)| trained.contains(n));
         methods::load_parameters(method.as_ref(), &values)?;
+        method.restore(&state)?;
         if own != *classes {
             method.bind(classes)?;
         }

@@ -111,6 +111,10 @@ pub struct Line {
     pub protocols: Option<Vec<Protocol>>,
     /// What the paper reports, by column.
     pub paper: BTreeMap<String, f64>,
+    /// A second backbone to learn from: a name or a path, as `backbone` has it.
+    pub teacher: Option<String>,
+    /// Descriptions of classes: a JSON file, or a folder with `<dataset>.json`.
+    pub descriptions: Option<PathBuf>,
     layers: Vec<Layer>,
 }
 
@@ -126,12 +130,31 @@ struct Layer {
 
 /// A method with the settings of one dataset and shot count.
 pub struct Resolved {
+    /// Its name in the registry.
+    pub name: &'static str,
     /// Its prompts and losses.
     pub config: Box<dyn Config>,
     /// Its training, where it is trained.
     pub training: Option<Training>,
     /// Every setting by name.
     pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+impl Resolved {
+    /// Whether it learns from pictures before it is tested: by steps, or from the few shots as a whole.
+    pub fn learns(&self) -> bool {
+        self.training.is_some() || self.config.needs().support.is_some()
+    }
+
+    /// Whether it learns from labelled few shots.
+    pub fn takes_shots(&self) -> bool {
+        self.learns() && !self.config.needs().unlabelled
+    }
+
+    /// Whether seeds differ: it learns, or sees test pictures in views or an order that the seed draws.
+    pub fn is_random(&self) -> bool {
+        self.learns() || self.config.needs().one_at_a_time()
+    }
 }
 
 /// Names of sets of datasets.
@@ -170,19 +193,19 @@ fn is_shift(id: &str) -> bool {
 }
 
 impl Suite {
-    /// What each method will need of a picture, by its label.
-    pub fn sees(&self) -> impl Iterator<Item = (&str, methods::Sees)> {
-        // Whether prompts enter the image tower differs neither between datasets nor between shots.
-        let (dataset, shots) = (self.datasets.first(), self.shots.first());
-        let dataset = self.source.as_ref().or(dataset);
-        self.methods.iter().flat_map(move |line| {
-            let resolved = line.resolve(
-                *self.protocols.first()?,
-                dataset?,
-                shots.copied().unwrap_or(0),
+    /// What each method will see of a picture anywhere in the suite, with its label; each kind once a method.
+    pub fn sees(&self) -> Vec<(&str, methods::Sees)> {
+        let mut all = Vec::new();
+        for cell in crate::run::plan::cells(self) {
+            let one = (
+                self.methods[cell.line].label.as_str(),
+                cell.method.config.needs().sees,
             );
-            Some((line.label.as_str(), resolved.config.sees()))
-        })
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
     }
 }
 

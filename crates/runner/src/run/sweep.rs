@@ -1,7 +1,7 @@
 //! A suite's trials: listed, claimed, run side by side, written down as soon as they are done.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -9,21 +9,23 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clip::Clip;
 use clip::weights::Architecture;
-use datasets::{Catalogue, Dataset, Picks, picks};
-use methods::Sees;
+use datasets::{Catalogue, ClassSet, Dataset, Picks, picks};
+use methods::{Backbones, Descriptions, Sees, Validation};
 
-use crate::measure::estimate::population::Population;
-use crate::measure::estimate::work::Counter;
+use crate::machine;
 use crate::reason::reason;
 use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::run::cache::Cache;
+use crate::run::described;
 use crate::run::feed::{self, Feed};
 use crate::run::picked;
 use crate::run::plan;
+use crate::run::population::Population;
 use crate::run::progress::Progress;
 use crate::run::suite::{Line, Precision, Resolved, Suite};
 use crate::run::tensorboard::{Curves, Events};
-use crate::run::trial::{self, Epoch, Interrupted, Observer, Step, Target, Task};
+use crate::run::trial::{self, Epoch, Interrupted, Learned, Observer, Step, Target, Task};
+use crate::run::work::Counter;
 use crate::store::{Planned, Store, replace};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
@@ -44,6 +46,10 @@ pub struct Sweep {
     clip: Arc<Clip>,
     architecture: Architecture,
     feeds: BTreeMap<String, Arc<Feed>>,
+    /// Second backbones, by the names that methods give them.
+    teachers: BTreeMap<String, Arc<Clip>>,
+    /// Descriptions by path and dataset.
+    descriptions: BTreeMap<(PathBuf, String), Arc<Descriptions>>,
     /// Trials in suite order.
     pub trials: Vec<Trial>,
 }
@@ -73,6 +79,7 @@ impl Sweep {
         catalogue: &Catalogue,
         root: Option<&Path>,
         cache: Option<&Cache>,
+        teachers: BTreeMap<String, Arc<Clip>>,
     ) -> Result<Self> {
         let mut wanted = suite.datasets.clone();
         for id in suite.source.iter().chain(suite.variants.iter().flatten()) {
@@ -98,6 +105,17 @@ impl Sweep {
                 }
             }
         }
+        let mut descriptions = BTreeMap::new();
+        for path in suite.methods.iter().filter_map(|l| l.descriptions.as_ref()) {
+            for (id, feed) in &feeds {
+                match described::read(path, &feed.dataset) {
+                    Ok(read) => {
+                        descriptions.insert((path.clone(), id.clone()), Arc::new(read));
+                    }
+                    Err(e) => wrong.push(reason(&e)),
+                }
+            }
+        }
         if !wrong.is_empty() {
             bail!(wrong.join("\n"));
         }
@@ -106,6 +124,8 @@ impl Sweep {
             clip,
             architecture,
             feeds,
+            teachers,
+            descriptions,
             trials: Vec::new(),
         };
         sweep.trials = sweep.list()?;
@@ -128,7 +148,7 @@ impl Sweep {
         let cells = plan::cells(&self.suite).into_iter();
         let trials = cells.map(|cell| {
             let line = &self.suite.methods[cell.line];
-            let picks = line.entry.training.is_some().then(|| {
+            let picks = cell.method.takes_shots().then(|| {
                 let split = &self.feeds[&cell.dataset].dataset.split;
                 let entry = drawn.entry((cell.dataset.clone(), cell.shots, cell.seed));
                 entry
@@ -153,7 +173,7 @@ impl Sweep {
                 shots: cell.shots,
                 seed: cell.seed,
             };
-            planned.key = self.key(&planned, &cell.method, picks.as_deref());
+            planned.key = self.key(&planned, line, &cell.method, picks.as_deref());
             Trial {
                 planned,
                 line: cell.line,
@@ -169,15 +189,15 @@ impl Sweep {
     }
 
     /// A readable name and a hash of everything that can change the result.
-    fn key(&self, p: &Planned, method: &Resolved, picks: Option<&Picks>) -> String {
-        let feed = &self.feeds[&p.dataset].dataset;
+    fn key(&self, p: &Planned, line: &Line, method: &Resolved, picks: Option<&Picks>) -> String {
+        let feed = &self.feeds[&p.dataset];
         let targets: Vec<[String; 3]> = self
-            .targets(p)
+            .targets(p, line)
             .iter()
             .map(|t| {
                 [
                     t.feed.dataset.id.clone(),
-                    t.feed.dataset.split.hash(),
+                    t.feed.split_hash().to_owned(),
                     t.feed.dataset.template.clone(),
                 ]
             })
@@ -189,14 +209,14 @@ impl Sweep {
             "protocol": p.protocol,
             "views": self.suite.views.to_string(),
             "backbone": self.clip.fingerprint(),
-            "split": feed.split.hash(),
-            "template": feed.template,
+            "split": feed.split_hash(),
+            "template": feed.dataset.template,
             "targets": targets,
             "picks": picks.map(Picks::hash),
             "seed": p.seed,
         });
-        if matches!(method.config.sees(), Sees::Views { augmix: true, .. }) {
-            let targets = self.targets(p);
+        if matches!(method.config.needs().sees, Sees::Views { augmix: true, .. }) {
+            let targets = self.targets(p, line);
             let plain = targets
                 .iter()
                 .map(|t| &t.feed.dataset)
@@ -210,6 +230,17 @@ impl Sweep {
         if self.suite.precision != Precision::default() {
             all["precision"] = self.suite.precision.name().into();
         }
+        // As is what few methods need.
+        if let Some(teacher) = self.teacher(line) {
+            all["teacher"] = teacher.fingerprint().into();
+        }
+        if let Some(path) = &line.descriptions {
+            let read = |id: &String| self.descriptions.get(&(path.clone(), id.clone()));
+            let all_read: Vec<_> = self.feeds.keys().filter_map(read).collect();
+            let text = serde_json::to_string(&all_read.iter().map(|d| &***d).collect::<Vec<_>>());
+            let text = text.expect("texts serialise");
+            all["descriptions"] = crate::hash::hex(text.as_bytes()).into();
+        }
         let hash = crate::hash::hex(all.to_string().as_bytes());
         format!(
             "{}-{}-{}shot-seed{}-{}",
@@ -221,11 +252,23 @@ impl Sweep {
         )
     }
 
-    fn targets(&self, planned: &Planned) -> Vec<Target> {
+    /// The second backbone of a method.
+    fn teacher(&self, line: &Line) -> Option<&Arc<Clip>> {
+        self.teachers.get(line.teacher.as_ref()?)
+    }
+
+    /// What describes a dataset's classes for a method.
+    fn described(&self, line: &Line, dataset: &str) -> Option<&Arc<Descriptions>> {
+        let path = line.descriptions.clone()?;
+        self.descriptions.get(&(path, dataset.to_owned()))
+    }
+
+    fn targets(&self, planned: &Planned, line: &Line) -> Vec<Target> {
         let targets = plan::targets(&self.suite, planned.protocol, &planned.dataset);
-        let target = |(id, set)| Target {
+        let target = |(id, set): (String, _)| Target {
             feed: self.feeds[&id].clone(),
             set,
+            descriptions: self.described(line, &id).cloned(),
         };
         targets.into_iter().map(target).collect()
     }
@@ -345,16 +388,16 @@ impl Sweep {
             tests: Vec::new(),
             losses: Vec::new(),
             learning_rates: Vec::new(),
-            notes: self.notes(p),
+            notes: self.notes(trial),
             cost: Cost::default(),
             provenance: Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 commit: env!("PROMPTBED_COMMIT").to_owned(),
                 backbone: self.suite.backbone.clone(),
                 backbone_fingerprint: self.clip.fingerprint().to_owned(),
-                split_hash: feed.dataset.split.hash(),
+                split_hash: feed.split_hash().to_owned(),
                 picks_hash: trial.picks.as_ref().map(|p| p.hash()).unwrap_or_default(),
-                processor: processor(),
+                processor: machine::processor(),
                 threads,
                 started,
             },
@@ -421,17 +464,20 @@ impl Sweep {
         observer: &dyn Observer,
     ) -> Result<trial::Outcomes> {
         let set = plan::trained_classes(trial.planned.protocol);
-        let picked = match &trial.picks {
-            None => Vec::new(),
-            Some(picks) => feed.dataset.split.with_picks(picks).subset(set)?.0.train,
+        let line = self.line_of(trial);
+        let on = Backbones {
+            clip: self.clip.clone(),
+            teacher: self.teacher(line).cloned(),
         };
+        let learned = self.learned(trial, feed, set)?;
         trial::run(&Task {
-            clip: &self.clip,
+            on: &on,
             method: &trial.method,
             feed,
             set,
-            picks: &picked,
-            targets: &self.targets(&trial.planned),
+            descriptions: self.described(line, &trial.planned.dataset),
+            learned: &learned,
+            targets: &self.targets(&trial.planned, line),
             views: self.suite.views,
             seed: trial.planned.seed,
             stop,
@@ -439,10 +485,40 @@ impl Sweep {
         })
     }
 
+    /// The pictures a trial learns from.
+    fn learned(&self, trial: &Trial, feed: &Feed, set: ClassSet) -> Result<Learned> {
+        let (needs, split) = (trial.method.config.needs(), &feed.dataset.split);
+        if needs.unlabelled {
+            // Every class, whatever the set: that is what the pictures' owner would have.
+            return Ok(Learned {
+                train: split.train.clone(),
+                ..Learned::default()
+            });
+        }
+        let Some(picks) = &trial.picks else {
+            return Ok(Learned::default());
+        };
+        let picked = split.with_picks(picks).subset(set)?.0;
+        let (shots, seed) = (trial.planned.shots, trial.planned.seed);
+        Ok(Learned {
+            validation: match needs.validation {
+                Validation::None => Vec::new(),
+                Validation::Few => picked.val,
+                Validation::AsShots => {
+                    let drawn = picks::draw_both(split, shots, shots, seed);
+                    split.with_picks(&drawn).subset(set)?.0.val
+                }
+                Validation::Whole => split.subset(set)?.0.val,
+            },
+            test: if needs.peeks { picked.test } else { Vec::new() },
+            train: picked.train,
+        })
+    }
+
     /// What must be said of the datasets of a trial.
-    fn notes(&self, planned: &Planned) -> Vec<String> {
+    fn notes(&self, trial: &Trial) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
-        for target in self.targets(planned) {
+        for target in self.targets(&trial.planned, self.line_of(trial)) {
             let dataset = &target.feed.dataset;
             for note in &dataset.notes {
                 let note = format!("{}: {note}", dataset.id);
@@ -465,7 +541,6 @@ impl Sweep {
             let pictures = split.with_picks(picks).subset(set)?.0.train.len();
             let counter = Counter {
                 architecture: &self.architecture,
-                algorithm: &trial.planned.algorithm,
                 method: &trial.method,
             };
             Ok(counter
@@ -476,8 +551,7 @@ impl Sweep {
         counted.unwrap_or(0.0)
     }
 
-    /// The paper's figures beside the method they belong to.
-    pub fn line_of(&self, trial: &Trial) -> &Line {
+    fn line_of(&self, trial: &Trial) -> &Line {
         &self.suite.methods[trial.line]
     }
 }
@@ -502,14 +576,4 @@ impl Observer for Watch<'_> {
     fn tested(&self, test: &Test) {
         self.curves.iter().for_each(|c| c.tested(test));
     }
-}
-
-/// Name of the processor, where the system tells.
-pub fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find_map(|l| l.strip_prefix("model name"));
-    line.map_or_else(
-        || std::env::consts::ARCH.to_owned(),
-        |l| l.trim_start_matches([' ', '\t', ':']).to_owned(),
-    )
 }

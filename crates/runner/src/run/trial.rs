@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use candle_core::{D, Device, Tensor};
-use clip::Clip;
 use datasets::{ClassSet, Item, Stream};
-use methods::{Batch, Classes, Images, Init, Method, Sees, Training};
+use methods::{
+    Backbones, Batch, Classes, Descriptions, Images, Init, Labelled, Method, Needs, Predict, Rate,
+    Sees, Shots, Support, Training,
+};
 
 use crate::record::{ClassTally, Cost, Outcome, Test};
 use crate::run::feed::Feed;
@@ -25,20 +27,36 @@ pub struct Target {
     pub feed: Arc<Feed>,
     /// Which of its classes.
     pub set: ClassSet,
+    /// What describes them, for methods that need it.
+    pub descriptions: Option<Arc<Descriptions>>,
+}
+
+/// Pictures that a method learns from, labels renumbered for the classes trained on.
+#[derive(Default)]
+pub struct Learned {
+    /// The few shots; every training picture of the dataset for a method that takes them without labels; none where
+    /// nothing is learned.
+    pub train: Vec<Item>,
+    /// Validation pictures, where the method chooses by some.
+    pub validation: Vec<Item>,
+    /// Test pictures, where it chooses by these.
+    pub test: Vec<Item>,
 }
 
 /// What a trial is made of.
 pub struct Task<'a> {
-    /// Backbone.
-    pub clip: &'a Arc<Clip>,
+    /// Backbone, and a teacher where the method has one.
+    pub on: &'a Backbones,
     /// Method and settings.
     pub method: &'a Resolved,
     /// Dataset trained on (or only tested on).
     pub feed: &'a Feed,
     /// Classes trained on.
     pub set: ClassSet,
-    /// Few-shot pictures, labels renumbered for `set`; empty where nothing is trained.
-    pub picks: &'a [Item],
+    /// What describes its classes, for methods that need it.
+    pub descriptions: Option<&'a Arc<Descriptions>>,
+    /// What it learns from.
+    pub learned: &'a Learned,
     /// Where it is tested.
     pub targets: &'a [Target],
     /// Training views.
@@ -101,7 +119,7 @@ pub struct Outcomes {
     pub learning_rates: Vec<f64>,
     /// Time and size.
     pub cost: Cost,
-    /// Trained tensors by published name.
+    /// Trained tensors by published name, and what else the method must keep to score again; none where it learns nothing.
     pub prompts: Vec<(String, Tensor)>,
     /// Names of the classes trained on.
     pub classes: Vec<String>,
@@ -124,13 +142,19 @@ struct Diverged {
 ///
 /// # Errors
 /// A dataset too small to be halved.
-pub fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
-    let (_, names) = feed.dataset.split.subset(set)?;
-    Ok(Classes::new(
-        &names,
-        &feed.dataset.id,
-        &feed.dataset.template,
-    ))
+pub fn classes_of(
+    feed: &Feed,
+    set: ClassSet,
+    descriptions: Option<&Arc<Descriptions>>,
+) -> Result<Classes> {
+    let split = &feed.dataset.split;
+    let names = split.names_of(set)?;
+    let classes = Classes::new(&names, &feed.dataset.id, &feed.dataset.template);
+    let classes = classes.described(descriptions.cloned());
+    Ok(match set {
+        ClassSet::All => classes,
+        _ => classes.among(&split.names_of(ClassSet::All)?),
+    })
 }
 
 /// Runs a trial.
@@ -139,11 +163,11 @@ pub fn classes_of(feed: &Feed, set: ClassSet) -> Result<Classes> {
 /// [`Interrupted`]; anything else that is wrong with data, backbone or settings. A loss that is not finite is no error
 /// but an [`Outcome::Failed`].
 pub fn run(task: &Task) -> Result<Outcomes> {
-    let classes = classes_of(task.feed, task.set)?;
+    let classes = classes_of(task.feed, task.set, task.descriptions)?;
     let mut method = task
         .method
         .config
-        .build(task.clip, &classes, &mut Init::seeded(task.seed))?;
+        .build(task.on, &classes, &mut Init::seeded(task.seed))?;
     let mut out = Outcomes {
         outcome: Outcome::Finished,
         tests: Vec::new(),
@@ -154,15 +178,21 @@ pub fn run(task: &Task) -> Result<Outcomes> {
         prompts: Vec::new(),
         classes: classes.names.clone(),
     };
-    let sees = task.method.config.sees();
-    if let Some(training) = &task.method.training {
+    let needs = task.method.config.needs();
+    if task.method.learns() {
+        let started = Instant::now();
+        if let Some(support) = needs.support {
+            method.fit(&shots(task, &needs, support)?)?;
+        }
+        let failed = match &task.method.training {
+            None => None,
+            Some(training) => train(task, training, &needs, method.as_mut(), &mut out)?,
+        };
         out.cost.parameters = method
             .parameters()
             .iter()
             .map(|(_, v)| v.elem_count() as u64)
             .sum();
-        let started = Instant::now();
-        let failed = train(task, training, sees, method.as_mut(), &mut out)?;
         out.cost.train_seconds = started.elapsed().as_secs_f64();
         if let Some(d) = failed {
             let reason = format!(
@@ -176,23 +206,24 @@ pub fn run(task: &Task) -> Result<Outcomes> {
             };
             return Ok(out);
         }
+        out.prompts = method
+            .parameters()
+            .into_iter()
+            .map(|(n, v)| (n, v.as_detached_tensor()))
+            .chain(method.state())
+            .collect();
     }
-    out.prompts = method
-        .parameters()
-        .into_iter()
-        .map(|(n, v)| (n, v.as_detached_tensor()))
-        .collect();
     let started = Instant::now();
     for (index, target) in task.targets.iter().enumerate() {
         let bound = if std::ptr::eq(&*target.feed, task.feed) && target.set == task.set {
             classes.clone()
         } else {
-            classes_of(&target.feed, target.set)?
+            classes_of(&target.feed, target.set, target.descriptions.as_ref())?
         };
         method.bind(&bound)?;
         let (test, predictions) = test(
-            method.as_ref(),
-            sees,
+            method.predictor()?.as_ref(),
+            &needs,
             target,
             &bound,
             index as u32,
@@ -204,18 +235,68 @@ pub fn run(task: &Task) -> Result<Outcomes> {
         out.predictions.extend(predictions);
     }
     out.cost.test_seconds = started.elapsed().as_secs_f64();
-    out.cost.peak_memory = peak_memory();
+    out.cost.peak_memory = crate::machine::peak_memory();
     Ok(out)
+}
+
+/// The few shots as a whole, and what a method chooses by.
+fn shots(task: &Task, needs: &Needs, support: Support) -> Result<Shots> {
+    let whole = |items: &[Item], what: &str, views: Views, passes: usize| -> Result<Labelled> {
+        if items.is_empty() {
+            bail!(
+                "dataset {}: has no {what} pictures of these classes, which {} needs",
+                task.feed.dataset.id,
+                task.method.name
+            );
+        }
+        let source = task.feed.training(items, views, needs.crop, task.seed);
+        let all: Vec<usize> = (0..items.len()).collect();
+        let passes = (0..passes).map(|pass| {
+            if task.stop.load(Ordering::Relaxed) {
+                return Err(Interrupted.into());
+            }
+            Ok(match needs.sees {
+                Sees::Pixels => Images::Pixels(source.pixels(&all, pass)?),
+                _ => Images::Features(source.features(&all, pass)?),
+            })
+        });
+        Ok(Labelled {
+            passes: passes.collect::<Result<_>>()?,
+            labels: items.iter().map(|i| i.label).collect(),
+        })
+    };
+    // Passes are views that no step sees again, kept so that trials of one seed share them.
+    let (views, passes) = match support {
+        Support::Plain => (Views::None, 1),
+        Support::Passes(n) => (Views::Cached(n), n),
+    };
+    let learned = task.learned;
+    let chosen_by = |wanted: bool, items: &[Item], what| {
+        wanted
+            .then(|| whole(items, what, Views::None, 1))
+            .transpose()
+    };
+    Ok(Shots {
+        train: whole(&learned.train, "training", views, passes)?,
+        validation: chosen_by(
+            needs.validation != methods::Validation::None,
+            &learned.validation,
+            "validation",
+        )?,
+        test: chosen_by(needs.peeks, &learned.test, "test")?,
+        seed: task.seed,
+    })
 }
 
 fn train(
     task: &Task,
     training: &Training,
-    sees: Sees,
+    needs: &Needs,
     method: &mut dyn Method,
     out: &mut Outcomes,
 ) -> Result<Option<Diverged>> {
-    let n = task.picks.len();
+    let items = &task.learned.train;
+    let n = items.len();
     let steps = training.steps_per_epoch(n);
     if steps == 0 {
         bail!(
@@ -223,46 +304,44 @@ fn train(
             task.feed.dataset.id
         );
     }
-    let source = task.feed.training(task.picks, task.views, task.seed);
+    let source = task.feed.training(items, task.views, needs.crop, task.seed);
     let mut optimizer = training.optimizer();
     let (mut done, mut last) = (0u64, None);
     for epoch in 0..training.epochs {
         let order = Stream::named(task.seed, "batches", epoch as u64).permutation(n);
-        let lr = training.lr(epoch);
+        let lr = training.lr_at(epoch * steps, steps);
         let mut sum = 0.0;
         for chunk in order.chunks(training.batch).take(steps) {
             if task.stop.load(Ordering::Relaxed) {
                 return Err(Interrupted.into());
             }
-            let images = match sees {
+            let images = match needs.sees {
                 Sees::Pixels => Images::Pixels(source.pixels(chunk, epoch)?),
                 _ => Images::Features(source.features(chunk, epoch)?),
             };
-            let labels: Vec<u32> = chunk.iter().map(|i| task.picks[*i].label).collect();
-            let loss = method.loss(&Batch {
-                images,
-                labels: Tensor::new(labels, &Device::Cpu)?,
-            })?;
-            let value = f64::from(loss.total.to_scalar::<f32>()?);
-            if !value.is_finite() {
+            let second = needs
+                .second_view
+                .then(|| source.second(chunk, epoch).map(Images::Pixels))
+                .transpose()?;
+            let labels: Vec<u32> = chunk.iter().map(|i| items[*i].label).collect();
+            let batch = Batch {
+                second,
+                seed: Stream::named(task.seed, "steps", done).next_u64(),
+                ..Batch::new(images, Tensor::new(labels, &Device::Cpu)?)
+            };
+            let rate = Rate {
+                lr: training.lr_at(done as usize, steps),
+                by_parameter: !training.is_warm_up(epoch),
+            };
+            let step = methods::step(method, &mut optimizer, &batch, rate)?;
+            let value = step.value;
+            if step.gradients.is_none() {
                 return Ok(Some(Diverged {
                     step: done,
                     last,
                     value,
                 }));
             }
-            let gradients = method.gradients(&loss)?;
-            if done == 0 {
-                // A tower op without a gradient would leave a prompt untrained in silence.
-                for (name, var) in method.parameters() {
-                    if gradients.get(var.as_tensor()).is_none() {
-                        bail!(
-                            "{name} gets no gradient; this is a defect of the method, please report it"
-                        );
-                    }
-                }
-            }
-            optimizer.step(&method.parameters(), &gradients, lr)?;
             sum += value;
             last = Some(value);
             done += 1;
@@ -270,7 +349,7 @@ fn train(
                 done: done as usize,
                 all: steps * training.epochs,
                 loss: value,
-                learning_rate: lr,
+                learning_rate: rate.lr,
             });
         }
         let mean = sum / steps as f64;
@@ -303,13 +382,14 @@ fn train(
     Ok(None)
 }
 
-/// Tests a method that is bound to `classes`, the class set of `target`; `seed` draws views where a method sees views.
+/// Tests the predictor of a method that is bound to `classes`, the class set of `target`; `seed` draws views where a method sees views, and
+/// the order of pictures where it remembers them.
 ///
 /// # Errors
 /// [`Interrupted`]; a picture that is missing or broken; logits that are not finite.
 pub fn test(
-    method: &dyn Method,
-    sees: Sees,
+    predictor: &dyn Predict,
+    needs: &Needs,
     target: &Target,
     classes: &Classes,
     test_index: u32,
@@ -318,7 +398,7 @@ pub fn test(
 ) -> Result<(Test, Vec<Prediction>)> {
     let started = Instant::now();
     let (split, _) = target.feed.dataset.split.subset(target.set)?;
-    let items = &split.test;
+    let mut items = split.test;
     if items.is_empty() {
         bail!(
             "dataset {}: no test pictures of its {} classes",
@@ -326,9 +406,14 @@ pub fn test(
             target.set.name()
         );
     }
-    let predictor = method.predictor()?;
+    if needs.stream {
+        // A method that remembers what it has seen sees pictures in an order that the seed draws.
+        let order =
+            Stream::named(seed, "test-stream", u64::from(test_index)).permutation(items.len());
+        items = order.into_iter().map(|i| items[i].clone()).collect();
+    }
     let mut predictions: Vec<Prediction> = Vec::with_capacity(items.len());
-    let at_once = if matches!(sees, Sees::Views { .. }) {
+    let at_once = if needs.one_at_a_time() {
         1
     } else {
         TESTED_AT_ONCE
@@ -337,7 +422,7 @@ pub fn test(
         if stop.load(Ordering::Relaxed) {
             return Err(Interrupted.into());
         }
-        let images = match sees {
+        let images = match needs.sees {
             Sees::Features => Images::Features(target.feed.test_features(chunk)?),
             Sees::Pixels => Images::Pixels(target.feed.test_pixels(chunk)?),
             Sees::Views { count, augmix } => {
@@ -355,7 +440,7 @@ pub fn test(
         let logits = predictor
             .logits(&images)?
             .to_dtype(candle_core::DType::F32)?;
-        let p = methods::losses::softmax(&logits)?;
+        let p = methods::parts::losses::softmax(&logits)?;
         let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
         let confidence: Vec<f32> = p.max(D::Minus1)?.to_vec1()?;
         for ((item, predicted), confidence) in chunk.iter().zip(best).zip(confidence) {
@@ -402,13 +487,4 @@ pub fn test(
         seconds: started.elapsed().as_secs_f64(),
     };
     Ok((test, predictions))
-}
-
-/// Peak resident memory of this process in bytes; 0 where the system does not tell.
-pub fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024
 }

@@ -1,4 +1,4 @@
-//! How a method is called and drawn, the same everywhere: `assets/looks.toml`, by algorithm.
+//! How a method is drawn, the same everywhere: `assets/looks.toml`, by algorithm. What it is called, its entry says.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -76,7 +76,6 @@ pub struct Look {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
-    name: String,
     colour: String,
     marker: Marker,
     #[serde(default)]
@@ -92,7 +91,7 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
 pub fn look(method: &Method) -> Look {
     let mut look = match ROWS.get(&method.algorithm.replace('_', "-")) {
         Some(row) => Look {
-            name: row.name.clone(),
+            name: title(&method.algorithm),
             colour: parse_colour(&row.colour).expect("looks.toml is tested"),
             marker: row.marker,
             dash: row.dash,
@@ -117,6 +116,12 @@ pub fn look(method: &Method) -> Look {
     look
 }
 
+/// Its title in the registry, or its own name where another program ran it.
+fn title(algorithm: &str) -> String {
+    let id = algorithm.replace('_', "-");
+    methods::find(&id).map_or(algorithm, |e| e.title).to_owned()
+}
+
 /// A look for an algorithm without a row, always the same for the same name.
 fn derived(algorithm: &str) -> Look {
     let hash = algorithm.bytes().fold(0x811c_9dc5_u32, |h, b| {
@@ -127,7 +132,7 @@ fn derived(algorithm: &str) -> Look {
         .filter_map(|row| parse_colour(&row.colour))
         .collect();
     Look {
-        name: algorithm.to_owned(),
+        name: title(algorithm),
         colour: colours[(hash >> 8) as usize % colours.len()],
         marker: MARKERS[(hash >> 20) as usize % MARKERS.len()],
         dash: Dash::Dashed,

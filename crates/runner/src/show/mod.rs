@@ -2,7 +2,7 @@
 
 pub mod analysis;
 pub mod compare;
-mod looks;
+pub(crate) mod looks;
 pub mod plot;
 pub mod published;
 pub mod report;

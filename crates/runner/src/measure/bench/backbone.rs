@@ -8,7 +8,7 @@ use clip::Clip;
 use clip::weights::{Architecture, ImageTower, Transformer};
 use rayon::prelude::*;
 
-use crate::measure::estimate::sizes;
+use crate::run::sizes;
 
 /// Sizes that can be timed, as on the command line: those of [`sizes`] with a transformer as image tower.
 const NAMES: [&str; 3] = ["vit-b32", "vit-b16", "vit-l14"];

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clip::Clip;
 use clip::weights::{Architecture, ImageTower};
-use methods::{Batch, Classes, Images, Init, Method, Settings};
+use methods::{Batch, Classes, Images, Init, Method, Training};
 
-use super::work;
 use crate::measure::bench::{backbone, class_names, prompts};
+use crate::run::work;
 
 /// Seconds that a kind of pass is timed for, once at least.
 const TIMED: f64 = 0.15;
@@ -126,20 +126,14 @@ fn method(
     classes: &Classes,
 ) -> Result<Box<dyn Method>> {
     let entry = methods::find(name).context("the registry has it")?;
-    let mut settings = Settings::new(config.parse()?);
-    let config = (entry.read)(&mut settings);
-    Ok(config.build(clip, classes, &mut Init::seeded(1))?)
+    let config = entry.read(config.parse()?).checked()?;
+    Ok(config.build(&clip.clone().into(), classes, &mut Init::seeded(1))?)
 }
 
-/// One training step after another.
+/// One training step after another: no change, but all the work of one.
 fn step(method: &mut dyn Method, batch: &Batch) -> Result<()> {
-    let loss = method.loss(batch)?;
-    loss.total.to_scalar::<f32>()?;
-    let gradients = method.gradients(&loss)?;
-    // No change, but all the work of one.
-    methods::Training::sgd(1, 1, 0.0)
-        .optimizer()
-        .step(&method.parameters(), &gradients, 0.0)?;
+    let mut optimizer = Training::sgd(1, 1, 0.0).optimizer();
+    methods::step(method, &mut optimizer, batch, 0.0)?;
     Ok(())
 }
 
@@ -156,10 +150,7 @@ fn timed(a: &Architecture, clip: &Arc<Clip>, count: usize) -> Result<Rates> {
     let labels = Tensor::new(labels, &Device::Cpu)?;
     let features = draw.normal(&[batch, a.embedding], 1.0)?;
     let mut words = method("coop", "init = 'a photo of a'", clip, &classes)?;
-    let cached = Batch {
-        images: Images::Features(features),
-        labels: labels.clone(),
-    };
+    let cached = Batch::new(Images::Features(features), labels.clone());
     let mut rates = Rates {
         image_forward: rate(batch as f64 * frozen.forward, || {
             clip.encode_image(&pixels)?;
@@ -176,10 +167,7 @@ fn timed(a: &Architecture, clip: &Arc<Clip>, count: usize) -> Result<Rates> {
         // Deep prompts enter every block but the first.
         let config = format!("n_ctx = 4\ndepth = {}", blocks.layers);
         let mut vision = method("vpt", &config, clip, &classes)?;
-        let prompted = Batch {
-            images: Images::Pixels(pixels),
-            labels,
-        };
+        let prompted = Batch::new(Images::Pixels(pixels), labels);
         rates.image_step = rate(batch as f64 * work::image(a, 4).both(), || {
             step(vision.as_mut(), &prompted)
         })?;

@@ -17,7 +17,16 @@ impl Suite {
         prefix: &str,
         known: &[String],
     ) -> Option<Line> {
-        let mut keys = vec!["name", "label", "protocols", "config", "paper", "where"];
+        let mut keys = vec![
+            "name",
+            "label",
+            "protocols",
+            "config",
+            "paper",
+            "teacher",
+            "descriptions",
+            "where",
+        ];
         keys.extend(Training::KEYS);
         r.only(table, prefix, &keys);
         let names: Vec<&str> = METHODS.iter().map(|e| e.name).collect();
@@ -121,11 +130,17 @@ impl Suite {
                 }
             }
         }
+        let teacher = r.string(table, prefix, "teacher");
+        let descriptions = r.string(table, prefix, "descriptions");
+        let folder = r.path.parent().unwrap_or(std::path::Path::new(""));
+        let descriptions = descriptions.map(|path| folder.join(path));
         Some(Line {
             entry: entry?,
             label: label?,
             protocols,
             paper,
+            teacher,
+            descriptions,
             layers,
         })
     }
@@ -225,12 +240,35 @@ impl Line {
                 format!("{field}: {message}"),
             ))
         };
-        let mut s = Settings::new(config);
-        let config = (self.entry.read)(&mut s);
-        let read = s.finish();
+        let read = self.entry.read(config);
+        let config = read.config;
         read.problems
             .into_iter()
             .for_each(|p| note(format!("config.{}", p.field), p.message));
+        let needs = config.needs();
+        for (key, given, needed, what) in [
+            (
+                "teacher",
+                self.teacher.is_some(),
+                needs.teacher,
+                "a second backbone, by name or path",
+            ),
+            (
+                "descriptions",
+                self.descriptions.is_some(),
+                needs.descriptions,
+                "a JSON file of class descriptions, or a folder with <dataset>.json",
+            ),
+        ] {
+            if needed && !given {
+                note(
+                    key.to_owned(),
+                    format!("is missing: {} needs {what}", self.entry.name),
+                );
+            } else if given && !needed {
+                note(key.to_owned(), format!("{} uses none", self.entry.name));
+            }
+        }
         let mut settings = read.resolved;
         let resolved = match &self.entry.training {
             Some(defaults) => {
@@ -255,6 +293,7 @@ impl Line {
         };
         (
             Resolved {
+                name: self.entry.name,
                 config,
                 training: resolved,
                 settings,
@@ -277,9 +316,14 @@ impl Line {
             .collect()
     }
 
+    /// Whether it learns from pictures before it is tested.
+    pub(super) fn learns(&self) -> bool {
+        self.entry.training.is_some() || self.entry.default_config().needs().support.is_some()
+    }
+
     /// Whether it runs under `protocol`.
     pub fn runs_under(&self, protocol: Protocol) -> bool {
-        let able = self.entry.training.is_none() || protocol != Protocol::TestTime;
+        let able = !self.learns() || protocol != Protocol::TestTime;
         able && self
             .protocols
             .as_ref()

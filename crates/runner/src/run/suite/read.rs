@@ -158,7 +158,7 @@ impl Suite {
                 for (i, table) in tables.iter().enumerate() {
                     let line = Self::method(&mut r, table, &format!("method[{i}]."), known);
                     let Some(line) = line else { continue };
-                    if line.entry.training.is_some()
+                    if line.learns()
                         && !protocols.is_empty()
                         && protocols.iter().all(|p| *p == Protocol::TestTime)
                     {

@@ -2,15 +2,12 @@
 
 use clip::ops::{Activation, BlockShape, Group, Layout, Work};
 use clip::weights::{Architecture, ImageTower, Transformer};
-use methods::Sees;
-
-use super::population::Population;
-use crate::measure::bench::{self, Passes};
-use crate::run::suite::{Resolved, Views};
 use datasets::ClassSet;
+use methods::{Sees, Support, TextCost};
 
-/// Words of a hand-written prompt ("a photo of a").
-const WORDS: usize = 4;
+use crate::run::population::Population;
+use crate::run::suite::{Resolved, Views};
+
 /// Start, period and end of a text.
 const AROUND: usize = 3;
 
@@ -142,63 +139,18 @@ fn resnet(width: usize, layers: &[usize; 4], image: usize, embedding: usize) -> 
     (all + keys_and_values + query + out + 4 * places * from) as f64
 }
 
-/// Passes of an algorithm's training step or test-time tuning; none for what only tests.
-fn passes(algorithm: &str) -> Option<Passes> {
-    bench::find(algorithm).ok().map(|case| case.passes)
-}
-
 /// What a trial of a method takes.
 pub struct Counter<'a> {
     /// Sizes.
     pub architecture: &'a Architecture,
-    /// The method.
-    pub algorithm: &'a str,
-    /// With its settings.
+    /// The method with its settings.
     pub method: &'a Resolved,
 }
 
 impl Counter<'_> {
-    fn setting(&self, names: &[&str]) -> Option<usize> {
-        let found = names.iter().find_map(|n| self.method.settings.get(*n))?;
-        found.as_u64().map(|n| n as usize)
-    }
-
-    fn says(&self, name: &str, text: &str) -> bool {
-        self.method.settings.get(name).and_then(|v| v.as_str()) == Some(text)
-    }
-
-    /// Extra tokens in the image tower.
-    fn prompts(&self) -> usize {
-        match passes(self.algorithm) {
-            Some(p) if p.image_prompted > 0.0 => self
-                .setting(&["n_ctx_vision", "n_ctx"])
-                .unwrap_or(p.prompts),
-            _ => 0,
-        }
-    }
-
     /// One pass over a class set's texts.
     pub fn text(&self, names: &[usize]) -> Work {
-        let trains_text = passes(self.algorithm).is_some_and(|p| p.text_backward > 0.0);
-        let words = if trains_text {
-            self.setting(&["n_ctx_text", "n_ctx"]).unwrap_or(WORDS)
-        } else {
-            WORDS
-        };
-        let own = self
-            .method
-            .settings
-            .get("per_class")
-            .and_then(|v| v.as_bool())
-            == Some(true);
-        // Context tokens before the first name are the same for all classes.
-        let shared = if own || self.says("position", "front") {
-            0
-        } else if self.says("position", "middle") {
-            words / 2
-        } else {
-            words
-        };
+        let TextCost { words, shared, .. } = self.method.config.cost().text;
         let rest: Vec<usize> = names
             .iter()
             .map(|n| n + words - shared + AROUND - 1)
@@ -208,27 +160,38 @@ impl Counter<'_> {
 
     /// Training on `pictures` of the classes `set`; what `views` caches is counted as if nobody else needed it.
     pub fn training(&self, of: &Population, set: ClassSet, pictures: usize, views: Views) -> Load {
-        let (Some(training), Some(p)) = (&self.method.training, passes(self.algorithm)) else {
-            return Load::default();
+        let (cost, needs) = (self.method.config.cost(), self.method.config.needs());
+        let frozen = image(self.architecture, 0);
+        let mut load = Load::default();
+        // The few shots as a whole, before any step.
+        let passes = match needs.support {
+            None => 0,
+            Some(Support::Plain) => 1,
+            Some(Support::Passes(n)) => n,
+        };
+        load.images += (passes * pictures) as u64;
+        load.image_forward += (passes * pictures) as f64 * frozen.forward;
+        let Some(training) = &self.method.training else {
+            return load;
         };
         let steps = training.steps_per_epoch(pictures) * training.epochs;
         let batch = training.batch.min(pictures);
         let seen = (steps * batch) as f64;
         let text = self.text(of.names(set));
-        let times = steps as f64 * if p.conditional { batch as f64 } else { 1.0 };
-        let (frozen, prompted) = (
-            image(self.architecture, 0),
-            image(self.architecture, self.prompts()),
-        );
-        let mut load = Load {
-            steps: steps as u64,
-            text_step: times * (p.text_forward * text.forward + p.text_backward * text.backward),
-            image_step: seen * p.image_prompted * prompted.both(),
-            ..Load::default()
-        };
-        if p.image_prompted > 0.0 {
-            load.images += (seen * (p.image_prompted + p.image_forward)) as u64;
-            load.image_forward += seen * p.image_forward * frozen.forward;
+        let times = steps as f64
+            * if cost.text.per_picture {
+                batch as f64
+            } else {
+                1.0
+            };
+        let learned = image(self.architecture, cost.image.tokens);
+        load.steps = steps as u64;
+        load.text_step =
+            times * (cost.text.forward * text.forward + cost.text.backward * text.backward);
+        load.image_step = seen * cost.image.trained * learned.both();
+        if needs.sees == Sees::Pixels {
+            load.images += (seen * (cost.image.trained + cost.image.frozen)) as u64;
+            load.image_forward += seen * cost.image.frozen * frozen.forward;
         } else {
             let encoded = match views {
                 Views::Fresh => steps * batch,
@@ -245,22 +208,25 @@ impl Counter<'_> {
     pub fn testing(&self, of: &Population, set: ClassSet) -> Load {
         let pictures = of.tests(set) as f64;
         let text = self.text(of.names(set));
+        let cost = self.method.config.cost();
         let mut load = Load::default();
-        match self.method.config.sees() {
+        match self.method.config.needs().sees {
             Sees::Views { count, .. } => {
-                let p = passes(self.algorithm).unwrap_or(bench::FROZEN_IMAGE);
-                load.text_step = pictures * (text.forward + p.text_backward * text.backward);
-                load.text_forward = pictures * (p.text_forward - 1.0) * text.forward;
+                let cost = cost.text;
+                // Texts that are not tuned are computed once.
+                let times = if cost.backward > 0.0 { pictures } else { 1.0 };
+                load.text_step = times * (text.forward + cost.backward * text.backward);
+                load.text_forward = times * (cost.forward - 1.0).max(0.0) * text.forward;
                 load.images = (pictures * count as f64) as u64;
                 load.image_forward = pictures * count as f64 * image(self.architecture, 0).forward;
             }
             sees => {
-                let conditional = passes(self.algorithm).is_some_and(|p| p.conditional);
-                load.text_forward = text.forward * if conditional { pictures } else { 1.0 };
+                load.text_forward =
+                    text.forward * if cost.text.per_picture { pictures } else { 1.0 };
                 if sees == Sees::Pixels {
                     load.images = pictures as u64;
                     load.image_forward =
-                        pictures * image(self.architecture, self.prompts()).forward;
+                        pictures * image(self.architecture, cost.image.tokens).forward;
                 }
             }
         }
@@ -270,8 +236,8 @@ impl Counter<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sizes::released;
     use super::*;
+    use crate::run::sizes::released;
 
     /// `docs/model_profile.csv` of open_clip at 3b37473, in GFLOP: image and text tower of one picture and one text of
     /// 77 tokens, every row of the last block computed.

@@ -30,14 +30,15 @@ impl Population {
     /// # Errors
     /// A dataset without classes.
     pub fn counted(split: &Split) -> Result<Self> {
-        let (all, names) = split.subset(ClassSet::All)?;
-        let (base, _) = split.subset(ClassSet::Base)?;
+        let names = split.names_of(ClassSet::All)?;
+        let ((train, test), (_, base)) =
+            (split.counts(ClassSet::All)?, split.counts(ClassSet::Base)?);
         let tokens = |n: &String| Tokenizer::shared().encode(&n.replace('_', " ")).len();
         Ok(Self {
             names: names.iter().map(tokens).collect(),
-            train: all.train.len(),
-            base: base.test.len(),
-            test: all.test.len(),
+            train,
+            base,
+            test,
             is_published: false,
             notes: Vec::new(),
         })

@@ -1,0 +1,476 @@
+//! The traits of a method, and what it is given.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var, bail};
+use clip::Clip;
+
+use crate::cost::Cost;
+use crate::init::Init;
+use crate::needs::Needs;
+
+/// A method's checked settings.
+pub trait Config: Send + Sync {
+    /// What the method asks of whoever runs it.
+    fn needs(&self) -> Needs;
+
+    /// Its passes through the towers. No default: a method that is not counted would look free.
+    fn cost(&self) -> Cost;
+
+    /// Binds the method to backbones and classes, with fresh initial values.
+    ///
+    /// # Errors
+    /// A backbone that cannot take its prompts, class names that are too long, words outside the vocabulary, a teacher or
+    /// descriptions that are not there.
+    fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>>;
+
+    /// As [`Config::build`], for several datasets learned at once, each a task. A method that knows no tasks learns the
+    /// classes of all as if they were one dataset's.
+    ///
+    /// # Errors
+    /// As [`Config::build`].
+    fn build_tasks(
+        &self,
+        on: &Backbones,
+        tasks: &[Classes],
+        init: &mut Init,
+    ) -> Result<Box<dyn Method>> {
+        self.build(on, &Classes::joined(tasks), init)
+    }
+}
+
+/// The frozen models a method is built on.
+#[derive(Clone)]
+pub struct Backbones {
+    /// The one it adapts.
+    pub clip: Arc<Clip>,
+    /// A second one, for methods that learn from it.
+    pub teacher: Option<Arc<Clip>>,
+}
+
+impl From<Arc<Clip>> for Backbones {
+    fn from(clip: Arc<Clip>) -> Self {
+        Self {
+            clip,
+            teacher: None,
+        }
+    }
+}
+
+impl Backbones {
+    /// The second backbone.
+    ///
+    /// # Errors
+    /// When there is none, saying how one is named.
+    pub fn teacher(&self) -> Result<&Arc<Clip>> {
+        match &self.teacher {
+            Some(teacher) => Ok(teacher),
+            None => bail!("this method learns from a second backbone; name it with `teacher`"),
+        }
+    }
+}
+
+/// Texts that describe each class, by its name with spaces.
+pub type Descriptions = BTreeMap<String, Vec<String>>;
+
+/// The classes a method is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classes {
+    /// In label order, `_` already turned into spaces.
+    pub names: Vec<String>,
+    /// The same as they are written.
+    pub written: Vec<String>,
+    /// Names of every class of the dataset, of which these may be a half; in label order, with spaces.
+    pub dataset_names: Vec<String>,
+    /// Catalogue id of the dataset.
+    pub dataset: String,
+    /// Hand-written prompt of the dataset, `{}` standing for the name.
+    pub template: String,
+    /// Descriptions of the dataset's classes, where the user gave some.
+    pub descriptions: Option<Arc<Descriptions>>,
+}
+
+/// How the classes asked stand to those trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// The same, in the same order.
+    Same,
+    /// None of them was trained on.
+    Apart,
+    /// Trained classes and others together.
+    Mixed,
+}
+
+impl Classes {
+    /// Cleans the names as every published implementation does. They are taken to be the whole dataset.
+    pub fn new(names: &[String], dataset: &str, template: &str) -> Self {
+        let clean: Vec<String> = names.iter().map(|n| n.replace('_', " ")).collect();
+        Self {
+            dataset_names: clean.clone(),
+            names: clean,
+            written: names.to_vec(),
+            dataset: dataset.to_owned(),
+            template: template.to_owned(),
+            descriptions: None,
+        }
+    }
+
+    /// Says which classes the whole dataset has.
+    #[must_use]
+    pub fn among(mut self, dataset_names: &[String]) -> Self {
+        self.dataset_names = dataset_names.iter().map(|n| n.replace('_', " ")).collect();
+        self
+    }
+
+    /// Adds what describes the classes.
+    #[must_use]
+    pub fn described(mut self, descriptions: Option<Arc<Descriptions>>) -> Self {
+        self.descriptions = descriptions;
+        self
+    }
+
+    /// The classes of several datasets as one list, in order; a name that two have stands twice.
+    pub fn joined(tasks: &[Self]) -> Self {
+        let mut tasks = tasks.iter();
+        let mut all = tasks
+            .next()
+            .cloned()
+            .unwrap_or_else(|| Self::new(&[], "", ""));
+        for task in tasks {
+            all.names.extend(task.names.iter().cloned());
+            all.written.extend(task.written.iter().cloned());
+            all.dataset_names.extend(task.dataset_names.iter().cloned());
+            all.dataset = format!("{}+{}", all.dataset, task.dataset);
+            // One hand-written prompt for all is the one that names no domain.
+            crate::parts::templates::PHOTO.clone_into(&mut all.template);
+        }
+        all
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// `template` filled with each name.
+    pub fn texts(&self, template: &str) -> Vec<String> {
+        self.names
+            .iter()
+            .map(|n| template.replace("{}", n))
+            .collect()
+    }
+
+    /// How these stand to the classes `trained` on.
+    pub fn relation(&self, trained: &Self) -> Relation {
+        if self.dataset != trained.dataset {
+            return Relation::Apart;
+        }
+        if self.names == trained.names {
+            return Relation::Same;
+        }
+        if self.names.iter().any(|n| trained.names.contains(n)) {
+            Relation::Mixed
+        } else {
+            Relation::Apart
+        }
+    }
+}
+
+/// Pictures as a method gets them.
+#[derive(Clone, Debug)]
+pub enum Images {
+    /// `[B, 3, R, R]`, normalised.
+    Pixels(Tensor),
+    /// `[B, E]`, not normalised, of the frozen image tower.
+    Features(Tensor),
+}
+
+impl Images {
+    /// Features `[B, E]` of unit length, without a graph.
+    ///
+    /// # Errors
+    /// Those of the image tower.
+    pub fn unit_features(&self, clip: &Clip) -> Result<Tensor> {
+        clip::model::unit(&self.features(clip)?)
+    }
+
+    /// Features `[B, E]` as they leave the image tower, without a graph.
+    ///
+    /// # Errors
+    /// Those of the image tower.
+    pub fn features(&self, clip: &Clip) -> Result<Tensor> {
+        match self {
+            Self::Features(f) => Ok(f.clone()),
+            Self::Pixels(p) => clip.encode_image(p),
+        }
+    }
+
+    /// The pixels.
+    ///
+    /// # Errors
+    /// When only features were given; the caller did not ask [`Config::needs`].
+    pub fn pixels(&self) -> Result<&Tensor> {
+        match self {
+            Self::Pixels(p) => Ok(p),
+            Self::Features(_) => bail!("this method needs pixels, it was given features"),
+        }
+    }
+
+    /// How many.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn count(&self) -> Result<usize> {
+        match self {
+            Self::Pixels(t) | Self::Features(t) => t.dim(0),
+        }
+    }
+}
+
+/// A training batch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Pictures.
+    pub images: Images,
+    /// `[B]`, u32.
+    pub labels: Tensor,
+    /// A second view of each, where the method asks for one.
+    pub second: Option<Images>,
+    /// `[B]`, u32: which of several datasets each picture is of, where several are learned at once.
+    pub tasks: Option<Tensor>,
+    /// Seeds what the method draws in this step; another number each step, so that a trial that goes on from a
+    /// checkpoint draws alike.
+    pub seed: u64,
+}
+
+impl Batch {
+    /// Pictures with their labels and nothing besides.
+    pub fn new(images: Images, labels: Tensor) -> Self {
+        Self {
+            images,
+            labels,
+            second: None,
+            tasks: None,
+            seed: 0,
+        }
+    }
+}
+
+/// Pictures with their labels, as a whole.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    /// Each pass over the pictures: the same pictures in the same order, in other views.
+    pub passes: Vec<Images>,
+    /// Of each picture.
+    pub labels: Vec<u32>,
+}
+
+/// What [`Method::fit`] gets.
+#[derive(Clone, Debug)]
+pub struct Shots {
+    /// The few labelled training pictures.
+    pub train: Labelled,
+    /// Validation pictures, where [`Needs::validation`] asks for some; one pass.
+    pub validation: Option<Labelled>,
+    /// Test pictures of the classes trained on, where [`Needs::peeks`] asks for them; one pass.
+    pub test: Option<Labelled>,
+    /// Seeds what the method draws.
+    pub seed: u64,
+}
+
+/// A loss and what it is made of.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// What is minimised, a scalar.
+    pub total: Tensor,
+    /// Named parts, weighted as they enter; they add up to the total.
+    pub parts: Vec<(&'static str, Tensor)>,
+    /// Named scalars beside it that are no part of the total but steer the gradient.
+    pub beside: Vec<(&'static str, Tensor)>,
+}
+
+impl Loss {
+    /// The sum of `parts`.
+    ///
+    /// # Errors
+    /// Those of candle; no parts.
+    pub fn sum(parts: Vec<(&'static str, Tensor)>) -> Result<Self> {
+        let mut total: Option<Tensor> = None;
+        for (_, part) in &parts {
+            total = Some(match total {
+                None => part.clone(),
+                Some(sum) => (sum + part)?,
+            });
+        }
+        let Some(total) = total else {
+            bail!("a loss has at least one part");
+        };
+        Ok(Self {
+            total,
+            parts,
+            beside: Vec::new(),
+        })
+    }
+}
+
+impl From<Tensor> for Loss {
+    fn from(total: Tensor) -> Self {
+        Self {
+            parts: vec![("cross_entropy", total.clone())],
+            total,
+            beside: Vec::new(),
+        }
+    }
+}
+
+/// A method bound to backbones and classes.
+pub trait Method: Send {
+    /// Trained tensors under the published names, in a fixed order.
+    fn parameters(&self) -> Vec<(String, Var)>;
+
+    /// What else must be kept to go on from here or to score again: caches, searched numbers, running averages.
+    fn state(&self) -> Vec<(String, Tensor)> {
+        Vec::new()
+    }
+
+    /// Puts back what [`Method::state`] gave.
+    ///
+    /// # Errors
+    /// Names or shapes that are not its own.
+    fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        match state.keys().next() {
+            None => Ok(()),
+            Some(name) => bail!("{name} is no state of this method"),
+        }
+    }
+
+    /// Called once before any step, where [`Needs::support`] asks for the few shots. A method without steps does all it
+    /// does here.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn fit(&mut self, _shots: &Shots) -> Result<()> {
+        Ok(())
+    }
+
+    /// The loss of a batch.
+    ///
+    /// # Errors
+    /// When the batch does not fit.
+    fn loss(&mut self, _batch: &Batch) -> Result<Loss> {
+        bail!("this method has no training steps")
+    }
+
+    /// Those of [`Method::parameters`] that the next step trains.
+    fn trained_now(&self) -> Vec<(String, Var)> {
+        self.parameters()
+    }
+
+    /// Factor on the learning rate of a parameter.
+    fn rate(&self, _parameter: &str) -> f64 {
+        1.0
+    }
+
+    /// Gradients of a loss. A hook for methods that do more than minimise it.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn gradients(&self, loss: &Loss) -> Result<GradStore> {
+        loss.total.backward()
+    }
+
+    /// Called after each epoch (0-based) of `epochs`.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn end_epoch(&mut self, _epoch: usize, _epochs: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called once after the last epoch, before anything is tested or saved.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Binds the trained prompts to other classes: all that depends on classes is rebuilt here and nowhere else.
+    ///
+    /// # Errors
+    /// When the prompts cannot go there (contexts of their own for each class), or names do not fit.
+    fn bind(&mut self, classes: &Classes) -> Result<()>;
+
+    /// Everything that depends on prompts and classes but not on pictures, computed once. State that test pictures leave
+    /// behind ([`Needs::stream`]) lives as long as the predictor.
+    ///
+    /// # Errors
+    /// Those of the towers.
+    fn predictor(&self) -> Result<Box<dyn Predict + '_>>;
+}
+
+/// Class scores of pictures.
+pub trait Predict {
+    /// `[B, K]`; for methods that see views, `[1, K]` of the picture whose views are given.
+    ///
+    /// # Errors
+    /// When the pictures do not fit.
+    fn logits(&self, images: &Images) -> Result<Tensor>;
+}
+
+/// Scaled cosines to fixed texts; what most trained prompts come down to.
+pub struct Cosine<'a> {
+    /// The backbone.
+    pub clip: &'a Clip,
+    /// `[K, E]`, unit length.
+    pub texts: Tensor,
+}
+
+impl Predict for Cosine<'_> {
+    fn logits(&self, images: &Images) -> Result<Tensor> {
+        self.clip
+            .logits(&images.unit_features(self.clip)?, &self.texts)
+    }
+}
+
+/// Writes named values over a method's parameters.
+///
+/// # Errors
+/// Names the parameters that are missing, unknown or of another shape, all at once.
+pub fn load_parameters(method: &dyn Method, values: &BTreeMap<String, Tensor>) -> Result<()> {
+    let parameters = method.parameters();
+    let mut wrong = Vec::new();
+    for (name, var) in &parameters {
+        match values.get(name) {
+            None => wrong.push(format!("{name} is missing")),
+            Some(v) if v.dims() != var.dims() => {
+                wrong.push(format!(
+                    "{name} is {:?}, this method has {:?}",
+                    v.dims(),
+                    var.dims()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in values
+        .keys()
+        .filter(|n| !parameters.iter().any(|(p, _)| p == *n))
+    {
+        wrong.push(format!("{name} is no parameter of this method"));
+    }
+    if !wrong.is_empty() {
+        bail!("prompts do not fit: {}", wrong.join("; "));
+    }
+    for (name, var) in &parameters {
+        var.set(&values[name].to_dtype(var.dtype())?)?;
+    }
+    Ok(())
+}

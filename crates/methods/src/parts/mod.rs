@@ -1,0 +1,9 @@
+//! What several methods are built of. A method's own file reads only these, never another method's.
+
+pub(crate) mod context;
+pub(crate) mod image_tokens;
+pub(crate) mod independent;
+pub mod layout;
+pub(crate) mod lead;
+pub mod losses;
+pub mod templates;
