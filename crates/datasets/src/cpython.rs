@@ -5,85 +5,32 @@
 
 use std::collections::HashSet;
 
-const WORDS: usize = 624;
-const SHIFT: usize = 397;
+use rand_mt::Mt;
 
 /// A `random.Random(seed)`.
 #[derive(Clone)]
 pub struct Random {
-    state: [u32; WORDS],
-    next: usize,
+    generator: Mt,
 }
 
 impl Random {
     /// `random.seed(seed)` for a non-negative integer.
     pub fn seed(seed: u64) -> Self {
-        let low = seed as u32;
-        let high = (seed >> 32) as u32;
-        if high == 0 {
-            Self::from_key(&[low])
+        // The integer's 32-bit digits, the lowest first, as many as it has; zero has one.
+        let (low, high) = (seed as u32, (seed >> 32) as u32);
+        let digits = if high == 0 {
+            vec![low]
         } else {
-            Self::from_key(&[low, high])
+            vec![low, high]
+        };
+        Self {
+            generator: Mt::new_with_key(digits),
         }
-    }
-
-    /// `init_by_array` of the MT19937 reference code.
-    fn from_key(key: &[u32]) -> Self {
-        let mut state = [0u32; WORDS];
-        state[0] = 19_650_218;
-        for i in 1..WORDS {
-            let before = state[i - 1];
-            state[i] = 1_812_433_253u32
-                .wrapping_mul(before ^ (before >> 30))
-                .wrapping_add(i as u32);
-        }
-        let (mut i, mut j) = (1, 0);
-        for _ in 0..WORDS.max(key.len()) {
-            let before = state[i - 1];
-            state[i] = (state[i] ^ (before ^ (before >> 30)).wrapping_mul(1_664_525))
-                .wrapping_add(key[j])
-                .wrapping_add(j as u32);
-            i += 1;
-            j += 1;
-            if i >= WORDS {
-                state[0] = state[WORDS - 1];
-                i = 1;
-            }
-            if j >= key.len() {
-                j = 0;
-            }
-        }
-        for _ in 0..WORDS - 1 {
-            let before = state[i - 1];
-            state[i] = (state[i] ^ (before ^ (before >> 30)).wrapping_mul(1_566_083_941))
-                .wrapping_sub(i as u32);
-            i += 1;
-            if i >= WORDS {
-                state[0] = state[WORDS - 1];
-                i = 1;
-            }
-        }
-        state[0] = 0x8000_0000;
-        Self { state, next: WORDS }
     }
 
     /// The next 32 bits (`getrandbits(32)`).
     pub fn next_u32(&mut self) -> u32 {
-        if self.next >= WORDS {
-            for i in 0..WORDS {
-                let mixed =
-                    (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % WORDS] & 0x7fff_ffff);
-                let odd = if mixed & 1 == 1 { 0x9908_b0df } else { 0 };
-                self.state[i] = self.state[(i + SHIFT) % WORDS] ^ (mixed >> 1) ^ odd;
-            }
-            self.next = 0;
-        }
-        let mut word = self.state[self.next];
-        self.next += 1;
-        word ^= word >> 11;
-        word ^= (word << 7) & 0x9d2c_5680;
-        word ^= (word << 15) & 0xefc6_0000;
-        word ^ (word >> 18)
+        self.generator.next_u32()
     }
 
     /// A float in `[0, 1)` with 53 random bits.

@@ -2,10 +2,12 @@
 
 use sha2::{Digest, Sha256};
 
-/// Of bytes.
+/// The SHA-256 of bytes.
 pub fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    written(&Sha256::digest(bytes))
+}
+
+/// What a hasher came to, two digits a byte.
+pub(crate) fn written(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

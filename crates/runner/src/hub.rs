@@ -254,7 +254,7 @@ fn checked(path: &Path, told: &Metadata) -> Result<Option<String>> {
         }
         hash.update(&piece[..n]);
     }
-    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let found = crate::hash::written(&hash.finalize());
     if found != told.etag() {
         bail!(
             "{}: has the SHA-256 {found}, the hub's has {}; it is removed, so run the same command again",

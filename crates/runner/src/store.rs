@@ -7,6 +7,7 @@
 //! Every file appears by renaming a finished temporary file over it, so a reader never sees half of one, and neither
 //! does the next run after a crash.
 
+mod columns;
 mod file;
 mod frame;
 mod predictions;
@@ -14,7 +15,7 @@ mod predictions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use polars::prelude::PolarsError;
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Outcome, Protocol, Record, SCHEMA};
@@ -40,13 +41,13 @@ pub enum StoreError {
         /// Where and what.
         source: serde_json::Error,
     },
-    /// A parquet or CSV file could not be read or written.
+    /// A parquet file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What polars said.
-        source: PolarsError,
+        /// What the parquet library said.
+        source: ParquetError,
     },
     /// A record that a later read would refuse.
     #[error("{path}: {problem}", path = path.display())]

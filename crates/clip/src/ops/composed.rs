@@ -161,7 +161,8 @@ pub fn block(
     }
     let h = linear(&layer_norm(&x, g2, b2)?, w_fc, b_fc)?;
     let h = match block.shape.activation {
-        Activation::QuickGelu => (&h * candle_nn::ops::sigmoid(&(&h * 1.702)?)?)?,
+        // h · σ(1.702 h), by σ(z) = (1 + tanh(z / 2)) / 2, of which nothing overflows, gradients included.
+        Activation::QuickGelu => (&h * (((&h * 0.851)?.tanh()? + 1.0)? * 0.5)?)?,
         Activation::Gelu => h.gelu_erf()?,
     };
     x + linear(&h, w_proj, b_proj)?

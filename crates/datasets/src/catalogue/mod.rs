@@ -161,25 +161,9 @@ fn plain(name: &str) -> String {
 pub fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let wanted = plain(name);
     let (edits, best) = known
-        .map(|known| (edits(&wanted, &plain(known)), known))
+        .map(|known| (strsim::levenshtein(&wanted, &plain(known)), known))
         .min_by_key(|(edits, _)| *edits)?;
     (edits <= plain(best).chars().count().div_ceil(3)).then(|| best.to_owned())
-}
-
-/// Levenshtein's distance.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

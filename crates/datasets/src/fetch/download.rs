@@ -86,15 +86,21 @@ pub(super) fn download(
 }
 
 fn agent(url: &str, patience: &Patience) -> ureq::Agent {
-    ureq::AgentBuilder::new()
-        .timeout_connect(patience.connect)
+    let mut config = ureq::Agent::config_builder()
+        .timeout_connect(Some(patience.connect))
         // Of one read, not of the whole file: a slow line may take a day, a dead one a minute.
-        .timeout_read(patience.silence)
-        .redirects(8)
-        .user_agent(concat!("promptbed/", env!("CARGO_PKG_VERSION")))
-        // A proxy cannot reach what is local here.
-        .try_proxy_from_env(!is_local(url))
-        .build()
+        .timeout_per_read(Some(patience.silence))
+        .max_redirects(8)
+        // What a status means depends on the request; see `Job::attempt`.
+        .http_status_as_error(false)
+        // Compressed on the way it would be other bytes than those that were summed.
+        .accept_encoding("identity")
+        .user_agent(concat!("promptbed/", env!("CARGO_PKG_VERSION")));
+    if is_local(url) {
+        // A proxy, which is taken from the environment, cannot reach what is local here.
+        config = config.proxy(None);
+    }
+    config.build().into()
 }
 
 fn is_local(url: &str) -> bool {
@@ -153,55 +159,39 @@ impl Job<'_> {
         {
             return Ok(Attempt::Whole);
         }
-        // Compressed on the way it would be other bytes than those that were summed.
-        let mut request = self.agent.get(self.url).set("Accept-Encoding", "identity");
+        let mut request = self.agent.get(self.url);
         if let Some(kept) = &kept {
-            request = request.set("Range", &format!("bytes={have}-"));
+            request = request.header("Range", format!("bytes={have}-"));
             if let Some(version) = &kept.version {
-                request = request.set("If-Range", version);
+                request = request.header("If-Range", version);
             }
         }
         let response = match request.call() {
             Ok(response) => response,
-            Err(ureq::Error::Status(416, _)) if have > 0 => return Ok(Attempt::Anew),
-            // The server's trouble, not the file's: it may pass.
-            Err(ureq::Error::Status(status @ (408 | 429 | 500..=599), response)) => {
-                let reason = format!("the server answers {status} {}", response.status_text());
-                return Ok(Attempt::Broken(reason));
-            }
-            Err(ureq::Error::Status(status, response)) => {
-                return Err(FetchError::Status {
-                    url: self.url.to_owned(),
-                    status,
-                    text: response.status_text().to_owned(),
-                });
-            }
-            Err(ureq::Error::Transport(error)) => {
-                let told = error.to_string();
-                // The address is told by whoever tells the reason.
-                let reason = told.trim_start_matches(self.url).trim_start_matches(": ");
-                return Ok(Attempt::Broken(reason.to_owned()));
-            }
+            Err(error) => return Ok(Attempt::Broken(error.to_string())),
         };
         let status = response.status();
-        let length = response
-            .header("Content-Length")
-            .and_then(|text| text.trim().parse::<u64>().ok());
-        let (start, all) = match status {
-            206 => match response.header("Content-Range").and_then(range) {
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let refused = || FetchError::Status {
+            url: self.url.to_owned(),
+            status: status.as_u16(),
+            text: status.canonical_reason().unwrap_or_default().to_owned(),
+        };
+        let length = header("Content-Length").and_then(|text| text.trim().parse::<u64>().ok());
+        let (start, all) = match status.as_u16() {
+            200 => (0, length),
+            206 => match header("Content-Range").and_then(range) {
                 Some((start, all)) if start == have && have > 0 => {
                     (have, all.or(length.map(|length| have + length)))
                 }
                 _ => return Ok(Attempt::Anew),
             },
-            200 => (0, length),
-            _ => {
-                return Err(FetchError::Status {
-                    url: self.url.to_owned(),
-                    status,
-                    text: response.status_text().to_owned(),
-                });
+            416 if have > 0 => return Ok(Attempt::Anew),
+            // The server's trouble, not the file's: it may pass.
+            408 | 429 | 500..=599 => {
+                return Ok(Attempt::Broken(format!("the server answers {status}")));
             }
+            _ => return Err(refused()),
         };
         if let (Some(offered), Some(published)) = (all, self.bytes)
             && offered != published
@@ -212,16 +202,15 @@ impl Job<'_> {
                 published,
             });
         }
-        let strong = response
-            .header("ETag")
+        let strong = header("ETag")
             .filter(|tag| !tag.starts_with("W/"))
-            .or_else(|| response.header("Last-Modified"));
+            .or_else(|| header("Last-Modified"));
         let now = Kept {
             url: self.url.to_owned(),
             version: strong.map(str::to_owned),
             all: all.or(self.bytes),
         };
-        self.receive(start, &now, &mut *response.into_reader())
+        self.receive(start, &now, &mut response.into_body().into_reader())
     }
 
     /// Writes what comes behind the first `start` bytes of the part.

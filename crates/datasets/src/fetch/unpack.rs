@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::EntryProblem;
 use super::{Event, FetchError};
+use crate::split::hex;
 
 /// The most entries of an archive: ImageNet's training set has 1.3 million.
 pub const MAX_ENTRIES: u64 = 2_000_000;
@@ -80,11 +81,7 @@ pub(super) fn unpack(
         header if header.len() == 512 && is_tar(header) => tar(file, &mut sink),
         other => Err(FetchError::Format {
             path: path.to_owned(),
-            start: other
-                .iter()
-                .take(8)
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            start: hex(&other[..other.len().min(8)]),
         }),
     }
 }

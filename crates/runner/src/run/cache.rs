@@ -119,7 +119,7 @@ impl Cache {
             block.extend(values.iter().flat_map(|v| v.to_le_bytes()));
             hash.update(&block);
         }
-        let name: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let name = crate::hash::written(&hash.finalize());
         let folder: String = fingerprint.chars().take(16).collect();
         Ok(self
             .dir

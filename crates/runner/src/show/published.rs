@@ -14,7 +14,6 @@ use serde::Deserialize;
 use crate::record::Protocol;
 
 mod check;
-mod embedded;
 #[cfg(test)]
 mod tests;
 
@@ -288,6 +287,9 @@ pub struct Number<'a> {
     pub source: &'a Source,
 }
 
+/// (file name, text) of the files of `results/published`, by name; the build lists the folder.
+const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/published.rs"));
+
 /// Every published number that was read.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
@@ -301,7 +303,7 @@ impl Published {
     /// [`Error::Invalid`] if a shipped file does not hold (a test keeps it from happening).
     pub fn built_in() -> Result<Self, Error> {
         Self::parse(
-            embedded::FILES
+            FILES
                 .iter()
                 .map(|&(name, text)| (PathBuf::from(name), text.to_owned()))
                 .collect(),

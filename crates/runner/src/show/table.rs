@@ -138,13 +138,9 @@ pub fn render_all_as(
         if spread == Spread::AsPublished {
             table.slug += "-as-published";
         }
-        let csv = csv::render(&table).map_err(|source| StoreError::Parquet {
-            path: folder.join(format!("{}.csv", table.slug)),
-            source,
-        })?;
         for (extension, text) in [
             ("md", markdown::render(&table)),
-            ("csv", csv),
+            ("csv", csv::render(&table)),
             ("tex", latex::render(&table)),
         ] {
             let path = folder.join(format!("{}.{extension}", table.slug));

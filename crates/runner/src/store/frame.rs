@@ -1,17 +1,13 @@
 //! `trials.parquet`: the records as one flat table, a row for each trial and test.
 
-use polars::prelude::*;
-
-use super::{Loaded, Store, StoreError, predictions::write_parquet};
+use super::columns::{self, Values};
+use super::{Loaded, Store, StoreError};
 use crate::record::{Outcome, Record, Test};
 use crate::show::summary::protocol_name;
 
 impl Loaded {
     /// One row a trial and test; a failed trial is one row whose test columns are null.
-    ///
-    /// # Errors
-    /// When polars refuses a column, which it has no reason to.
-    pub fn frame(&self) -> PolarsResult<DataFrame> {
+    fn columns(&self) -> Vec<(&'static str, Values)> {
         let rows: Vec<(&Record, Option<&Test>)> = self
             .records
             .iter()
@@ -24,66 +20,90 @@ impl Loaded {
                     .chain(alone)
             })
             .collect();
-        let text = |field: fn(&Record) -> &str| {
-            rows.iter()
-                .map(|(r, _)| field(r).to_owned())
-                .collect::<Vec<_>>()
+        let text = |field: fn(&Record) -> &String| {
+            Values::Text(rows.iter().map(|(r, _)| Some(field(r).clone())).collect())
         };
-        let whole =
-            |field: fn(&Record) -> u64| rows.iter().map(|(r, _)| field(r)).collect::<Vec<_>>();
-        let real =
-            |field: fn(&Record) -> f64| rows.iter().map(|(r, _)| field(r)).collect::<Vec<_>>();
-        let tested =
-            |field: fn(&Test) -> f64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
-        let counted =
-            |field: fn(&Test) -> u64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
-        let named =
-            |field: fn(&Test) -> &str| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
-        df!(
-            "key" => text(|r| &r.key),
-            "suite" => text(|r| &r.suite),
-            "suite_hash" => text(|r| &r.suite_hash),
-            "schema" => whole(|r| u64::from(r.schema)),
-            "protocol" => text(|r| protocol_name(r.protocol)),
-            "method" => text(|r| &r.method),
-            "algorithm" => text(|r| &r.algorithm),
-            "trained_on" => text(|r| &r.dataset),
-            "shots" => whole(|r| r.shots as u64),
-            "seed" => whole(|r| r.seed),
-            "status" => text(|r| match r.outcome {
-                Outcome::Finished => "finished",
-                Outcome::Failed { .. } => "failed",
-            }),
-            "reason" => rows.iter().map(|(r, _)| match &r.outcome {
-                Outcome::Finished => None,
-                Outcome::Failed { reason, .. } => Some(reason.as_str()),
-            }).collect::<Vec<_>>(),
-            "dataset" => named(|t| &t.dataset),
-            "class_set" => named(|t| &t.class_set),
-            "correct" => counted(|t| t.correct),
-            "total" => counted(|t| t.total),
-            "accuracy" => tested(Test::accuracy),
-            "ece" => tested(|t| t.ece),
-            "test_seconds" => tested(|t| t.seconds),
-            "train_seconds" => real(|r| r.cost.train_seconds),
-            "steps" => whole(|r| r.cost.steps),
-            "parameters" => whole(|r| r.cost.parameters),
-            "peak_memory" => whole(|r| r.cost.peak_memory),
-            "operations" => real(|r| r.cost.operations),
-            "final_loss" => rows.iter().map(|(r, _)| r.losses.last().copied()).collect::<Vec<_>>(),
-            "settings" => rows.iter().map(|(r, _)| {
-                serde_json::to_string(&r.settings).expect("a map of JSON values is JSON")
-            }).collect::<Vec<_>>(),
-            "version" => text(|r| &r.provenance.version),
-            "commit" => text(|r| &r.provenance.commit),
-            "backbone" => text(|r| &r.provenance.backbone),
-            "backbone_fingerprint" => text(|r| &r.provenance.backbone_fingerprint),
-            "split_hash" => text(|r| &r.provenance.split_hash),
-            "picks_hash" => text(|r| &r.provenance.picks_hash),
-            "processor" => text(|r| &r.provenance.processor),
-            "threads" => whole(|r| r.provenance.threads as u64),
-            "started" => whole(|r| r.provenance.started),
-        )
+        let word = |field: fn(&Record) -> Option<&str>| {
+            Values::Text(
+                rows.iter()
+                    .map(|(r, _)| field(r).map(str::to_owned))
+                    .collect(),
+            )
+        };
+        let whole = |field: fn(&Record) -> u64| {
+            Values::Whole(rows.iter().map(|(r, _)| Some(field(r))).collect())
+        };
+        let real = |field: fn(&Record) -> Option<f64>| {
+            Values::Real(rows.iter().map(|(r, _)| field(r)).collect())
+        };
+        let tested = |field: fn(&Test) -> f64| {
+            Values::Real(rows.iter().map(|(_, t)| t.map(field)).collect())
+        };
+        let counted = |field: fn(&Test) -> u64| {
+            Values::Whole(rows.iter().map(|(_, t)| t.map(field)).collect())
+        };
+        let named = |field: fn(&Test) -> &String| {
+            Values::Text(
+                rows.iter()
+                    .map(|(_, t)| t.map(|t| field(t).clone()))
+                    .collect(),
+            )
+        };
+        let settings = rows.iter().map(|(r, _)| {
+            Some(serde_json::to_string(&r.settings).expect("a map of JSON values is JSON"))
+        });
+        vec![
+            ("key", text(|r| &r.key)),
+            ("suite", text(|r| &r.suite)),
+            ("suite_hash", text(|r| &r.suite_hash)),
+            ("schema", whole(|r| u64::from(r.schema))),
+            ("protocol", word(|r| Some(protocol_name(r.protocol)))),
+            ("method", text(|r| &r.method)),
+            ("algorithm", text(|r| &r.algorithm)),
+            ("trained_on", text(|r| &r.dataset)),
+            ("shots", whole(|r| r.shots as u64)),
+            ("seed", whole(|r| r.seed)),
+            (
+                "status",
+                word(|r| match r.outcome {
+                    Outcome::Finished => Some("finished"),
+                    Outcome::Failed { .. } => Some("failed"),
+                }),
+            ),
+            (
+                "reason",
+                word(|r| match &r.outcome {
+                    Outcome::Finished => None,
+                    Outcome::Failed { reason, .. } => Some(reason),
+                }),
+            ),
+            ("dataset", named(|t| &t.dataset)),
+            ("class_set", named(|t| &t.class_set)),
+            ("correct", counted(|t| t.correct)),
+            ("total", counted(|t| t.total)),
+            ("accuracy", tested(Test::accuracy)),
+            ("ece", tested(|t| t.ece)),
+            ("test_seconds", tested(|t| t.seconds)),
+            ("train_seconds", real(|r| Some(r.cost.train_seconds))),
+            ("steps", whole(|r| r.cost.steps)),
+            ("parameters", whole(|r| r.cost.parameters)),
+            ("peak_memory", whole(|r| r.cost.peak_memory)),
+            ("operations", real(|r| Some(r.cost.operations))),
+            ("final_loss", real(|r| r.losses.last().copied())),
+            ("settings", Values::Text(settings.collect())),
+            ("version", text(|r| &r.provenance.version)),
+            ("commit", text(|r| &r.provenance.commit)),
+            ("backbone", text(|r| &r.provenance.backbone)),
+            (
+                "backbone_fingerprint",
+                text(|r| &r.provenance.backbone_fingerprint),
+            ),
+            ("split_hash", text(|r| &r.provenance.split_hash)),
+            ("picks_hash", text(|r| &r.provenance.picks_hash)),
+            ("processor", text(|r| &r.provenance.processor)),
+            ("threads", whole(|r| r.provenance.threads as u64)),
+            ("started", whole(|r| r.provenance.started)),
+        ]
     }
 }
 
@@ -93,11 +113,6 @@ impl Store {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_frame(&self, loaded: &Loaded) -> Result<(), StoreError> {
-        let path = self.dir.join("trials.parquet");
-        let frame = loaded.frame().map_err(|source| StoreError::Parquet {
-            path: path.clone(),
-            source,
-        })?;
-        write_parquet(path, frame)
+        columns::write(self.dir.join("trials.parquet"), &loaded.columns())
     }
 }

@@ -1,11 +1,11 @@
 //! What each method said of each picture: one parquet file a trial.
 
-use std::fs::File;
 use std::path::PathBuf;
 
-use polars::prelude::*;
+use parquet::errors::Result as ParquetResult;
 
-use super::{Store, StoreError, file};
+use super::columns::{self, Columns, Values, text};
+use super::{Store, StoreError};
 
 /// One test picture's prediction.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,25 +41,23 @@ impl Store {
         key: &str,
         predictions: &[Prediction],
     ) -> Result<(), StoreError> {
-        fn column<T>(rows: &[Prediction], field: impl Fn(&Prediction) -> T) -> Vec<T> {
-            rows.iter().map(field).collect()
-        }
-        let rows = predictions;
-        let path = self.predictions_path(key);
-        let frame = df!(
-            "test_index" => column(rows, |p| p.test_index),
-            "dataset" => rows.iter().map(|p| p.dataset.as_str()).collect::<Vec<_>>(),
-            "class_set" => rows.iter().map(|p| p.class_set.as_str()).collect::<Vec<_>>(),
-            "image" => rows.iter().map(|p| p.image.as_str()).collect::<Vec<_>>(),
-            "label" => column(rows, |p| p.label),
-            "predicted" => column(rows, |p| p.predicted),
-            "confidence" => column(rows, |p| p.confidence),
-        )
-        .map_err(|source| StoreError::Parquet {
-            path: path.clone(),
-            source,
-        })?;
-        write_parquet(path, frame)
+        let small = |field: fn(&Prediction) -> u32| {
+            Values::Small(predictions.iter().map(|p| Some(field(p))).collect())
+        };
+        let text = |field: fn(&Prediction) -> &String| {
+            Values::Text(predictions.iter().map(|p| Some(field(p).clone())).collect())
+        };
+        let confidence = predictions.iter().map(|p| Some(p.confidence)).collect();
+        let table = [
+            ("test_index", small(|p| p.test_index)),
+            ("dataset", text(|p| &p.dataset)),
+            ("class_set", text(|p| &p.class_set)),
+            ("image", text(|p| &p.image)),
+            ("label", small(|p| p.label)),
+            ("predicted", small(|p| p.predicted)),
+            ("confidence", Values::Single(confidence)),
+        ];
+        columns::write(self.predictions_path(key), &table)
     }
 
     /// Reads the predictions of one trial back; `None` when it kept none.
@@ -67,7 +65,7 @@ impl Store {
     /// # Errors
     /// When the file is there but cannot be read or lacks a column.
     pub fn read_predictions(&self, key: &str) -> Result<Option<Vec<Prediction>>, StoreError> {
-        self.read_where(key, |_| Ok(None))
+        self.read_where(key, |_, _| true)
     }
 
     /// Reads the predictions of one trial on one class set of one dataset; `None` when the trial kept none at all.
@@ -80,89 +78,50 @@ impl Store {
         dataset: &str,
         class_set: &str,
     ) -> Result<Option<Vec<Prediction>>, StoreError> {
-        self.read_where(key, |frame| {
-            let on = frame.column("dataset")?.str()?.equal(dataset);
-            let among = frame.column("class_set")?.str()?.equal(class_set);
-            Ok(Some(on & among))
+        self.read_where(key, |tested_on, among| {
+            tested_on == dataset && among == class_set
         })
     }
 
-    /// Reads the rows of a mask; every row where there is none. Text is only taken out of rows that are wanted.
+    /// Reads the rows whose dataset and class set are wanted. Text is only taken out of those.
     fn read_where(
         &self,
         key: &str,
-        wanted: impl Fn(&DataFrame) -> PolarsResult<Option<BooleanChunked>>,
+        is_wanted: impl Fn(&str, &str) -> bool,
     ) -> Result<Option<Vec<Prediction>>, StoreError> {
         let path = self.predictions_path(key);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StoreError::Io { path, source }),
+        let Some(table) = Columns::open(&path)? else {
+            return Ok(None);
         };
-        let read = || -> PolarsResult<Vec<Prediction>> {
-            let mut frame = ParquetReader::new(file).finish()?;
-            if let Some(mask) = wanted(&frame)? {
-                frame = frame.filter(&mask)?;
-            }
-            rows(&frame)
-        };
-        read()
+        rows(&table, is_wanted)
             .map(Some)
             .map_err(|source| StoreError::Parquet { path, source })
     }
 }
 
-/// Predictions from their frame.
-fn rows(frame: &DataFrame) -> PolarsResult<Vec<Prediction>> {
-    let test_index = frame.column("test_index")?.u32()?;
-    let dataset = frame.column("dataset")?.str()?;
-    let class_set = frame.column("class_set")?.str()?;
-    let image = frame.column("image")?.str()?;
-    let label = frame.column("label")?.u32()?;
-    let predicted = frame.column("predicted")?.u32()?;
-    let confidence = frame.column("confidence")?.f32()?;
-    (0..frame.height())
-        .map(|i| {
-            let row = || {
-                Some(Prediction {
-                    test_index: test_index.get(i)?,
-                    dataset: dataset.get(i)?.to_owned(),
-                    class_set: class_set.get(i)?.to_owned(),
-                    image: image.get(i)?.to_owned(),
-                    label: label.get(i)?,
-                    predicted: predicted.get(i)?,
-                    confidence: confidence.get(i)?,
-                })
-            };
-            row().ok_or_else(|| polars_err!(ComputeError: "row {i}: a value is missing"))
-        })
-        .collect()
-}
-
-/// Puts a frame at `path` as parquet, whole or not at all.
-pub(super) fn write_parquet(path: PathBuf, mut frame: DataFrame) -> Result<(), StoreError> {
-    let aside = file::aside(&path);
-    let written = File::create(&aside)
-        .map_err(|source| StoreError::Io {
-            path: aside.clone(),
-            source,
-        })
-        .and_then(|mut target| {
-            ParquetWriter::new(&mut target)
-                .finish(&mut frame)
-                .map_err(|source| StoreError::Parquet {
-                    path: path.clone(),
-                    source,
-                })?;
-            target.sync_all().map_err(|source| StoreError::Io {
-                path: aside.clone(),
-                source,
-            })
-        });
-    if let Err(error) = written {
-        // Best effort: the error that matters is the first one.
-        let _ = std::fs::remove_file(&aside);
-        return Err(error);
+/// The wanted predictions of a table.
+fn rows(table: &Columns, is_wanted: impl Fn(&str, &str) -> bool) -> ParquetResult<Vec<Prediction>> {
+    let test_index = table.small("test_index")?;
+    let dataset = table.texts("dataset")?;
+    let class_set = table.texts("class_set")?;
+    let image = table.texts("image")?;
+    let label = table.small("label")?;
+    let predicted = table.small("predicted")?;
+    let confidence = table.singles("confidence")?;
+    let mut rows = Vec::new();
+    for i in 0..test_index.len() {
+        let (dataset, class_set) = (text(&dataset[i])?, text(&class_set[i])?);
+        if is_wanted(dataset, class_set) {
+            rows.push(Prediction {
+                test_index: test_index[i],
+                dataset: dataset.to_owned(),
+                class_set: class_set.to_owned(),
+                image: text(&image[i])?.to_owned(),
+                label: label[i],
+                predicted: predicted[i],
+                confidence: confidence[i],
+            });
+        }
     }
-    file::settle(&aside, &path)
+    Ok(rows)
 }

@@ -53,7 +53,7 @@ fn shipped_files_hold_and_are_all_embedded() {
         .filter(|n| n.ends_with(".toml"))
         .collect();
     on_disk.sort();
-    let embedded: Vec<&str> = embedded::FILES.iter().map(|f| f.0).collect();
+    let embedded: Vec<&str> = FILES.iter().map(|f| f.0).collect();
     assert_eq!(embedded, on_disk);
     let (shipped, loaded) = (shipped(), Published::load(Path::new(dir)).unwrap());
     assert_eq!(shipped.sources().count(), on_disk.len());

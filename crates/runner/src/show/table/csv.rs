@@ -1,46 +1,60 @@
-//! Tables as CSV: one row a method, every figure with its deviation and number of seeds, unrounded.
+//! Tables as CSV: one row a method, every figure with its deviation and number of seeds, rounded to four digits.
 
-use polars::prelude::*;
+use std::borrow::Cow;
 
 use super::Table;
 use crate::show::summary::{Entry, Figure};
 
-/// The table as a frame. Gaps and blanks are null.
-pub(super) fn frame(table: &Table) -> PolarsResult<DataFrame> {
-    let rows: Vec<_> = table
-        .groups
-        .iter()
-        .flat_map(|g| g.rows.iter().map(move |r| (&g.label, r)))
-        .collect();
-    let mut columns = Vec::new();
-    if table.groups.len() > 1 {
-        let labels: Vec<&str> = rows.iter().map(|(label, _)| label.as_str()).collect();
-        columns.push(Column::new(table.group_head.to_lowercase().into(), labels));
+/// The table, with a line of names first. Gaps and blanks are empty.
+pub(super) fn render(table: &Table) -> String {
+    let is_grouped = table.groups.len() > 1;
+    let mut out = String::new();
+    let mut head = Vec::new();
+    if is_grouped {
+        head.push(table.group_head.to_lowercase());
     }
-    let labels: Vec<&str> = rows.iter().map(|(_, row)| row.label.as_str()).collect();
-    columns.push(Column::new(table.row_head.to_lowercase().into(), labels));
-    for (i, name) in table.columns.iter().enumerate() {
-        let figures: Vec<Option<Figure>> = rows
-            .iter()
-            .map(|(_, row)| Entry::figure(&row.entries[i]))
-            .collect();
-        let mean: Vec<Option<f64>> = figures.iter().map(|f| f.map(|f| f.mean)).collect();
-        let deviation: Vec<Option<f64>> = figures
-            .iter()
-            .map(|f| f.and_then(|f| f.deviation))
-            .collect();
-        let seeds: Vec<Option<u32>> = figures.iter().map(|f| f.map(|f| f.seeds as u32)).collect();
-        columns.push(Column::new(name.as_str().into(), mean));
-        columns.push(Column::new(format!("{name} sd").into(), deviation));
-        columns.push(Column::new(format!("{name} seeds").into(), seeds));
+    head.push(table.row_head.to_lowercase());
+    for name in &table.columns {
+        head.extend([name.clone(), format!("{name} sd"), format!("{name} seeds")]);
     }
-    DataFrame::new(rows.len(), columns)
+    line(&mut out, &head);
+    for group in &table.groups {
+        for row in &group.rows {
+            let mut cells = Vec::new();
+            if is_grouped {
+                cells.push(group.label.clone());
+            }
+            cells.push(row.label.clone());
+            for figure in row.entries.iter().map(Entry::figure) {
+                cells.extend(figure.map_or([const { String::new() }; 3], figures));
+            }
+            line(&mut out, &cells);
+        }
+    }
+    out
 }
 
-pub(super) fn render(table: &Table) -> PolarsResult<String> {
-    let mut bytes = Vec::new();
-    CsvWriter::new(&mut bytes)
-        .with_float_precision(Some(4))
-        .finish(&mut frame(table)?)?;
-    Ok(String::from_utf8(bytes).expect("polars writes strings it was given"))
+/// Mean, deviation and number of seeds.
+fn figures(figure: Figure) -> [String; 3] {
+    let digits = |value: f64| format!("{value:.4}");
+    [
+        digits(figure.mean),
+        figure.deviation.map_or_else(String::new, digits),
+        figure.seeds.to_string(),
+    ]
+}
+
+fn line(out: &mut String, cells: &[String]) {
+    let cells: Vec<_> = cells.iter().map(|cell| quoted(cell)).collect();
+    *out += &cells.join(",");
+    out.push('\n');
+}
+
+/// A value as RFC 4180 wants it: in quotes only where it must be.
+fn quoted(cell: &str) -> Cow<'_, str> {
+    if cell.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\"")).into()
+    } else {
+        cell.into()
+    }
 }

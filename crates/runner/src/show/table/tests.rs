@@ -61,7 +61,7 @@ fn latex_is_booktabs_with_the_same_figures() {
 
 #[test]
 fn csv_has_unrounded_figures_and_seeds() {
-    let text = csv::render(&named(&small(), "base-to-novel-16-shots")).unwrap();
+    let text = csv::render(&named(&small(), "base-to-novel-16-shots"));
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
@@ -99,7 +99,7 @@ fn gaps_are_dashes_with_a_footnote_and_no_average() {
         "{text}"
     );
     assert!(text.contains("1 of 2 seeds (1 failed)"), "{text}");
-    let text = csv::render(&table).unwrap();
+    let text = csv::render(&table);
     assert!(text.contains("dtd,CoOp,,,,,,,,,\n"), "{text}");
     let text = terminal(&loaded);
     assert!(text.contains("the loss became NaN"), "{text}");
