@@ -1,10 +1,11 @@
 //! `trials.parquet`: the records as one flat table, a row for each trial and test.
 
+use std::collections::BTreeMap;
+
 use polars::prelude::*;
 
 use super::{Loaded, Store, StoreError, predictions::write_parquet};
 use crate::record::{Outcome, Record, Test};
-use crate::show::summary::protocol_name;
 
 impl Loaded {
     /// One row a trial and test; a failed trial is one row whose test columns are null.
@@ -39,12 +40,19 @@ impl Loaded {
             |field: fn(&Test) -> u64| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
         let named =
             |field: fn(&Test) -> &str| rows.iter().map(|(_, t)| t.map(field)).collect::<Vec<_>>();
+        type Settings = BTreeMap<String, serde_json::Value>;
+        let json = |field: fn(&Record) -> &Settings| {
+            let text = |(r, _): &(&Record, _)| {
+                serde_json::to_string(field(r)).expect("a map of JSON values is JSON")
+            };
+            rows.iter().map(text).collect::<Vec<_>>()
+        };
         df!(
             "key" => text(|r| &r.key),
             "suite" => text(|r| &r.suite),
             "suite_hash" => text(|r| &r.suite_hash),
             "schema" => whole(|r| u64::from(r.schema)),
-            "protocol" => text(|r| protocol_name(r.protocol)),
+            "protocol" => text(|r| r.protocol.name),
             "method" => text(|r| &r.method),
             "algorithm" => text(|r| &r.algorithm),
             "trained_on" => text(|r| &r.dataset),
@@ -59,7 +67,8 @@ impl Loaded {
                 Outcome::Failed { reason, .. } => Some(reason.as_str()),
             }).collect::<Vec<_>>(),
             "dataset" => named(|t| &t.dataset),
-            "class_set" => named(|t| &t.class_set),
+            "class_set" => rows.iter().map(|(_, t)| t.map(|t| t.class_set.to_string())).collect::<Vec<_>>(),
+            "stage" => rows.iter().map(|(_, t)| t.map(|t| t.stage as u64)).collect::<Vec<_>>(),
             "correct" => counted(|t| t.correct),
             "total" => counted(|t| t.total),
             "accuracy" => tested(Test::accuracy),
@@ -71,9 +80,8 @@ impl Loaded {
             "peak_memory" => whole(|r| r.cost.peak_memory),
             "operations" => real(|r| r.cost.operations),
             "final_loss" => rows.iter().map(|(r, _)| r.losses.last().copied()).collect::<Vec<_>>(),
-            "settings" => rows.iter().map(|(r, _)| {
-                serde_json::to_string(&r.settings).expect("a map of JSON values is JSON")
-            }).collect::<Vec<_>>(),
+            "settings" => json(|r| &r.settings),
+            "suite_settings" => json(|r| &r.suite_settings),
             "version" => text(|r| &r.provenance.version),
             "commit" => text(|r| &r.provenance.commit),
             "backbone" => text(|r| &r.provenance.backbone),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use polars::prelude::*;
 
 use super::{Store, StoreError, file};
+use crate::record::TestSet;
 
 /// One test picture's prediction.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,8 +15,8 @@ pub struct Prediction {
     pub test_index: u32,
     /// Dataset tested on.
     pub dataset: String,
-    /// `all`, `base` or `novel`.
-    pub class_set: String,
+    /// Which pictures, told apart among which classes.
+    pub class_set: TestSet,
     /// Path of the picture inside its dataset.
     pub image: String,
     /// True label within the class set.
@@ -49,7 +50,7 @@ impl Store {
         let frame = df!(
             "test_index" => column(rows, |p| p.test_index),
             "dataset" => rows.iter().map(|p| p.dataset.as_str()).collect::<Vec<_>>(),
-            "class_set" => rows.iter().map(|p| p.class_set.as_str()).collect::<Vec<_>>(),
+            "class_set" => column(rows, |p| p.class_set.to_string()),
             "image" => rows.iter().map(|p| p.image.as_str()).collect::<Vec<_>>(),
             "label" => column(rows, |p| p.label),
             "predicted" => column(rows, |p| p.predicted),
@@ -70,7 +71,8 @@ impl Store {
         self.read_where(key, |_| Ok(None))
     }
 
-    /// Reads the predictions of one trial on one class set of one dataset; `None` when the trial kept none at all.
+    /// Reads the predictions of one trial on one class set of one dataset, as of the last stage that tested it; `None`
+    /// when the trial kept none at all.
     ///
     /// # Errors
     /// When the file is there but cannot be read or lacks a column.
@@ -78,13 +80,21 @@ impl Store {
         &self,
         key: &str,
         dataset: &str,
-        class_set: &str,
+        class_set: TestSet,
     ) -> Result<Option<Vec<Prediction>>, StoreError> {
-        self.read_where(key, |frame| {
+        let found = self.read_where(key, |frame| {
             let on = frame.column("dataset")?.str()?.equal(dataset);
-            let among = frame.column("class_set")?.str()?.equal(class_set);
+            let among = frame
+                .column("class_set")?
+                .str()?
+                .equal(class_set.to_string().as_str());
             Ok(Some(on & among))
-        })
+        })?;
+        Ok(found.map(|mut all| {
+            let last = all.iter().map(|p| p.test_index).max();
+            all.retain(|p| Some(p.test_index) == last);
+            all
+        }))
     }
 
     /// Reads the rows of a mask; every row where there is none. Text is only taken out of rows that are wanted.
@@ -123,11 +133,16 @@ fn rows(frame: &DataFrame) -> PolarsResult<Vec<Prediction>> {
     let confidence = frame.column("confidence")?.f32()?;
     (0..frame.height())
         .map(|i| {
+            let set: TestSet = class_set
+                .get(i)
+                .unwrap_or_default()
+                .parse()
+                .map_err(|e: String| polars_err!(ComputeError: "row {i}: class_set: {e}"))?;
             let row = || {
                 Some(Prediction {
                     test_index: test_index.get(i)?,
                     dataset: dataset.get(i)?.to_owned(),
-                    class_set: class_set.get(i)?.to_owned(),
+                    class_set: set,
                     image: image.get(i)?.to_owned(),
                     label: label.get(i)?,
                     predicted: predicted.get(i)?,
