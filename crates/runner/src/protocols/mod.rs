@@ -247,4 +247,44 @@ mod tests {
             }
         });
     }
+
+    /// Learns a third of the classes after the other and is asked among all it has seen.
+    static CLASS_INCREMENTAL: Protocol = Protocol {
+        name: "class-incremental",
+        stages: |_, dataset| {
+            let parts = |first, last| ClassSet::Parts { first, last, of: 3 };
+            let stage = |i| Stage {
+                train: vec![(dataset.to_owned(), parts(i, i))],
+                tests: vec![(dataset.to_owned(), TestSet::of(parts(1, i)))],
+            };
+            (1..=3).map(stage).collect()
+        },
+        ..few_shot::PROTOCOL
+    };
+
+    /// Learns every dataset at once.
+    static MULTI_TASK: Protocol = Protocol {
+        name: "multi-task",
+        stages: |wanted, _| {
+            let each = || wanted.datasets.iter().cloned();
+            vec![Stage {
+                train: each().map(|id| (id, ClassSet::All)).collect(),
+                tests: each().map(|id| (id, TestSet::ALL)).collect(),
+            }]
+        },
+        ..few_shot::PROTOCOL
+    };
+
+    #[test]
+    fn several_stages_and_several_training_datasets_are_data_too() {
+        with_all(|wanted| {
+            let stages = (CLASS_INCREMENTAL.stages)(wanted, "dtd");
+            let learned: Vec<usize> = stages.iter().flat_map(|s| s.train[0].1.range(47)).collect();
+            assert_eq!(learned, (0..47).collect::<Vec<_>>());
+            assert_eq!(stages[2].tests[0].1.among.range(47), 0..47);
+
+            let stages = (MULTI_TASK.stages)(wanted, "dtd");
+            assert_eq!((stages.len(), stages[0].train.len()), (1, 2));
+        });
+    }
 }

@@ -373,3 +373,14 @@ fn one_record_of_a_trial_asked_for_twice_is_enough() {
     assert!(health.missing.is_empty(), "{:?}", health.missing);
     assert_eq!((health.finished, health.set_aside.len()), (6, 6));
 }
+
+#[test]
+fn a_cell_holds_what_the_last_stage_left() {
+    let mut record = trial("coop", "dtd", 16, 1, &[("all", 80.0), ("all", 60.0)]);
+    record.tests[1].stage = 1;
+    let loaded = loaded(vec![record]);
+    let summary = Summary::new(&loaded);
+    let section = &summary.sections[0];
+    let cell = section.cell(method(section, "coop"), "dtd", TestSet::ALL, 16);
+    assert_eq!(cell.unwrap().values, [(1, 60.0)]);
+}
