@@ -76,15 +76,24 @@ pub enum Error {
         message: String,
     },
     /// A class set of this split has no classes (novel classes of a one-class dataset).
-    #[error(
-        "the {set} half of {classes} class(es) is empty; base and novel need at least 2 classes"
-    )]
+    #[error("{}", empty(set, *classes))]
     EmptyClassSet {
-        /// "base" or "novel".
-        set: &'static str,
+        /// Its name, e.g. "novel".
+        set: String,
         /// How many classes the split has.
         classes: usize,
     },
+}
+
+fn empty(set: &str, classes: usize) -> String {
+    match set {
+        "base" | "novel" => {
+            format!(
+                "the {set} half of {classes} class(es) is empty; base and novel need at least 2 classes"
+            )
+        }
+        _ => format!("{set} of {classes} class(es) is empty; there must be a class for each part"),
+    }
 }
 
 impl Error {

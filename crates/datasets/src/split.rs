@@ -1,6 +1,7 @@
 //! Which picture belongs to which class, and to train, val or test.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -89,9 +90,10 @@ pub struct Split {
     pub origin: Origin,
 }
 
-/// Which classes take part: the base-to-novel protocol trains on one half and tests on both.
+/// Which classes take part: the base-to-novel protocol trains on one half and tests on both, protocols of several stages
+/// take one part after the other. Written as its [`ClassSet::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "String")]
 pub enum ClassSet {
     /// Every class.
     All,
@@ -99,16 +101,81 @@ pub enum ClassSet {
     Base,
     /// The others.
     Novel,
+    /// Parts `first..=last`, counted from 1, of the labels in ascending order cut into `of` parts as even as can be:
+    /// part `i` ends at ceil(i·n/of), so that part 1 of 2 is [`ClassSet::Base`].
+    Parts {
+        /// First part.
+        first: usize,
+        /// Last part, no smaller.
+        last: usize,
+        /// Parts there are, no fewer.
+        of: usize,
+    },
 }
 
 impl ClassSet {
-    /// `all`, `base` or `novel`.
-    pub fn name(self) -> &'static str {
+    /// `all`, `base`, `novel`, or `part-2-of-10`, `parts-1-2-of-10`.
+    pub fn name(self) -> String {
         match self {
-            Self::All => "all",
-            Self::Base => "base",
-            Self::Novel => "novel",
+            Self::All => "all".to_owned(),
+            Self::Base => "base".to_owned(),
+            Self::Novel => "novel".to_owned(),
+            Self::Parts { first, last, of } if first == last => format!("part-{first}-of-{of}"),
+            Self::Parts { first, last, of } => format!("parts-{first}-{last}-of-{of}"),
         }
+    }
+
+    /// The set of that name; `None` where there is no such set.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "all" => return Some(Self::All),
+            "base" => return Some(Self::Base),
+            "novel" => return Some(Self::Novel),
+            _ => {}
+        }
+        let (parts, of) = name.split_once("-of-")?;
+        let (first, last) = match parts.strip_prefix("part-") {
+            Some(one) => (one, one),
+            None => parts.strip_prefix("parts-")?.split_once('-')?,
+        };
+        let (first, last, of) = (first.parse().ok()?, last.parse().ok()?, of.parse().ok()?);
+        let set = Self::Parts { first, last, of };
+        // Only what `name` writes: no "part-0-of-2", no "parts-2-2-of-3", no "part-01-of-2".
+        (1 <= first && first <= last && last <= of && set.name() == name).then_some(set)
+    }
+
+    /// Which of `n` labels in ascending order are in the set.
+    pub fn range(self, n: usize) -> Range<usize> {
+        let (first, last, of) = match self {
+            Self::All => return 0..n,
+            Self::Base => (1, 1, 2),
+            Self::Novel => (2, 2, 2),
+            Self::Parts { first, last, of } => (first, last, of),
+        };
+        let end = |part: usize| (part * n).div_ceil(of);
+        end(first - 1)..end(last)
+    }
+}
+
+impl std::fmt::Display for ClassSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+impl From<ClassSet> for String {
+    fn from(set: ClassSet) -> Self {
+        set.name()
+    }
+}
+
+impl TryFrom<String> for ClassSet {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::named(&name).ok_or_else(|| {
+            format!("{name:?} is no class set; there are all, base, novel and parts such as part-2-of-10")
+        })
     }
 }
 
@@ -177,17 +244,12 @@ impl Split {
     /// As [`Split::subset`].
     fn labels_of(&self, set: ClassSet) -> Result<Vec<u32>, Error> {
         let labels: BTreeSet<u32> = self.reference().iter().map(|item| item.label).collect();
-        let mut kept: Vec<u32> = labels.into_iter().collect();
-        let (classes, half) = (kept.len(), kept.len().div_ceil(2));
-        match set {
-            ClassSet::All => {}
-            ClassSet::Base => kept.truncate(half),
-            ClassSet::Novel => drop(kept.drain(..half)),
-        }
+        let labels: Vec<u32> = labels.into_iter().collect();
+        let kept = labels[set.range(labels.len())].to_vec();
         if kept.is_empty() {
             return Err(Error::EmptyClassSet {
                 set: set.name(),
-                classes,
+                classes: labels.len(),
             });
         }
         Ok(kept)
@@ -214,6 +276,18 @@ impl Split {
         let kept: BTreeSet<u32> = self.labels_of(set)?.into_iter().collect();
         let count = |items: &[Item]| items.iter().filter(|i| kept.contains(&i.label)).count();
         Ok((count(&self.train), count(&self.test)))
+    }
+
+    /// Test pictures of each class, in label order, counted.
+    pub fn tests_by_class(&self) -> Vec<usize> {
+        let labels = self.reference().iter().map(|item| item.label);
+        let mut counts: BTreeMap<u32, usize> = labels.map(|label| (label, 0)).collect();
+        for item in &self.test {
+            if let Some(count) = counts.get_mut(&item.label) {
+                *count += 1;
+            }
+        }
+        counts.into_values().collect()
     }
 
     /// The pictures of some classes, re-labelled from 0, and the names of those classes.
@@ -430,6 +504,61 @@ mod tests {
             novel.test.iter().map(|item| item.label).collect::<Vec<_>>(),
             [1, 0]
         );
+    }
+
+    #[test]
+    fn parts_cover_every_class_once_and_halves_are_two_of_them() {
+        for n in 0..40 {
+            assert_eq!(ClassSet::Base.range(n), 0..n.div_ceil(2));
+            assert_eq!(ClassSet::Novel.range(n), n.div_ceil(2)..n);
+            for of in 1..12 {
+                let parts = (1..=of).map(|i| ClassSet::Parts {
+                    first: i,
+                    last: i,
+                    of,
+                });
+                let cut: Vec<usize> = parts.flat_map(|part| part.range(n)).collect();
+                assert_eq!(cut, (0..n).collect::<Vec<_>>());
+                let whole = ClassSet::Parts {
+                    first: 1,
+                    last: of,
+                    of,
+                };
+                assert_eq!(whole.range(n), ClassSet::All.range(n));
+            }
+        }
+    }
+
+    #[test]
+    fn class_sets_are_read_by_the_name_they_are_written_with() {
+        let one = ClassSet::Parts {
+            first: 3,
+            last: 3,
+            of: 10,
+        };
+        let some = ClassSet::Parts {
+            first: 1,
+            last: 3,
+            of: 10,
+        };
+        assert_eq!(
+            (one.name().as_str(), some.name().as_str()),
+            ("part-3-of-10", "parts-1-3-of-10")
+        );
+        for set in [ClassSet::All, ClassSet::Base, ClassSet::Novel, one, some] {
+            assert_eq!(ClassSet::named(&set.name()), Some(set));
+        }
+        for wrong in [
+            "old",
+            "part-0-of-2",
+            "part-3-of-2",
+            "parts-2-2-of-3",
+            "part-01-of-2",
+            "parts-1-of-2",
+            "",
+        ] {
+            assert_eq!(ClassSet::named(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -4,24 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the record's shape. A reader refuses a newer one and migrates an older one.
-pub const SCHEMA: u32 = 1;
+use crate::protocols::Protocol;
 
-/// How accuracy is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// Train on K shots of all classes, test on all classes.
-    FewShot,
-    /// Train on K shots of the base classes, test on base and on novel classes.
-    BaseToNovel,
-    /// Train on all classes of a source dataset, test on every other dataset.
-    CrossDataset,
-    /// Train on a source, test on its shifted variants.
-    DomainGeneralization,
-    /// No training set: adapt to one test picture at a time.
-    TestTime,
-}
+mod migrate;
+mod test_set;
+
+pub(crate) use migrate::from_1;
+pub use test_set::TestSet;
+
+/// Version of the record's shape. A reader refuses a newer one and migrates an older one.
+pub const SCHEMA: u32 = 2;
 
 /// One finished or failed trial.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,13 +27,15 @@ pub struct Record {
     /// SHA-256 of the suite file's bytes, hex.
     pub suite_hash: String,
     /// How accuracy was measured.
-    pub protocol: Protocol,
+    pub protocol: &'static Protocol,
     /// Label of the method in this suite (unique in the suite, e.g. `coop` or `coop-m4`).
     pub method: String,
     /// Name of the algorithm in the registry (e.g. `coop`).
     pub algorithm: String,
     /// Every resolved setting of the method and of its training.
     pub settings: BTreeMap<String, serde_json::Value>,
+    /// Settings of the suite that the trial ran with: `views` (where it trained), `precision`, `memory` (where bounded).
+    pub suite_settings: BTreeMap<String, serde_json::Value>,
     /// Dataset trained on (or tested on, where nothing is trained).
     pub dataset: String,
     /// Labelled training pictures a class. 0 where nothing is trained (zero-shot, TPT).
@@ -87,8 +81,11 @@ pub enum Outcome {
 pub struct Test {
     /// Dataset tested on.
     pub dataset: String,
-    /// `all`, `base` or `novel`.
-    pub class_set: String,
+    /// Which pictures, told apart among which classes.
+    pub class_set: TestSet,
+    /// Stage of the protocol after which it was tested, from 0; not written where there is one stage.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub stage: usize,
     /// Correctly classified pictures.
     pub correct: u64,
     /// Pictures tested.
@@ -99,6 +96,14 @@ pub struct Test {
     pub ece: f64,
     /// Wall seconds of this test.
     pub seconds: f64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_first(stage: &usize) -> bool {
+    *stage == 0
 }
 
 impl Test {

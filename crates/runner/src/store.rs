@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Outcome, Protocol, Record, SCHEMA};
+use crate::protocols::Protocol;
+use crate::record::{Outcome, Record, SCHEMA, from_1};
 pub(crate) use file::replace;
 pub use predictions::Prediction;
 
@@ -79,7 +80,7 @@ pub struct Planned {
     /// Key its record will have.
     pub key: String,
     /// How accuracy is measured.
-    pub protocol: Protocol,
+    pub protocol: &'static Protocol,
     /// Label of the method in the suite.
     pub method: String,
     /// Name of the algorithm in the registry.
@@ -272,7 +273,7 @@ fn in_order(plan: BTreeMap<String, Vec<Planned>>) -> Vec<Planned> {
 
 /// A record from its file's bytes, or the reason why it cannot be trusted.
 fn parse(bytes: &[u8], key: &str) -> Result<Record, String> {
-    let value: serde_json::Value =
+    let mut value: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|e| format!("corrupted: {e}"))?;
     let schema = value.get("schema").and_then(serde_json::Value::as_u64);
     match schema {
@@ -283,11 +284,16 @@ fn parse(bytes: &[u8], key: &str) -> Result<Record, String> {
                 "schema: {newer} is newer than {SCHEMA}, the newest this program reads; update it"
             ));
         }
-        // An older schema is migrated here, on the value, one step a version; there is none before 1.
         Some(_) => {}
     }
-    // `from_slice` again rather than `from_value`: its errors say where in the file.
-    let record: Record = serde_json::from_slice(bytes).map_err(|e| format!("corrupted: {e}"))?;
+    let record: Result<Record, _> = if schema == Some(1) {
+        from_1(&mut value);
+        serde_json::from_value(value)
+    } else {
+        // `from_slice` again rather than `from_value`: its errors say where in the file.
+        serde_json::from_slice(bytes)
+    };
+    let record = record.map_err(|e| format!("corrupted: {e}"))?;
     if record.key != key {
         return Err(format!(
             "key: {:?} does not match the file's name",

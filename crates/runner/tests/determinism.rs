@@ -120,7 +120,7 @@ fn neither_a_feature_cache_nor_a_bound_on_memory_changes_an_accuracy() {
     let bounded = run("bounded.toml", "bounded", &[]);
     assert_eq!(bounded.len(), plain.len());
     for (key, record) in bounded {
-        assert_eq!(record["settings"]["memory"], 500_000, "{key}");
+        assert_eq!(record["suite_settings"]["memory"], 500_000, "{key}");
         for of in ["tests", "losses", "learning_rates", "outcome"] {
             assert_eq!(record[of], plain[&key][of], "{key}: {of}");
         }

@@ -95,7 +95,7 @@ fn bfloat16_trials_have_keys_records_and_cached_features_of_their_own() {
     assert_eq!((plain.len(), other.len()), (2, 2));
     for (records, name) in [(&plain, "float32"), (&other, "bfloat16")] {
         for record in records.values() {
-            assert_eq!(record["settings"]["precision"], name);
+            assert_eq!(record["suite_settings"]["precision"], name);
         }
     }
     assert!(plain.keys().all(|key| !other.contains_key(key)));

@@ -70,6 +70,7 @@ pub fn run(
     let numbers = clip.as_ref().map_or(usize::MAX, |c| c.parameters());
     let share = Share::new(jobs, numbers);
     let rates = estimate::rates(
+        &suite,
         &cells,
         &architecture,
         &populations,

@@ -14,6 +14,7 @@ use super::Done;
 use super::data::Half;
 use super::run::catalogue;
 use crate::backbone;
+use crate::record::TestSet;
 use crate::run::cache::Cache;
 use crate::run::feed::{Feed, open};
 use crate::run::prompts::{Given, Saved};
@@ -77,10 +78,10 @@ impl Eval {
         let feed = Arc::new(Feed::new(dataset, clip.clone()).with_cache(cache));
         let target = Target {
             feed: feed.clone(),
-            set: self.split.set(),
+            set: TestSet::of(self.split.set()),
             descriptions: None,
         };
-        let classes = classes_of(&feed, target.set, None)?;
+        let classes = classes_of(&feed, target.set.among, None)?;
         let method = saved
             .method(&clip, &classes)
             .with_context(|| format!("{}", self.prompts.display()))?;

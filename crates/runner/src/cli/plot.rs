@@ -22,13 +22,15 @@ pub struct Plot {
 
 impl Plot {
     pub fn run(self) -> Result<Done> {
-        let loaded = Store::open(&self.dir)?.read_all()?;
+        let store = Store::open(&self.dir)?;
+        let loaded = store.read_all()?;
+        let read = |key: &str, dataset: &str, set| store.read_predictions_on(key, dataset, set);
         let size = if self.paper {
             plot::Size::Paper
         } else {
             plot::Size::Screen
         };
-        for path in plot::render_all_sized(&loaded, &self.dir, size)? {
+        for path in plot::render_all(&loaded, &read, &self.dir, size)? {
             crate::say!("{}", path.display());
         }
         Ok(if loaded.problems.is_empty() {

@@ -178,7 +178,8 @@ impl Run {
         let loaded = store.read_all()?;
         store.write_frame(&loaded)?;
         table::render_all(&loaded, &dir)?;
-        plot::render_all(&loaded, &dir)?;
+        let read = |key: &str, dataset: &str, set| store.read_predictions_on(key, dataset, set);
+        plot::render_all(&loaded, &read, &dir, plot::Size::Screen)?;
         crate::out!("{}", table::terminal(&loaded));
         crate::say!(
             "{} trials finished, {} were before, {} failed; tables, charts and records in {}",

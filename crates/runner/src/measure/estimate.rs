@@ -107,7 +107,7 @@ pub fn loads(
             method: &cell.method,
         };
         let of = &populations[&cell.dataset];
-        let set = plan::trained_classes(cell.protocol);
+        let set = plan::trained_classes(suite, cell.protocol, &cell.dataset);
         let pictures = of.picked(cell.shots, set);
         let mut load = counter.training(of, set, pictures, suite.views);
         let sees = cell.method.config.needs().sees;
@@ -134,6 +134,7 @@ pub fn loads(
 /// # Errors
 /// None that a caller can cause.
 pub fn rates(
+    suite: &Suite,
     cells: &[Cell],
     architecture: &Architecture,
     populations: &BTreeMap<String, Population>,
@@ -142,7 +143,7 @@ pub fn rates(
 ) -> Result<Rates> {
     let classes = cells.iter().map(|c| {
         populations[&c.dataset]
-            .names(plan::trained_classes(c.protocol))
+            .names(plan::trained_classes(suite, c.protocol, &c.dataset))
             .len()
     });
     let mean = classes.sum::<usize>() / cells.len().max(1);

@@ -2,15 +2,16 @@
 
 use datasets::ClassSet;
 
-use crate::record::Protocol;
-use crate::run::suite::{Resolved, Suite, is_transfer};
+use crate::protocols::{Protocol, Stage};
+use crate::record::TestSet;
+use crate::run::suite::{Resolved, Suite};
 
 /// One trial of a suite.
 pub struct Cell {
     /// Which of the suite's methods.
     pub line: usize,
     /// How accuracy is measured.
-    pub protocol: Protocol,
+    pub protocol: &'static Protocol,
     /// Dataset trained on, or tested on where nothing is trained.
     pub dataset: String,
     /// Training pictures a class; 0 where nothing is trained.
@@ -25,11 +26,7 @@ pub struct Cell {
 pub fn cells(suite: &Suite) -> Vec<Cell> {
     let mut cells = Vec::new();
     for &protocol in &suite.protocols {
-        let trained_on: Vec<&String> = if is_transfer(protocol) {
-            suite.source.iter().collect()
-        } else {
-            suite.datasets.iter().collect()
-        };
+        let trained_on = protocol.starts(&suite.wanted());
         let lines = suite.methods.iter().enumerate();
         for (index, line) in lines.filter(|(_, l)| l.runs_under(protocol)) {
             for dataset in &trained_on {
@@ -47,7 +44,7 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
                     cells.extend(seeds.iter().map(|&seed| Cell {
                         line: index,
                         protocol,
-                        dataset: (*dataset).clone(),
+                        dataset: (*dataset).to_owned(),
                         shots,
                         seed,
                         method: line.resolve(protocol, dataset, shots),
@@ -59,34 +56,25 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
     cells
 }
 
-/// The classes that a protocol trains on.
-pub fn trained_classes(protocol: Protocol) -> ClassSet {
-    if protocol == Protocol::BaseToNovel {
-        ClassSet::Base
-    } else {
-        ClassSet::All
-    }
+/// The stages of a trial that starts from `dataset`.
+pub fn stages(suite: &Suite, protocol: &Protocol, dataset: &str) -> Vec<Stage> {
+    (protocol.stages)(&suite.wanted(), dataset)
 }
 
-/// Where a trial on `dataset` is tested.
-pub fn targets(suite: &Suite, protocol: Protocol, dataset: &str) -> Vec<(String, ClassSet)> {
-    let own = |set| (dataset.to_owned(), set);
-    match protocol {
-        Protocol::FewShot | Protocol::TestTime => vec![own(ClassSet::All)],
-        Protocol::BaseToNovel => vec![own(ClassSet::Base), own(ClassSet::Novel)],
-        Protocol::CrossDataset | Protocol::DomainGeneralization => {
-            let shifted = suite
-                .variants
-                .as_ref()
-                .filter(|_| protocol == Protocol::DomainGeneralization);
-            let others = shifted.unwrap_or(&suite.datasets).iter();
-            let mut targets = vec![own(ClassSet::All)];
-            targets.extend(
-                others
-                    .filter(|id| *id != dataset)
-                    .map(|id| (id.clone(), ClassSet::All)),
-            );
-            targets
-        }
-    }
+/// The classes that a trial from `dataset` is built for: of `dataset` in the first stage, trained on or else asked.
+pub fn trained_classes(suite: &Suite, protocol: &Protocol, dataset: &str) -> ClassSet {
+    let first = stages(suite, protocol, dataset).into_iter().next();
+    first.map_or(ClassSet::All, |stage| {
+        let train = stage.train.into_iter().map(|(_, set)| set);
+        let asked = stage.tests.into_iter().map(|(_, set)| set.among);
+        train.chain(asked).next().unwrap_or(ClassSet::All)
+    })
+}
+
+/// Where a trial from `dataset` is tested, over all its stages.
+pub fn targets(suite: &Suite, protocol: &Protocol, dataset: &str) -> Vec<(String, TestSet)> {
+    stages(suite, protocol, dataset)
+        .into_iter()
+        .flat_map(|stage| stage.tests)
+        .collect()
 }

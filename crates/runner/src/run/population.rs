@@ -14,10 +14,8 @@ pub struct Population {
     names: Vec<usize>,
     /// Training pictures.
     train: usize,
-    /// Test pictures of the base classes.
-    base: usize,
-    /// Test pictures.
-    test: usize,
+    /// Test pictures of the first 0, 1, 2, ... classes in label order; the last is all of them.
+    test: Vec<usize>,
     /// Whether the folder was not there.
     pub is_published: bool,
     /// What must be said of what is there.
@@ -31,13 +29,15 @@ impl Population {
     /// A dataset without classes.
     pub fn counted(split: &Split) -> Result<Self> {
         let names = split.names_of(ClassSet::All)?;
-        let ((train, test), (_, base)) =
-            (split.counts(ClassSet::All)?, split.counts(ClassSet::Base)?);
+        let (train, _) = split.counts(ClassSet::All)?;
+        let mut test = vec![0];
+        for count in split.tests_by_class() {
+            test.push(test[test.len() - 1] + count);
+        }
         let tokens = |n: &String| Tokenizer::shared().encode(&n.replace('_', " ")).len();
         Ok(Self {
             names: names.iter().map(tokens).collect(),
             train,
-            base,
             test,
             is_published: false,
             notes: Vec::new(),
@@ -55,12 +55,13 @@ impl Population {
                 row.id
             )
         };
-        let half = classes.div_ceil(2);
         Ok(Self {
             names: vec![NAME_TOKENS; classes],
             train: pictures.train,
-            base: pictures.test * half / classes.max(1),
-            test: pictures.test,
+            // As if every class had as many.
+            test: (0..=classes)
+                .map(|i| pictures.test * i / classes.max(1))
+                .collect(),
             is_published: true,
             notes: Vec::new(),
         })
@@ -68,21 +69,13 @@ impl Population {
 
     /// Tokens of the names of a class set.
     pub fn names(&self, set: ClassSet) -> &[usize] {
-        let half = self.names.len().div_ceil(2);
-        match set {
-            ClassSet::All => &self.names,
-            ClassSet::Base => &self.names[..half],
-            ClassSet::Novel => &self.names[half..],
-        }
+        &self.names[set.range(self.names.len())]
     }
 
     /// Test pictures of a class set.
     pub fn tests(&self, set: ClassSet) -> usize {
-        match set {
-            ClassSet::All => self.test,
-            ClassSet::Base => self.base,
-            ClassSet::Novel => self.test - self.base,
-        }
+        let classes = set.range(self.names.len());
+        self.test[classes.end] - self.test[classes.start]
     }
 
     /// Training pictures at `shots` a class. Variants of ImageNet have none of their own and are never trained on.

@@ -134,9 +134,9 @@ impl Progress {
             .map(|t| {
                 let is_elsewhere = record.tests.iter().any(|t| t.dataset != record.dataset);
                 let name = if is_elsewhere {
-                    &t.dataset
+                    t.dataset.clone()
                 } else {
-                    &t.class_set
+                    t.class_set.to_string()
                 };
                 format!("{name} {:.1}", t.accuracy())
             })

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use methods::settings::nearest;
 use methods::{Config, Entry, Training};
 
-use crate::record::Protocol;
+use crate::protocols::{Protocol, Wanted};
 
 mod method;
 mod read;
@@ -76,7 +76,7 @@ pub struct Suite {
     /// SHA-256 of it, hex.
     pub hash: String,
     /// How accuracy is measured; more than one multiply, like every list.
-    pub protocols: Vec<Protocol>,
+    pub protocols: Vec<&'static Protocol>,
     /// Name of the backbone.
     pub backbone: String,
     /// Dataset ids; targets where there is a source.
@@ -108,7 +108,7 @@ pub struct Line {
     /// Its name in tables.
     pub label: String,
     /// Protocols it runs under; all of the suite's where not given.
-    pub protocols: Option<Vec<Protocol>>,
+    pub protocols: Option<Vec<&'static Protocol>>,
     /// What the paper reports, by column.
     pub paper: BTreeMap<String, f64>,
     /// A second backbone to learn from: a name or a path, as `backbone` has it.
@@ -120,7 +120,7 @@ pub struct Line {
 
 /// Settings for all, or for some protocols, datasets and shots.
 struct Layer {
-    protocols: Option<Vec<Protocol>>,
+    protocols: Option<Vec<&'static Protocol>>,
     datasets: Option<Vec<String>>,
     shots: Option<Vec<usize>>,
     training: toml::Table,
@@ -193,6 +193,15 @@ fn is_shift(id: &str) -> bool {
 }
 
 impl Suite {
+    /// What protocols may know of it.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            datasets: &self.datasets,
+            source: self.source.as_deref(),
+            variants: self.variants.as_deref(),
+        }
+    }
+
     /// What each method will see of a picture anywhere in the suite, with its label; each kind once a method.
     pub fn sees(&self) -> Vec<(&str, methods::Sees)> {
         let mut all = Vec::new();
@@ -226,14 +235,6 @@ pub fn bytes(text: &str) -> Result<usize, String> {
         return Err(wrong());
     }
     Ok((number * unit) as usize)
-}
-
-/// Whether a protocol trains on one dataset and tests on others.
-pub fn is_transfer(protocol: Protocol) -> bool {
-    matches!(
-        protocol,
-        Protocol::CrossDataset | Protocol::DomainGeneralization
-    )
 }
 
 fn unknown_dataset(id: &str, known: &[String]) -> String {

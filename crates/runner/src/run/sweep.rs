@@ -381,6 +381,7 @@ impl Sweep {
             method: p.method.clone(),
             algorithm: p.algorithm.clone(),
             settings: trial.method.settings.clone(),
+            suite_settings: self.settings(trial),
             dataset: p.dataset.clone(),
             shots: p.shots,
             seed: p.seed,
@@ -402,17 +403,6 @@ impl Sweep {
                 started,
             },
         };
-        // A method that is not trained sees none of them; its own `views` are another thing (TPT's count).
-        if trial.method.training.is_some() {
-            let views = self.suite.views.to_string();
-            record.settings.insert("views".to_owned(), views.into());
-        }
-        record
-            .settings
-            .insert("precision".to_owned(), self.suite.precision.name().into());
-        if let Some(bytes) = self.suite.memory {
-            record.settings.insert("memory".to_owned(), bytes.into());
-        }
         match result {
             Ok(outcomes) => {
                 if outcomes.outcome == Outcome::Finished {
@@ -463,7 +453,8 @@ impl Sweep {
         stop: &AtomicBool,
         observer: &dyn Observer,
     ) -> Result<trial::Outcomes> {
-        let set = plan::trained_classes(trial.planned.protocol);
+        let set =
+            plan::trained_classes(&self.suite, trial.planned.protocol, &trial.planned.dataset);
         let line = self.line_of(trial);
         let on = Backbones {
             clip: self.clip.clone(),
@@ -515,6 +506,20 @@ impl Sweep {
         })
     }
 
+    /// What of the suite a trial runs with.
+    fn settings(&self, trial: &Trial) -> BTreeMap<String, serde_json::Value> {
+        let precision = self.suite.precision.name();
+        let mut settings = BTreeMap::from([("precision".to_owned(), precision.into())]);
+        // A method that is not trained sees no training view.
+        if trial.method.training.is_some() {
+            settings.insert("views".to_owned(), self.suite.views.to_string().into());
+        }
+        if let Some(bytes) = self.suite.memory {
+            settings.insert("memory".to_owned(), bytes.into());
+        }
+        settings
+    }
+
     /// What must be said of the datasets of a trial.
     fn notes(&self, trial: &Trial) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
@@ -536,7 +541,8 @@ impl Sweep {
             return 0.0;
         };
         let split = &self.feeds[&trial.planned.dataset].dataset.split;
-        let set = plan::trained_classes(trial.planned.protocol);
+        let set =
+            plan::trained_classes(&self.suite, trial.planned.protocol, &trial.planned.dataset);
         let counted = Population::counted(split).and_then(|of| {
             let pictures = split.with_picks(picks).subset(set)?.0.train.len();
             let counter = Counter {

@@ -12,10 +12,10 @@ use methods::{
     Sees, Shots, Support, Training,
 };
 
-use crate::record::{ClassTally, Cost, Outcome, Test};
+use crate::record::{ClassTally, Cost, Outcome, Test, TestSet};
 use crate::run::feed::Feed;
 use crate::run::suite::{Resolved, Views};
-use crate::show::stats::{ECE_BINS, expected_calibration_error, reliability};
+use crate::stats::{ECE_BINS, expected_calibration_error, reliability};
 use crate::store::Prediction;
 
 /// Pictures a predictor gets at once.
@@ -25,8 +25,8 @@ const TESTED_AT_ONCE: usize = 64;
 pub struct Target {
     /// Its dataset.
     pub feed: Arc<Feed>,
-    /// Which of its classes.
-    pub set: ClassSet,
+    /// Which of its test pictures, told apart among which of its classes.
+    pub set: TestSet,
     /// What describes them, for methods that need it.
     pub descriptions: Option<Arc<Descriptions>>,
 }
@@ -215,10 +215,10 @@ pub fn run(task: &Task) -> Result<Outcomes> {
     }
     let started = Instant::now();
     for (index, target) in task.targets.iter().enumerate() {
-        let bound = if std::ptr::eq(&*target.feed, task.feed) && target.set == task.set {
+        let bound = if std::ptr::eq(&*target.feed, task.feed) && target.set.among == task.set {
             classes.clone()
         } else {
-            classes_of(&target.feed, target.set, target.descriptions.as_ref())?
+            classes_of(&target.feed, target.set.among, target.descriptions.as_ref())?
         };
         method.bind(&bound)?;
         let (test, predictions) = test(
@@ -382,8 +382,8 @@ fn train(
     Ok(None)
 }
 
-/// Tests the predictor of a method that is bound to `classes`, the class set of `target`; `seed` draws views where a method sees views, and
-/// the order of pictures where it remembers them.
+/// Tests the predictor of a method that is bound to `classes`, those of `target`; `seed` draws views where a method sees
+/// views, and the order of pictures where it remembers them.
 ///
 /// # Errors
 /// [`Interrupted`]; a picture that is missing or broken; logits that are not finite.
@@ -397,13 +397,16 @@ pub fn test(
     stop: &AtomicBool,
 ) -> Result<(Test, Vec<Prediction>)> {
     let started = Instant::now();
-    let (split, _) = target.feed.dataset.split.subset(target.set)?;
+    let split = &target.feed.dataset.split;
+    let labels = target.set.labels(split.class_names().len());
+    let (mut split, _) = split.subset(target.set.among)?;
+    split.test.retain(|item| labels.contains(&item.label));
     let mut items = split.test;
     if items.is_empty() {
         bail!(
             "dataset {}: no test pictures of its {} classes",
             target.feed.dataset.id,
-            target.set.name()
+            target.set
         );
     }
     if needs.stream {
@@ -450,7 +453,7 @@ pub fn test(
             predictions.push(Prediction {
                 test_index,
                 dataset: target.feed.dataset.id.clone(),
-                class_set: target.set.name().to_owned(),
+                class_set: target.set,
                 image: item.path.to_string_lossy().into_owned(),
                 label: item.label,
                 predicted,
@@ -474,7 +477,8 @@ pub fn test(
     }
     let test = Test {
         dataset: target.feed.dataset.id.clone(),
-        class_set: target.set.name().to_owned(),
+        class_set: target.set,
+        stage: 0,
         correct: tallies.iter().map(|t| t.correct).sum(),
         total: tallies.iter().map(|t| t.total).sum(),
         classes: tallies,

@@ -5,6 +5,7 @@ use clip::weights::{Architecture, ImageTower, Transformer};
 use datasets::ClassSet;
 use methods::{Sees, Support, TextCost};
 
+use crate::record::TestSet;
 use crate::run::population::Population;
 use crate::run::suite::{Resolved, Views};
 
@@ -204,10 +205,10 @@ impl Counter<'_> {
         load
     }
 
-    /// Testing on the classes `set`, without the features that all methods with a frozen image tower share.
-    pub fn testing(&self, of: &Population, set: ClassSet) -> Load {
-        let pictures = of.tests(set) as f64;
-        let text = self.text(of.names(set));
+    /// Testing on the pictures of `set`, without the features that all methods with a frozen image tower share.
+    pub fn testing(&self, of: &Population, set: TestSet) -> Load {
+        let pictures = of.tests(set.pictures) as f64;
+        let text = self.text(of.names(set.among));
         let cost = self.method.config.cost();
         let mut load = Load::default();
         match self.method.config.needs().sees {

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::show::stats::{self, Bin, ECE_BINS, McNemar, Wilcoxon};
+use crate::record::TestSet;
 use crate::show::summary::{Cell, Method, Metric, Place, Section};
+use crate::stats::{self, Bin, ECE_BINS, McNemar, Wilcoxon};
 use crate::store::{Prediction, StoreError};
 
 /// Reads the predictions of the trial with a key on a dataset and class set; `None` when it kept none at all.
-pub type Reader<'a> = dyn Fn(&str, &str, &str) -> Result<Option<Vec<Prediction>>, StoreError> + 'a;
+pub type Reader<'a> =
+    dyn Fn(&str, &str, TestSet) -> Result<Option<Vec<Prediction>>, StoreError> + 'a;
 
 /// Two methods on the same pictures of one class set of one dataset.
 ///
@@ -22,7 +24,7 @@ pub struct PictureTest {
     /// Dataset tested on.
     pub dataset: String,
     /// Class set tested on.
-    pub class_set: String,
+    pub class_set: TestSet,
     /// McNemar's test.
     pub result: McNemar,
     /// Exact p-value after Holm's correction over every test of the section.
@@ -52,7 +54,7 @@ pub struct Reliability {
     /// Label of the method.
     pub method: String,
     /// Class set tested on.
-    pub class_set: String,
+    pub class_set: TestSet,
     /// Fifteen bins.
     pub bins: Vec<Bin>,
 }
@@ -63,7 +65,7 @@ pub struct ClassChange {
     /// Label of the method.
     pub method: String,
     /// Dataset and class set.
-    pub place: (String, String),
+    pub place: (String, TestSet),
     /// Label in the class set.
     pub class: u32,
     /// Test pictures of the class.
@@ -78,7 +80,7 @@ pub struct Confusion {
     /// Label of the method.
     pub method: String,
     /// Dataset and class set.
-    pub place: (String, String),
+    pub place: (String, TestSet),
     /// True and predicted label in the class set.
     pub labels: (u32, u32),
     /// Share of the true class's predictions, in percent.
@@ -141,12 +143,13 @@ impl Analysis {
     }
 
     fn over_datasets(&mut self, section: &Section) {
-        let mut metrics: Vec<(String, Metric<'_>)> = section
+        let mut metrics: Vec<(String, Metric)> = section
             .class_sets
             .iter()
-            .map(|set| (set.clone(), Metric::Accuracy(set)))
+            .map(|set| (set.to_string(), Metric::Accuracy(*set)))
             .collect();
-        if section.class_sets.iter().any(|set| set == "novel") {
+        let halves = section.protocol.halves();
+        if halves.is_some_and(|[_, novel]| section.class_sets.contains(&novel)) {
             metrics.push(("H".to_owned(), Metric::Harmonic));
         }
         for (name, metric) in metrics {
@@ -186,7 +189,7 @@ impl Analysis {
     }
 
     fn over_pictures(&mut self, section: &Section, dataset: &str, read: &Reader<'_>) {
-        for class_set in &section.class_sets {
+        for &class_set in &section.class_sets {
             let mut judged: Vec<(&Method, Judged)> = Vec::new();
             for method in &section.methods {
                 let Some(cell) = section.cell(method, dataset, class_set, self.shots) else {
@@ -213,13 +216,13 @@ impl Analysis {
                     self.pictures.push(PictureTest {
                         methods: (first.label.clone(), second.label.clone()),
                         dataset: dataset.to_owned(),
-                        class_set: class_set.clone(),
+                        class_set,
                         result,
                         holm: 1.0,
                     });
                 }
             }
-            let place = (dataset.to_owned(), class_set.clone());
+            let place = (dataset.to_owned(), class_set);
             let untrained = judged
                 .iter()
                 .find(|(m, _)| Some(&m.label) == self.reference.as_ref())
@@ -249,7 +252,7 @@ impl Analysis {
         }
     }
 
-    fn add_reliability(&mut self, method: &Method, class_set: &str, one: &Judged) {
+    fn add_reliability(&mut self, method: &Method, class_set: TestSet, one: &Judged) {
         let bins = stats::reliability(one.sure.iter().copied(), ECE_BINS);
         let same = |r: &&mut Reliability| r.method == method.label && r.class_set == class_set;
         match self.reliability.iter_mut().find(same) {
@@ -263,13 +266,13 @@ impl Analysis {
             }
             None => self.reliability.push(Reliability {
                 method: method.label.clone(),
-                class_set: class_set.to_owned(),
+                class_set,
                 bins,
             }),
         }
     }
 
-    fn add_confusions(&mut self, method: &Method, place: &(String, String), one: &Judged) {
+    fn add_confusions(&mut self, method: &Method, place: &(String, TestSet), one: &Judged) {
         let mut totals: BTreeMap<u32, usize> = BTreeMap::new();
         for (labels, count) in &one.confusions {
             *totals.entry(labels.0).or_default() += count;
@@ -354,7 +357,12 @@ impl Judged {
     }
 }
 
-fn judge(cell: &Cell, dataset: &str, class_set: &str, read: &Reader<'_>) -> Result<Judged, String> {
+fn judge(
+    cell: &Cell,
+    dataset: &str,
+    class_set: TestSet,
+    read: &Reader<'_>,
+) -> Result<Judged, String> {
     let mut judged = Judged {
         seeds: cell.keys.len(),
         ..Judged::default()

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::record::{Outcome, Protocol, Record};
-use crate::show::stats;
-use crate::show::summary::{Summary, protocol_name};
+use crate::protocols::Protocol;
+use crate::record::{Outcome, Record, TestSet};
+use crate::show::summary::Summary;
+use crate::stats;
 use crate::store::Loaded;
 
 /// What two folders are compared on: everything that names a trial but its seed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
     /// How accuracy was measured.
-    pub protocol: Protocol,
+    pub protocol: &'static Protocol,
     /// Label of the method.
     pub method: String,
     /// Dataset trained on.
@@ -26,9 +27,7 @@ impl fmt::Display for Cell {
         write!(
             f,
             "{} {} {}",
-            protocol_name(self.protocol),
-            self.method,
-            self.trained_on
+            self.protocol.name, self.method, self.trained_on
         )?;
         match self.shots {
             0 => Ok(()),
@@ -53,7 +52,7 @@ pub struct Change {
     /// Where.
     pub cell: Cell,
     /// Dataset and class set tested on.
-    pub tested: (String, String),
+    pub tested: (String, TestSet),
     /// Mean accuracy in percent, in the first and the second folder.
     pub means: (f64, f64),
     /// Seeds, in the first and the second folder.
@@ -181,12 +180,12 @@ fn accuracies(
     theirs: &BTreeMap<u64, &Record>,
     result: &mut Comparison,
 ) {
-    type Tests = BTreeMap<(String, String), Vec<(u64, u64, u64)>>;
+    type Tests = BTreeMap<(String, TestSet), Vec<(u64, u64, u64)>>;
     let gather = |records: &BTreeMap<u64, &Record>| -> Tests {
         let mut tests = Tests::new();
         for (seed, record) in records {
             for test in &record.tests {
-                let place = (test.dataset.clone(), test.class_set.clone());
+                let place = (test.dataset.clone(), test.class_set);
                 tests
                     .entry(place)
                     .or_default()
@@ -253,14 +252,17 @@ fn noise(x: &[f64], y: &[f64], pictures: (u64, u64)) -> f64 {
 fn fields(a: &Record, b: &Record) -> Vec<(String, String, String)> {
     const NONE: &str = "(none)";
     let mut found = Vec::new();
-    let names: BTreeSet<&String> = a.settings.keys().chain(b.settings.keys()).collect();
-    for name in names {
-        let text = |r: &Record| {
-            r.settings
-                .get(name)
-                .map_or(NONE.to_owned(), ToString::to_string)
-        };
-        found.push((format!("settings.{name}"), text(a), text(b)));
+    for (group, x, y) in [
+        ("settings", &a.settings, &b.settings),
+        ("suite_settings", &a.suite_settings, &b.suite_settings),
+    ] {
+        let names: BTreeSet<&String> = x.keys().chain(y.keys()).collect();
+        for name in names {
+            let text = |of: &BTreeMap<String, serde_json::Value>| {
+                of.get(name).map_or(NONE.to_owned(), ToString::to_string)
+            };
+            found.push((format!("{group}.{name}"), text(x), text(y)));
+        }
     }
     let origin = |r: &Record| {
         let p = &r.provenance;

@@ -6,6 +6,5 @@ pub(crate) mod looks;
 pub mod plot;
 pub mod published;
 pub mod report;
-pub mod stats;
 pub mod summary;
 pub mod table;

@@ -6,17 +6,17 @@ mod cost;
 mod curves;
 mod dots;
 mod grid;
+mod halves;
 mod marks;
 mod scatter;
+mod sets;
 
 use std::path::{Path, PathBuf};
 
-pub use calibration::reliability;
 pub use canvas::Drawing;
-pub use cost::cost;
 
-use crate::record::Protocol;
-use crate::show::summary::{Metric, Place, Section, Summary};
+use crate::show::analysis::{Analysis, Reader};
+use crate::show::summary::{Place, Section, Summary};
 use crate::store::{Loaded, StoreError, replace};
 
 /// Where a chart will be read.
@@ -65,9 +65,34 @@ impl Size {
     }
 }
 
-/// A chart and the name of its files.
-#[derive(Clone, Debug)]
+/// Every kind of chart, in the order a section shows them: a file of this folder and a line here.
+pub const CHARTS: &[Chart] = &[
+    halves::CHART,
+    sets::CHART,
+    scatter::CHART,
+    cost::CHART,
+    calibration::CHART,
+];
+
+/// A kind of chart.
 pub struct Chart {
+    /// What parts of the report ask for it by; unique.
+    pub slug: &'static str,
+    /// How a section's charts of this kind are drawn; none where there is nothing to show.
+    pub draw: Draw,
+}
+
+/// What a chart is drawn from.
+pub enum Draw {
+    /// The summary alone.
+    Summary(fn(&Painter<'_>) -> Vec<Drawn>),
+    /// What the predictions say, too.
+    Analysis(fn(&Painter<'_>, &Analysis) -> Vec<Drawn>),
+}
+
+/// A chart as it is drawn, and the name of its files.
+#[derive(Clone, Debug)]
+pub struct Drawn {
     /// File name without extension.
     pub slug: String,
     /// What it shows, in one sentence.
@@ -76,45 +101,38 @@ pub struct Chart {
     pub drawing: Drawing,
 }
 
-/// Every chart of every section.
-pub fn charts(summary: &Summary, size: Size) -> Vec<Chart> {
-    summary
-        .sections
-        .iter()
-        .flat_map(|section| section_charts(section, size))
-        .collect()
-}
-
-/// Every chart of one section.
-pub fn section_charts(section: &Section, size: Size) -> Vec<Chart> {
-    let mut charts = Vec::new();
-    let painter = Painter {
-        section,
-        style: size.style(),
-    };
-    if section.protocol == Protocol::BaseToNovel {
-        painter.base_to_novel(&mut charts);
-    } else {
-        painter.accuracy(&mut charts);
+impl Chart {
+    /// Draws a section's charts of this kind.
+    pub fn of(&self, section: &Section, analysis: &Analysis, size: Size) -> Vec<Drawn> {
+        let painter = Painter {
+            section,
+            style: size.style(),
+        };
+        match self.draw {
+            Draw::Summary(draw) => draw(&painter),
+            Draw::Analysis(draw) => draw(&painter, analysis),
+        }
     }
-    charts.extend(cost(section, size));
-    charts
 }
 
-/// Writes every chart into `dir/charts` as `.svg` and `.png`; returns the files.
+/// Every chart of every section.
+pub fn charts(summary: &Summary, read: &Reader<'_>, size: Size) -> Vec<Drawn> {
+    let of = |section: &Section| {
+        let analysis = Analysis::new(section, read);
+        let drawn = CHARTS.iter().map(|c| c.of(section, &analysis, size));
+        drawn.flatten().collect::<Vec<_>>()
+    };
+    summary.sections.iter().flat_map(of).collect()
+}
+
+/// Writes every chart into `dir/charts` as `.svg` and `.png`; returns the files. Charts for paper have `-paper` at the
+/// end of their names. `read` finds predictions; charts that need those which are not kept are left out.
 ///
 /// # Errors
 /// When a chart cannot be drawn or a file not written.
-pub fn render_all(loaded: &Loaded, dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    render_all_sized(loaded, dir, Size::Screen)
-}
-
-/// [`render_all`] for a reader's size: paper charts have `-paper` at the end of their names.
-///
-/// # Errors
-/// When a chart cannot be drawn or a file not written.
-pub fn render_all_sized(
+pub fn render_all(
     loaded: &Loaded,
+    read: &Reader<'_>,
     dir: &Path,
     size: Size,
 ) -> Result<Vec<PathBuf>, StoreError> {
@@ -124,7 +142,7 @@ pub fn render_all_sized(
         source,
     })?;
     let mut written = Vec::new();
-    for chart in charts(&Summary::new(loaded), size) {
+    for chart in charts(&Summary::new(loaded), read, size) {
         let end = if size == Size::Paper { "-paper" } else { "" };
         let svg = folder.join(format!("{}{end}.svg", chart.slug));
         let fail = |problem: String| StoreError::Chart {
@@ -146,7 +164,8 @@ pub fn render_all_sized(
     Ok(written)
 }
 
-struct Painter<'a> {
+/// Draws the charts of one section at one size.
+pub struct Painter<'a> {
     section: &'a Section,
     style: Style,
 }
@@ -168,85 +187,6 @@ impl<'a> Painter<'a> {
                 format!("{d} (source)")
             }
             Place::Dataset(d) => d.to_owned(),
-        }
-    }
-
-    fn base_to_novel(&self, charts: &mut Vec<Chart>) {
-        let section = self.section;
-        let halves = [
-            ("Base classes", "base", Metric::Accuracy("base")),
-            ("Novel classes", "novel", Metric::Accuracy("novel")),
-            ("Harmonic mean H", "harmonic", Metric::Harmonic),
-        ];
-        let places = self.places();
-        if section.shots.len() > 1 {
-            let panels: Vec<_> = halves
-                .iter()
-                .map(|(name, _, metric)| ((*name).to_owned(), places[0], *metric))
-                .collect();
-            charts.push(Chart {
-                slug: format!("{}-average", section.slug()),
-                title: format!(
-                    "{}: {}, against shots",
-                    section.title(),
-                    self.place_name(places[0])
-                ),
-                drawing: self.curves(&panels, 3),
-            });
-            for (name, slug, metric) in halves.iter().filter(|_| places.len() > 1) {
-                let panels: Vec<_> = places
-                    .iter()
-                    .map(|p| (self.place_name(*p), *p, *metric))
-                    .collect();
-                charts.push(Chart {
-                    slug: format!("{}-{slug}-datasets", section.slug()),
-                    title: format!("{}: {name}, by dataset, against shots", section.title()),
-                    drawing: self.curves(&panels, 4),
-                });
-            }
-        } else {
-            let panels: Vec<_> = halves
-                .iter()
-                .map(|(name, _, metric)| ((*name).to_owned(), *metric))
-                .collect();
-            let shots = section.shots.first().copied().unwrap_or(0);
-            charts.push(Chart {
-                slug: format!("{}-datasets", section.slug()),
-                title: format!("{} by dataset, {shots} shots", section.title()),
-                drawing: self.dots(&panels, &places, shots),
-            });
-        }
-        charts.extend(self.gains());
-    }
-
-    fn accuracy(&self, charts: &mut Vec<Chart>) {
-        let section = self.section;
-        let places = self.places();
-        for class_set in &section.class_sets {
-            let metric = Metric::Accuracy(class_set);
-            let suffix = if section.class_sets.len() > 1 {
-                format!("-{class_set}")
-            } else {
-                String::new()
-            };
-            if section.shots.len() > 1 {
-                let panels: Vec<_> = places
-                    .iter()
-                    .map(|p| (self.place_name(*p), *p, metric))
-                    .collect();
-                charts.push(Chart {
-                    slug: format!("{}{suffix}-by-shots", section.slug()),
-                    title: format!("{}: accuracy against shots", section.title()),
-                    drawing: self.curves(&panels, panels.len().min(4)),
-                });
-            } else {
-                let shots = section.shots.first().copied().unwrap_or(0);
-                charts.push(Chart {
-                    slug: format!("{}{suffix}-datasets", section.slug()),
-                    title: format!("{} by dataset", section.title()),
-                    drawing: self.dots(&[("Accuracy".to_owned(), metric)], &places, shots),
-                });
-            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fmt, path::Path, path::PathBuf};
 
 use serde::Deserialize;
 
-use crate::record::Protocol;
+use crate::protocols::Protocol;
 
 mod check;
 #[cfg(test)]
@@ -148,7 +148,7 @@ impl Measure {
     /// Every measure, in the order of the files' keys.
     pub const ALL: [Self; 4] = [Self::All, Self::Base, Self::Novel, Self::Harmonic];
 
-    /// Key in the files; `all`, `base` and `novel` are the class sets of a record's tests.
+    /// Key in the files; `base` and `novel` are the halves that the table's protocol shows.
     pub fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -195,7 +195,7 @@ struct Averages {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    protocol: Protocol,
+    protocol: &'static Protocol,
     backbone: String,
     /// Dataset trained on, where it is not the one tested on.
     trained_on: Option<String>,
@@ -394,7 +394,7 @@ impl Published {
     /// there, its accuracy on all classes is the same cell under every protocol.
     pub fn lookup(
         &self,
-        protocol: Protocol,
+        protocol: &Protocol,
         method: &str,
         dataset: &str,
         backbone: &str,

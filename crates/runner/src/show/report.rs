@@ -1,6 +1,7 @@
 //! One self-contained HTML page about one or several results folders: no network, no server, everything escaped.
 
-mod sections;
+mod parts;
+mod section;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -9,11 +10,12 @@ use minijinja::Environment;
 use minijinja::value::Serde;
 use serde::Serialize;
 
+use crate::record::TestSet;
 use crate::show::published::Published;
 use crate::show::summary::Summary;
 use crate::show::table::against;
 use crate::store::{Loaded, Planned, Prediction, Store, StoreError};
-use sections::SectionView;
+use section::SectionView;
 use view::{Cell, Head, Note, Suite, TableView};
 
 /// Why a report could not be written.
@@ -58,7 +60,7 @@ pub fn render(stores: &[Store]) -> Result<String, ReportError> {
     let published = Published::built_in()?;
     let read = |key: &str,
                 dataset: &str,
-                class_set: &str|
+                class_set: TestSet|
      -> Result<Option<Vec<Prediction>>, StoreError> {
         for store in stores {
             if let Some(found) = store.read_predictions_on(key, dataset, class_set)? {
@@ -71,7 +73,7 @@ pub fn render(stores: &[Store]) -> Result<String, ReportError> {
     let sections = summary
         .sections
         .iter()
-        .map(|section| sections::view(section, &loaded, &read))
+        .map(|section| section::view(section, &loaded, &read))
         .collect::<Result<Vec<_>, _>>()?;
     let suites: Vec<Suite> = stores
         .iter()

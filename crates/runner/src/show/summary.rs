@@ -17,38 +17,9 @@ pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 pub use health::{Collapse, Failure, Health};
 pub use section::Section;
 
-use crate::record::{Outcome, Protocol, Record};
+use crate::protocols::Protocol;
+use crate::record::{Outcome, Record};
 use crate::store::{Loaded, Planned};
-
-/// The kebab-case name of a protocol, as suites and records spell it.
-pub fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::FewShot => "few-shot",
-        Protocol::BaseToNovel => "base-to-novel",
-        Protocol::CrossDataset => "cross-dataset",
-        Protocol::DomainGeneralization => "domain-generalization",
-        Protocol::TestTime => "test-time",
-    }
-}
-
-/// What a protocol is called in a heading.
-pub fn protocol_title(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::FewShot => "Few-shot learning",
-        Protocol::BaseToNovel => "Base-to-novel generalization",
-        Protocol::CrossDataset => "Cross-dataset transfer",
-        Protocol::DomainGeneralization => "Domain generalization",
-        Protocol::TestTime => "Test-time adaptation",
-    }
-}
-
-/// Whether a protocol trains on one dataset and tests on others.
-pub(crate) fn has_source(protocol: Protocol) -> bool {
-    matches!(
-        protocol,
-        Protocol::CrossDataset | Protocol::DomainGeneralization
-    )
-}
 
 /// Everything a results folder says, in order.
 #[derive(Clone, Debug)]
@@ -63,7 +34,7 @@ impl Summary {
     /// Puts loaded records in order.
     pub fn new(loaded: &Loaded) -> Self {
         let (kept, set_aside) = keep(loaded);
-        let mut groups: BTreeMap<(Protocol, &str, &str), Vec<&Record>> = BTreeMap::new();
+        let mut groups: BTreeMap<(&'static Protocol, &str, &str), Vec<&Record>> = BTreeMap::new();
         for record in &kept {
             let source = &record.provenance;
             let group = (
@@ -84,9 +55,9 @@ impl Summary {
                 .iter()
                 .filter(|p| p.protocol == *protocol)
                 .collect();
-            for source in sources(*protocol, records) {
+            for source in sources(protocol, records) {
                 sections.push(Section::new(
-                    *protocol,
+                    protocol,
                     backbone,
                     fingerprint,
                     source,
@@ -111,8 +82,8 @@ impl Summary {
 }
 
 /// Source datasets of a protocol's records; one `None` where the protocol has none.
-fn sources<'a>(protocol: Protocol, records: &[&'a Record]) -> Vec<Option<&'a str>> {
-    if !has_source(protocol) {
+fn sources<'a>(protocol: &Protocol, records: &[&'a Record]) -> Vec<Option<&'a str>> {
+    if !protocol.has_source {
         return vec![None];
     }
     let of = |trained: bool| -> BTreeSet<&'a str> {

@@ -1,9 +1,10 @@
 //! `trials.parquet`: the records as one flat table, a row for each trial and test.
 
+use std::collections::BTreeMap;
+
 use super::columns::{self, Values};
 use super::{Loaded, Store, StoreError};
 use crate::record::{Outcome, Record, Test};
-use crate::show::summary::protocol_name;
 
 impl Loaded {
     /// One row a trial and test; a failed trial is one row whose test columns are null.
@@ -49,15 +50,21 @@ impl Loaded {
                     .collect(),
             )
         };
-        let settings = rows.iter().map(|(r, _)| {
-            Some(serde_json::to_string(&r.settings).expect("a map of JSON values is JSON"))
-        });
+        let sets = rows.iter().map(|(_, t)| t.map(|t| t.class_set.to_string()));
+        let sets = Values::Text(sets.collect());
+        type Settings = BTreeMap<String, serde_json::Value>;
+        let json = |field: fn(&Record) -> &Settings| {
+            let text = |(r, _): &(&Record, _)| {
+                Some(serde_json::to_string(field(r)).expect("a map of JSON values is JSON"))
+            };
+            Values::Text(rows.iter().map(text).collect())
+        };
         vec![
             ("key", text(|r| &r.key)),
             ("suite", text(|r| &r.suite)),
             ("suite_hash", text(|r| &r.suite_hash)),
             ("schema", whole(|r| u64::from(r.schema))),
-            ("protocol", word(|r| Some(protocol_name(r.protocol)))),
+            ("protocol", word(|r| Some(r.protocol.name))),
             ("method", text(|r| &r.method)),
             ("algorithm", text(|r| &r.algorithm)),
             ("trained_on", text(|r| &r.dataset)),
@@ -78,7 +85,8 @@ impl Loaded {
                 }),
             ),
             ("dataset", named(|t| &t.dataset)),
-            ("class_set", named(|t| &t.class_set)),
+            ("class_set", sets),
+            ("stage", counted(|t| t.stage as u64)),
             ("correct", counted(|t| t.correct)),
             ("total", counted(|t| t.total)),
             ("accuracy", tested(Test::accuracy)),
@@ -90,7 +98,8 @@ impl Loaded {
             ("peak_memory", whole(|r| r.cost.peak_memory)),
             ("operations", real(|r| Some(r.cost.operations))),
             ("final_loss", real(|r| r.losses.last().copied())),
-            ("settings", Values::Text(settings.collect())),
+            ("settings", json(|r| &r.settings)),
+            ("suite_settings", json(|r| &r.suite_settings)),
             ("version", text(|r| &r.provenance.version)),
             ("commit", text(|r| &r.provenance.commit)),
             ("backbone", text(|r| &r.provenance.backbone)),

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use parquet::errors::Result as ParquetResult;
+use parquet::errors::{ParquetError, Result as ParquetResult};
 
 use super::columns::{self, Columns, Values, text};
 use super::{Store, StoreError};
+use crate::record::TestSet;
 
 /// One test picture's prediction.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,8 +15,8 @@ pub struct Prediction {
     pub test_index: u32,
     /// Dataset tested on.
     pub dataset: String,
-    /// `all`, `base` or `novel`.
-    pub class_set: String,
+    /// Which pictures, told apart among which classes.
+    pub class_set: TestSet,
     /// Path of the picture inside its dataset.
     pub image: String,
     /// True label within the class set.
@@ -47,11 +48,13 @@ impl Store {
         let text = |field: fn(&Prediction) -> &String| {
             Values::Text(predictions.iter().map(|p| Some(field(p).clone())).collect())
         };
+        let sets = predictions.iter().map(|p| Some(p.class_set.to_string()));
+        let sets = Values::Text(sets.collect());
         let confidence = predictions.iter().map(|p| Some(p.confidence)).collect();
         let table = [
             ("test_index", small(|p| p.test_index)),
             ("dataset", text(|p| &p.dataset)),
-            ("class_set", text(|p| &p.class_set)),
+            ("class_set", sets),
             ("image", text(|p| &p.image)),
             ("label", small(|p| p.label)),
             ("predicted", small(|p| p.predicted)),
@@ -68,7 +71,8 @@ impl Store {
         self.read_where(key, |_, _| true)
     }
 
-    /// Reads the predictions of one trial on one class set of one dataset; `None` when the trial kept none at all.
+    /// Reads the predictions of one trial on one class set of one dataset, as of the last stage that tested it; `None`
+    /// when the trial kept none at all.
     ///
     /// # Errors
     /// When the file is there but cannot be read or lacks a column.
@@ -76,11 +80,17 @@ impl Store {
         &self,
         key: &str,
         dataset: &str,
-        class_set: &str,
+        class_set: TestSet,
     ) -> Result<Option<Vec<Prediction>>, StoreError> {
-        self.read_where(key, |tested_on, among| {
+        let class_set = class_set.to_string();
+        let found = self.read_where(key, |tested_on, among| {
             tested_on == dataset && among == class_set
-        })
+        })?;
+        Ok(found.map(|mut all| {
+            let last = all.iter().map(|p| p.test_index).max();
+            all.retain(|p| Some(p.test_index) == last);
+            all
+        }))
     }
 
     /// Reads the rows whose dataset and class set are wanted. Text is only taken out of those.
@@ -112,10 +122,13 @@ fn rows(table: &Columns, is_wanted: impl Fn(&str, &str) -> bool) -> ParquetResul
     for i in 0..test_index.len() {
         let (dataset, class_set) = (text(&dataset[i])?, text(&class_set[i])?);
         if is_wanted(dataset, class_set) {
+            let set = class_set
+                .parse()
+                .map_err(|e| ParquetError::General(format!("row {i}: class_set: {e}")))?;
             rows.push(Prediction {
                 test_index: test_index[i],
                 dataset: dataset.to_owned(),
-                class_set: class_set.to_owned(),
+                class_set: set,
                 image: text(&image[i])?.to_owned(),
                 label: label[i],
                 predicted: predicted[i],

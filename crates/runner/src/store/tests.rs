@@ -2,6 +2,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
 use super::*;
+use crate::record::TestSet;
 use crate::show::summary::sample;
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -38,7 +39,7 @@ fn broken_records_are_named_and_never_skipped() {
     put("half.json", &text[..text.len() / 2]);
     put(
         "newer.json",
-        &renamed("newer").replacen("\"schema\": 1", "\"schema\": 7", 1),
+        &renamed("newer").replacen("\"schema\": 2", "\"schema\": 7", 1),
     );
     put("moved.json", &text);
     put(
@@ -66,7 +67,7 @@ fn broken_records_are_named_and_never_skipped() {
         "{}",
         problem("half.json")
     );
-    assert!(problem("newer.json").contains("7 is newer than 1"));
+    assert!(problem("newer.json").contains("7 is newer than 2"));
     assert!(problem("moved.json").contains("does not match the file's name"));
     assert!(problem("sums.json").contains("3000 correct of 2000"));
     assert!(problem("notes.txt").contains("not a record"));
@@ -141,7 +142,11 @@ fn predictions_come_back_as_they_were_written() {
         .map(|i| Prediction {
             test_index: i / 250,
             dataset: "dtd".to_owned(),
-            class_set: if i < 250 { "base" } else { "novel" }.to_owned(),
+            class_set: if i < 250 {
+                TestSet::BASE
+            } else {
+                TestSet::NOVEL
+            },
             image: format!("images/lined/lined_{i:04}.jpg"),
             label: i % 24,
             predicted: i % 23,
@@ -154,10 +159,14 @@ fn predictions_come_back_as_they_were_written() {
         store.read_predictions("k").unwrap().as_deref(),
         Some(&predictions[..])
     );
-    let novel = store.read_predictions_on("k", "dtd", "novel").unwrap();
+    let novel = store
+        .read_predictions_on("k", "dtd", TestSet::NOVEL)
+        .unwrap();
     assert_eq!(novel.as_deref(), Some(&predictions[250..]));
     assert_eq!(
-        store.read_predictions_on("k", "eurosat", "novel").unwrap(),
+        store
+            .read_predictions_on("k", "eurosat", TestSet::NOVEL)
+            .unwrap(),
         Some(vec![])
     );
     let bytes = std::fs::metadata(store.predictions_path("k"))

@@ -8,7 +8,7 @@ use toml_edit::TableLike;
 
 use super::reader::{Reader, plain};
 use super::{Layer, Line, Resolved, Suite, unknown_dataset};
-use crate::record::Protocol;
+use crate::protocols::Protocol;
 
 impl Suite {
     pub(super) fn method(
@@ -201,7 +201,7 @@ impl Line {
     /// Settings for a protocol, dataset and shot count, and where each was written.
     fn merged(
         &self,
-        protocol: Protocol,
+        protocol: &Protocol,
         dataset: &str,
         shots: usize,
     ) -> (toml::Table, toml::Table, HashMap<String, usize>) {
@@ -211,7 +211,7 @@ impl Line {
             let here = layer
                 .protocols
                 .as_ref()
-                .is_none_or(|p| p.contains(&protocol))
+                .is_none_or(|p| p.iter().any(|p| *p == protocol))
                 && layer
                     .datasets
                     .as_ref()
@@ -228,7 +228,7 @@ impl Line {
 
     fn read(
         &self,
-        protocol: Protocol,
+        protocol: &Protocol,
         dataset: &str,
         shots: usize,
     ) -> (Resolved, Vec<(usize, String)>) {
@@ -304,7 +304,7 @@ impl Line {
 
     pub(super) fn problems(
         &self,
-        protocol: Protocol,
+        protocol: &Protocol,
         dataset: &str,
         shots: usize,
         prefix: &str,
@@ -322,16 +322,16 @@ impl Line {
     }
 
     /// Whether it runs under `protocol`.
-    pub fn runs_under(&self, protocol: Protocol) -> bool {
-        let able = !self.learns() || protocol != Protocol::TestTime;
+    pub fn runs_under(&self, protocol: &Protocol) -> bool {
+        let able = !self.learns() || protocol.has_training;
         able && self
             .protocols
             .as_ref()
-            .is_none_or(|p| p.contains(&protocol))
+            .is_none_or(|p| p.iter().any(|p| *p == protocol))
     }
 
     /// The method as it is for a protocol, dataset and shot count; checked when the suite was read.
-    pub fn resolve(&self, protocol: Protocol, dataset: &str, shots: usize) -> Resolved {
+    pub fn resolve(&self, protocol: &Protocol, dataset: &str, shots: usize) -> Resolved {
         self.read(protocol, dataset, shots).0
     }
 }

@@ -5,11 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use toml_edit::{Document, Item, TableLike};
 
-use super::reader::{PROTOCOLS, Reader};
-use super::{
-    Line, PicksFrom, Precision, Suite, VERSION, Views, bytes, expand, is_transfer, unknown_dataset,
-};
-use crate::record::Protocol;
+use super::reader::Reader;
+use super::{Line, PicksFrom, Precision, Suite, VERSION, Views, bytes, expand, unknown_dataset};
+use crate::protocols;
 
 impl Suite {
     /// Reads and checks `path`. `known` tells whether a dataset id exists.
@@ -58,12 +56,8 @@ impl Suite {
         }
         let protocols = r.protocols(root, "", "protocol").unwrap_or_else(|| {
             if root.get("protocol").is_none() {
-                let known: Vec<&str> = PROTOCOLS.iter().map(|p| p.0).collect();
-                r.on(
-                    1,
-                    "protocol",
-                    format!("is missing; one or more of {}", known.join(", ")),
-                );
+                let known = protocols::names(|_| true, ", ");
+                r.on(1, "protocol", format!("is missing; one or more of {known}"));
             }
             Vec::new()
         });
@@ -81,14 +75,12 @@ impl Suite {
         let variants = root
             .get("variants")
             .map(|_| Self::datasets(&mut r, root, "variants", known));
-        if variants.is_some() && !protocols.contains(&Protocol::DomainGeneralization) {
-            r.at(
-                root.get("variants"),
-                "variants",
-                "belongs to domain-generalization only",
-            );
+        if variants.is_some() && !protocols.iter().any(|p| p.has_variants) {
+            let those = protocols::names(|p| p.has_variants, " and ");
+            let message = format!("belongs to {those} only");
+            r.at(root.get("variants"), "variants", message);
         }
-        let transfer = protocols.iter().any(|p| is_transfer(*p));
+        let transfer = protocols.iter().any(|p| p.has_source);
         let source = r.string(root, "", "source");
         match (&source, transfer) {
             (None, true) => r.on(
@@ -96,11 +88,11 @@ impl Suite {
                 "source",
                 "is missing: this protocol trains on one dataset",
             ),
-            (Some(_), false) => r.at(
-                root.get("source"),
-                "source",
-                "belongs to cross-dataset and domain-generalization only",
-            ),
+            (Some(_), false) => {
+                let those = protocols::names(|p| p.has_source, " and ");
+                let message = format!("belongs to {those} only");
+                r.at(root.get("source"), "source", message);
+            }
             (Some(id), true) if !known.contains(id) => {
                 r.at(root.get("source"), "source", unknown_dataset(id, known))
             }
@@ -115,7 +107,7 @@ impl Suite {
         shots.sort_unstable();
         if shots.is_empty()
             && root.get("shots").is_none()
-            && protocols.iter().any(|p| *p != Protocol::TestTime)
+            && protocols.iter().any(|p| p.has_training)
         {
             r.on(1, "shots", "is missing; for example `shots = [16]`");
         }
@@ -126,7 +118,7 @@ impl Suite {
         let views = Self::views(&mut r, root.get("views"));
         let picks = Self::picks(&mut r, root.get("picks"));
         if let PicksFrom::File(_) = &picks {
-            let trained_on = if transfer && protocols.iter().all(|p| is_transfer(*p)) {
+            let trained_on = if transfer && protocols.iter().all(|p| p.has_source) {
                 source.iter().count()
             } else {
                 datasets.len()
@@ -160,11 +152,14 @@ impl Suite {
                     let Some(line) = line else { continue };
                     if line.learns()
                         && !protocols.is_empty()
-                        && protocols.iter().all(|p| *p == Protocol::TestTime)
+                        && protocols.iter().all(|p| !p.has_training)
                     {
+                        let those: Vec<&str> = protocols.iter().map(|p| p.name).collect();
+                        let has = if those.len() == 1 { "has" } else { "have" };
                         let message = format!(
-                            "{} needs a training set, test-time has none",
-                            line.entry.name
+                            "{} needs a training set, {} {has} none",
+                            line.entry.name,
+                            those.join(" and ")
                         );
                         r.at(table.get("name"), &format!("method[{i}].name"), message);
                     }
@@ -179,15 +174,15 @@ impl Suite {
         for (i, line) in &methods {
             let mut seen = Vec::new();
             for protocol in &protocols {
-                let own = if is_transfer(*protocol) {
-                    source.iter().cloned().collect()
-                } else {
-                    datasets.clone()
+                let wanted = protocols::Wanted {
+                    datasets: &datasets,
+                    source: source.as_deref(),
+                    variants: variants.as_deref(),
                 };
-                for dataset in &own {
+                for dataset in protocol.starts(&wanted) {
                     for shots in shots.iter().copied().chain(shots.is_empty().then_some(0)) {
                         for (number, message) in
-                            line.problems(*protocol, dataset, shots, &format!("method[{i}]."))
+                            line.problems(protocol, dataset, shots, &format!("method[{i}]."))
                         {
                             if !seen.contains(&message) {
                                 seen.push(message.clone());

@@ -5,7 +5,7 @@ use std::path::Path;
 use methods::settings::nearest;
 use toml_edit::{Item, TableLike, Value};
 
-use crate::record::Protocol;
+use crate::protocols::{self, Protocol};
 
 pub(super) struct Reader<'a> {
     pub(super) path: &'a Path,
@@ -124,34 +124,26 @@ impl Reader<'_> {
     }
 }
 
-pub(super) const PROTOCOLS: [(&str, Protocol); 5] = [
-    ("few-shot", Protocol::FewShot),
-    ("base-to-novel", Protocol::BaseToNovel),
-    ("cross-dataset", Protocol::CrossDataset),
-    ("domain-generalization", Protocol::DomainGeneralization),
-    ("test-time", Protocol::TestTime),
-];
-
 impl Reader<'_> {
     pub(super) fn protocols(
         &mut self,
         table: &dyn TableLike,
         prefix: &str,
         key: &str,
-    ) -> Option<Vec<Protocol>> {
+    ) -> Option<Vec<&'static Protocol>> {
         let names = self.names(table, prefix, key)?;
         let mut out = Vec::new();
         for name in names {
-            match PROTOCOLS.iter().find(|(n, _)| *n == name) {
-                Some((_, p)) if !out.contains(p) => out.push(*p),
+            match protocols::find(&name) {
+                Some(p) if !out.contains(&p) => out.push(p),
                 Some(_) => self.at(
                     table.get(key),
                     &format!("{prefix}{key}"),
                     format!("{name} is listed twice"),
                 ),
                 None => {
-                    let known: Vec<&str> = PROTOCOLS.iter().map(|p| p.0).collect();
-                    let message = format!("{name:?} is not one of {}", known.join(", "));
+                    let known = protocols::names(|_| true, ", ");
+                    let message = format!("{name:?} is not one of {known}");
                     self.at(table.get(key), &format!("{prefix}{key}"), message);
                 }
             }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::Record;
+use crate::record::{Record, TestSet};
 use crate::show::summary::{Summary, sample};
 use crate::store::Loaded;
 
@@ -28,7 +28,7 @@ fn trial(
             predictions.push(Prediction {
                 test_index: index as u32,
                 dataset: test.dataset.clone(),
-                class_set: test.class_set.clone(),
+                class_set: test.class_set,
                 image: format!("{i}.png"),
                 label,
                 predicted: if is_right(i) { label } else { 1 - label },
@@ -45,7 +45,7 @@ fn analyse(trials: &[(Record, Vec<Prediction>)]) -> Analysis {
         records,
         ..Loaded::default()
     });
-    let read = |key: &str, dataset: &str, class_set: &str| {
+    let read = |key: &str, dataset: &str, class_set: TestSet| {
         let kept = trials.iter().find(|t| t.0.key == key).map(|t| t.1.iter());
         let on = |p: &&Prediction| p.dataset == dataset && p.class_set == class_set;
         Ok(kept.map(|all| all.filter(on).cloned().collect()))
@@ -110,13 +110,8 @@ fn reliability_pools_every_picture() {
     let base = &found.reliability[0];
     let bin = base.bins.iter().find(|b| b.count > 0).unwrap();
     assert_eq!(
-        (
-            base.class_set.as_str(),
-            bin.count,
-            bin.confidence,
-            bin.accuracy
-        ),
-        ("base", 200, 0.75, 0.75)
+        (base.class_set, bin.count, bin.confidence, bin.accuracy),
+        (TestSet::BASE, 200, 0.75, 0.75)
     );
     assert_eq!(stats::expected_calibration_error(&base.bins), 0.0);
 }
@@ -147,7 +142,7 @@ fn classes_and_confusions_are_found() {
 #[test]
 fn wilcoxon_runs_over_datasets() {
     let loaded = sample::sweep(
-        crate::record::Protocol::BaseToNovel,
+        &crate::protocols::base_to_novel::PROTOCOL,
         &["zero-shot", "coop", "maple"],
         &sample::DATASETS,
         &[16],

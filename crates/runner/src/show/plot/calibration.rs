@@ -3,33 +3,31 @@
 use super::canvas::{Align, BLACK_INK, Drawing, GREY_INK, Ink};
 use super::grid::{Frame, Scale};
 use super::marks::{Key, Legend, point};
-use super::{Chart, Painter, Size};
+use super::{Chart, Draw, Drawn, Painter};
 use crate::show::analysis::Analysis;
 use crate::show::looks::{Dash, look};
-use crate::show::summary::Section;
 
 /// Bins with a smaller share of the predictions are left out: their accuracy is noise.
 const FEWEST: f64 = 0.002;
 
-/// Accuracy against confidence over all datasets at the largest number of shots, a panel a class set; `None` where no
-/// predictions were kept.
-pub fn reliability(section: &Section, analysis: &Analysis, size: Size) -> Option<Chart> {
-    if analysis.reliability.is_empty() {
-        return None;
-    }
-    let painter = Painter {
-        section,
-        style: size.style(),
-    };
-    Some(Chart {
-        slug: format!("{}-reliability", section.slug()),
-        title: format!("{}: accuracy against confidence", section.title()),
-        drawing: painter.reliability(analysis),
-    })
-}
+/// Stands beside the report's table of calibration errors.
+pub(super) const CHART: Chart = Chart {
+    slug: "reliability",
+    draw: Draw::Analysis(|painter, analysis| painter.reliability(analysis).into_iter().collect()),
+};
 
 impl Painter<'_> {
-    fn reliability(&self, analysis: &Analysis) -> Drawing {
+    /// Accuracy against confidence over all datasets at the largest number of shots, a panel a class set; `None` where
+    /// no predictions were kept.
+    fn reliability(&self, analysis: &Analysis) -> Option<Drawn> {
+        (!analysis.reliability.is_empty()).then(|| Drawn {
+            slug: format!("{}-reliability", self.section.slug()),
+            title: format!("{}: accuracy against confidence", self.section.title()),
+            drawing: self.diagrams(analysis),
+        })
+    }
+
+    fn diagrams(&self, analysis: &Analysis) -> Drawing {
         let (section, style) = (self.section, self.style);
         let keys = section
             .methods
@@ -62,13 +60,7 @@ impl Painter<'_> {
             };
             frame.rule_x(&mut drawing, &style, &scale);
             frame.rule_y(&mut drawing, &style, &scale);
-            let title = match class_set.as_str() {
-                "all" => "All classes",
-                "base" => "Base classes",
-                "novel" => "Novel classes",
-                other => other,
-            };
-            frame.finish(&mut drawing, &style, title);
+            frame.finish(&mut drawing, &style, &class_set.title());
             let diagonal = [(frame.left, frame.bottom), (frame.right, frame.top)];
             drawing.line(&diagonal, GREY_INK, 0.7 * style.line, Dash::Dashed);
             for method in &section.methods {

@@ -3,33 +3,31 @@
 use super::canvas::{Align, BLACK_INK, Drawing, Ink};
 use super::grid::{Frame, Scale, shorten};
 use super::marks::{Key, Legend, error_bar, point};
-use super::{Chart, Painter, Size};
-use crate::record::Protocol;
+use super::{Chart, Draw, Drawn, Painter};
 use crate::show::looks::{Dash, Look, look};
-use crate::show::summary::{Figure, Method, Metric, Place, Section};
+use crate::show::summary::{Figure, Method, Metric, Place};
 
-/// H (base-to-novel) or accuracy, averaged over datasets, against training seconds of a trial, at the largest number of
-/// shots; `None` where nothing was trained or no average is whole.
-pub fn cost(section: &Section, size: Size) -> Option<Chart> {
-    let painter = Painter {
-        section,
-        style: size.style(),
-    };
-    Some(Chart {
-        slug: format!("{}-cost", section.slug()),
-        title: format!("{}: average against training time", section.title()),
-        drawing: painter.cost()?,
-    })
-}
+/// Stands beside the report's table of costs.
+pub(super) const CHART: Chart = Chart {
+    slug: "cost",
+    draw: Draw::Summary(|painter| painter.cost().into_iter().collect()),
+};
 
 impl Painter<'_> {
-    fn cost(&self) -> Option<Drawing> {
+    /// H (where the protocol shows it) or accuracy, averaged over datasets, against training seconds of a trial, at the
+    /// largest number of shots; `None` where nothing was trained or no average is whole.
+    fn cost(&self) -> Option<Drawn> {
+        Some(Drawn {
+            slug: format!("{}-cost", self.section.slug()),
+            title: format!("{}: average against training time", self.section.title()),
+            drawing: self.cost_drawing()?,
+        })
+    }
+
+    fn cost_drawing(&self) -> Option<Drawing> {
         let (section, style) = (self.section, self.style);
         let shots = *section.shots.last()?;
-        let metric = match section.protocol {
-            Protocol::BaseToNovel => Metric::Harmonic,
-            _ => Metric::Accuracy(section.class_sets.first()?),
-        };
+        let metric = section.headline()?;
         let place = self.places()[0];
         let value = |method: &Method| section.entry(method, place, metric, shots).figure();
         let mut points: Vec<(Look, f64, Figure)> = Vec::new();

@@ -13,11 +13,7 @@ const BARS: usize = 5;
 
 impl Painter<'_> {
     /// A grid of panels, `columns` wide. Numbers of shots stand at even distances: they double.
-    pub(super) fn curves(
-        &self,
-        panels: &[(String, Place<'_>, Metric<'_>)],
-        columns: usize,
-    ) -> Drawing {
+    pub(super) fn curves(&self, panels: &[(String, Place<'_>, Metric)], columns: usize) -> Drawing {
         let style = self.style;
         let keys = self.keys();
         let legend = Legend::new(keys, &style);
@@ -89,7 +85,7 @@ impl Painter<'_> {
         frame: Frame,
         title: &str,
         place: Place<'_>,
-        metric: Metric<'_>,
+        metric: Metric,
     ) {
         let (section, style) = (self.section, self.style);
         let has_zero = section.methods.iter().any(|m| !m.is_trained);

@@ -11,7 +11,7 @@ impl Painter<'_> {
     /// Panels side by side that share their rows.
     pub(super) fn dots(
         &self,
-        panels: &[(String, Metric<'_>)],
+        panels: &[(String, Metric)],
         places: &[Place<'_>],
         shots: usize,
     ) -> Drawing {

@@ -3,15 +3,22 @@
 use super::canvas::{Align, BLACK_INK, Drawing, GREY_INK, Ink};
 use super::grid::{Frame, SMALL, Scale};
 use super::marks::{Key, Legend, framed_point, point};
-use super::{Chart, Painter};
+use super::{Chart, Draw, Drawn, Painter};
 use crate::show::looks::{Dash, look};
 use crate::show::summary::{Method, Metric, Place};
 
+/// For protocols that show two class sets and their H.
+pub(super) const CHART: Chart = Chart {
+    slug: "gains",
+    draw: Draw::Summary(|painter| painter.gains().into_iter().collect()),
+};
+
 impl Painter<'_> {
-    /// Novel minus zero-shot against base minus zero-shot at the largest number of shots; `None` where there is no
-    /// zero-shot method, or nothing to hold against it.
-    pub(super) fn gains(&self) -> Option<Chart> {
+    /// Novel minus zero-shot against base minus zero-shot at the largest number of shots; `None` where the
+    /// protocol has no such halves, there is no zero-shot method, or nothing to hold against it.
+    fn gains(&self) -> Option<Drawn> {
         let (section, style) = (self.section, self.style);
+        let [base, novel] = section.protocol.halves()?;
         let reference = section.methods.iter().find(|m| !m.is_trained)?;
         let shots = *section.shots.last()?;
         let gain = |method: &Method, place: Place<'_>| -> Option<(f64, f64)> {
@@ -24,7 +31,7 @@ impl Painter<'_> {
                 };
                 Some(mean(method)? - mean(reference)?)
             };
-            Some((of("base")?, of("novel")?))
+            Some((of(base)?, of(novel)?))
         };
         let methods: Vec<&Method> = section.methods.iter().filter(|m| *m != reference).collect();
         let mut points = Vec::new();
@@ -140,7 +147,7 @@ impl Painter<'_> {
             Align::Middle,
         );
         legend.draw(&mut drawing, &style, below);
-        Some(Chart {
+        Some(Drawn {
             slug: format!("{}-novel-against-base", section.slug()),
             title: format!(
                 "{}: novel against base accuracy, less zero-shot",

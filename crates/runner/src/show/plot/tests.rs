@@ -1,6 +1,14 @@
 use super::canvas::{Align, Shape, text_width};
 use super::*;
+use crate::protocols::{base_to_novel, cross_dataset, few_shot, test_time};
+use crate::record::TestSet;
 use crate::show::summary::sample;
+use crate::store::Prediction;
+
+/// No predictions were kept.
+fn none(_: &str, _: &str, _: TestSet) -> Result<Option<Vec<Prediction>>, StoreError> {
+    Ok(None)
+}
 
 /// Left, top, right, bottom of a text.
 fn text_box(shape: &Shape) -> Option<(f64, f64, f64, f64)> {
@@ -30,17 +38,17 @@ fn text_box(shape: &Shape) -> Option<(f64, f64, f64, f64)> {
     })
 }
 
-fn every_kind(methods: &[&str], datasets: &[&str], size: Size) -> Vec<Chart> {
+fn every_kind(methods: &[&str], datasets: &[&str], size: Size) -> Vec<Drawn> {
     let mut all = Vec::new();
     for protocol in [
-        Protocol::BaseToNovel,
-        Protocol::FewShot,
-        Protocol::CrossDataset,
-        Protocol::TestTime,
+        &base_to_novel::PROTOCOL,
+        &few_shot::PROTOCOL,
+        &cross_dataset::PROTOCOL,
+        &test_time::PROTOCOL,
     ] {
         for shots in [&[16][..], &[1, 4, 16], &[1, 2, 4, 8, 16]] {
             let loaded = sample::sweep(protocol, methods, datasets, shots);
-            all.extend(charts(&Summary::new(&loaded), size));
+            all.extend(charts(&Summary::new(&loaded), &none, size));
         }
     }
     all
@@ -112,9 +120,9 @@ fn a_method_has_one_colour_in_every_chart() {
 
 #[test]
 fn gaps_break_curves_and_are_not_drawn() {
-    let mut loaded = sample::sweep(Protocol::FewShot, &["coop"], &["dtd"], &[1, 4, 16]);
+    let mut loaded = sample::sweep(&few_shot::PROTOCOL, &["coop"], &["dtd"], &[1, 4, 16]);
     let lines = |loaded: &Loaded| {
-        let charts = charts(&Summary::new(loaded), Size::Screen);
+        let charts = charts(&Summary::new(loaded), &none, Size::Screen);
         let shapes = charts[0].drawing.shapes.clone();
         shapes.iter().filter(|s| matches!(s, Shape::Line { points, width, .. } if points.len() == 3 && *width == 1.6)).count()
     };
@@ -126,15 +134,18 @@ fn gaps_break_curves_and_are_not_drawn() {
 #[test]
 fn files_are_svg_and_png_and_the_same_every_time() {
     let loaded = sample::sweep(
-        Protocol::BaseToNovel,
+        &base_to_novel::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd", "eurosat"],
         &[1, 16],
     );
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let files = render_all(&loaded, one.path()).unwrap();
+    let files = render_all(&loaded, &none, one.path(), Size::Screen).unwrap();
     assert_eq!(files.len(), 12);
-    for (a, b) in files.iter().zip(render_all(&loaded, two.path()).unwrap()) {
+    for (a, b) in files
+        .iter()
+        .zip(render_all(&loaded, &none, two.path(), Size::Screen).unwrap())
+    {
         let bytes = std::fs::read(a).unwrap();
         assert_eq!(bytes, std::fs::read(b).unwrap());
         match a.extension().unwrap().to_str().unwrap() {
@@ -146,7 +157,7 @@ fn files_are_svg_and_png_and_the_same_every_time() {
 
 #[test]
 fn an_empty_folder_has_no_chart() {
-    assert!(charts(&Summary::new(&Loaded::default()), Size::Screen).is_empty());
+    assert!(charts(&Summary::new(&Loaded::default()), &none, Size::Screen).is_empty());
 }
 
 /// `PROMPTBED_LOOK=<folder>` keeps the charts of made-up records, to be looked at.
@@ -162,13 +173,13 @@ fn charts_to_look_at() {
         ("ten-one-shot-count", &sample::METHODS[..], &[16]),
     ] {
         for protocol in [
-            Protocol::BaseToNovel,
-            Protocol::FewShot,
-            Protocol::CrossDataset,
+            &base_to_novel::PROTOCOL,
+            &few_shot::PROTOCOL,
+            &cross_dataset::PROTOCOL,
         ] {
             let loaded = sample::sweep(protocol, methods, &sample::DATASETS, shots);
-            render_all(&loaded, &folder.join(name)).unwrap();
-            render_all_sized(&loaded, &folder.join(name), Size::Paper).unwrap();
+            render_all(&loaded, &none, &folder.join(name), Size::Screen).unwrap();
+            render_all(&loaded, &none, &folder.join(name), Size::Paper).unwrap();
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::{Averages, File, Kind, Measure, Members, Metric, Row, TOLERANCE, Table};
-use crate::record::Protocol;
 
 /// The method that trains nothing.
 pub(super) const UNTRAINED: &str = "zero-shot";
@@ -170,10 +169,7 @@ fn columns(table: &Table, at: &str, found: &mut Vec<(String, String)>) {
             ));
         }
     }
-    let elsewhere = matches!(
-        table.protocol,
-        Protocol::CrossDataset | Protocol::DomainGeneralization
-    );
+    let elsewhere = table.protocol.has_source;
     if elsewhere != table.trained_on.is_some() {
         let message = if elsewhere {
             "missing under this protocol"
@@ -200,7 +196,7 @@ fn shape(table: &Table, row: &Row, at: &str, found: &mut Vec<(String, String)>) 
         }
         Some(_) => {}
     }
-    let halves = table.protocol == Protocol::BaseToNovel && table.metric == Metric::Top1;
+    let halves = table.protocol.halves().is_some() && table.metric == Metric::Top1;
     for measure in Measure::ALL {
         let Some(values) = row.values(measure) else {
             continue;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocols::{base_to_novel, cross_dataset, domain_generalization, few_shot, test_time};
 
 fn shipped() -> Published {
     Published::built_in().unwrap()
@@ -240,11 +241,10 @@ fn known_cells_are_found() {
         one[0]
     };
     use Measure::{All, Base, Harmonic, Novel};
-    use Protocol::{BaseToNovel, CrossDataset, DomainGeneralization, FewShot, TestTime};
     let b16 = "clip-vit-b16";
     assert_eq!(
         value(
-            BaseToNovel,
+            &base_to_novel::PROTOCOL,
             "maple",
             "eurosat",
             b16,
@@ -256,7 +256,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            BaseToNovel,
+            &base_to_novel::PROTOCOL,
             "coop",
             "dtd",
             b16,
@@ -268,7 +268,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            BaseToNovel,
+            &base_to_novel::PROTOCOL,
             "promptsrc",
             "average",
             b16,
@@ -280,7 +280,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            BaseToNovel,
+            &base_to_novel::PROTOCOL,
             "kgcoop",
             "sun397",
             b16,
@@ -292,7 +292,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            CrossDataset,
+            &cross_dataset::PROTOCOL,
             "maple",
             "fgvc-aircraft",
             b16,
@@ -304,7 +304,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            CrossDataset,
+            &cross_dataset::PROTOCOL,
             "cocoop",
             "imagenet",
             b16,
@@ -317,7 +317,7 @@ fn known_cells_are_found() {
     let dg = "promptsrc-paper-domain-generalization";
     assert_eq!(
         value(
-            DomainGeneralization,
+            &domain_generalization::PROTOCOL,
             "promptsrc",
             "imagenet-r",
             b16,
@@ -329,7 +329,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            TestTime,
+            &test_time::PROTOCOL,
             "tpt",
             "imagenet-a",
             b16,
@@ -341,7 +341,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            TestTime,
+            &test_time::PROTOCOL,
             "tpt+coop",
             "average-shifted",
             "clip-rn50",
@@ -353,7 +353,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            FewShot,
+            &few_shot::PROTOCOL,
             "coop",
             "eurosat",
             "clip-rn50",
@@ -366,7 +366,7 @@ fn known_cells_are_found() {
     let tip = "tip-adapter-log-few-shot-rn50";
     assert_eq!(
         value(
-            FewShot,
+            &few_shot::PROTOCOL,
             "tip-adapter-f",
             "stanford-cars",
             "clip-rn50",
@@ -378,7 +378,7 @@ fn known_cells_are_found() {
     );
     assert_eq!(
         value(
-            FewShot,
+            &few_shot::PROTOCOL,
             "plot++",
             "ucf101",
             b16,
@@ -394,7 +394,7 @@ fn known_cells_are_found() {
 fn sources_that_disagree_stay_apart_papers_first() {
     let published = shipped();
     let found = published.lookup(
-        Protocol::BaseToNovel,
+        &base_to_novel::PROTOCOL,
         "coop",
         "average",
         "clip-vit-b16",
@@ -427,7 +427,7 @@ fn what_was_computed_here_says_so() {
     let published = shipped();
     let plot = |d| {
         published.lookup(
-            Protocol::FewShot,
+            &few_shot::PROTOCOL,
             "plot++",
             d,
             "clip-vit-b16",
@@ -447,24 +447,32 @@ fn zero_shot_is_one_cell_under_every_protocol_but_an_average_is_not() {
             .lookup(p, "zero-shot", d, "clip-rn50", 16, Measure::All)
             .len()
     };
-    assert_eq!(count(Protocol::CrossDataset, "eurosat"), 1);
+    assert_eq!(count(&cross_dataset::PROTOCOL, "eurosat"), 1);
     assert_eq!(
-        count(Protocol::TestTime, "imagenet"),
-        count(Protocol::FewShot, "imagenet")
+        count(&test_time::PROTOCOL, "imagenet"),
+        count(&few_shot::PROTOCOL, "imagenet")
     );
-    assert!(count(Protocol::TestTime, "average") > 0);
-    assert_eq!(count(Protocol::FewShot, "average"), 0);
+    assert!(count(&test_time::PROTOCOL, "average") > 0);
+    assert_eq!(count(&few_shot::PROTOCOL, "average"), 0);
 }
 
 #[test]
 fn times_are_no_accuracies_and_unknown_cells_are_empty() {
     let published = shipped();
-    let look =
-        |m, d, s| published.lookup(Protocol::BaseToNovel, m, d, "clip-vit-b16", s, Measure::All);
+    let look = |m, d, s| {
+        published.lookup(
+            &base_to_novel::PROTOCOL,
+            m,
+            d,
+            "clip-vit-b16",
+            s,
+            Measure::All,
+        )
+    };
     assert!(look("cocoop", "average", 16).is_empty());
     assert!(look("coop", "drawn-cars", 16).is_empty());
     let b = published.lookup(
-        Protocol::BaseToNovel,
+        &base_to_novel::PROTOCOL,
         "maple",
         "dtd",
         "clip-vit-b16",

@@ -1,5 +1,6 @@
 use super::*;
-use crate::record::{Protocol, Record};
+use crate::protocols::{base_to_novel, cross_dataset, few_shot};
+use crate::record::Record;
 use crate::show::summary::sample;
 
 fn fill(store: &Store, records: &[Record]) {
@@ -17,7 +18,7 @@ fn fill(store: &Store, records: &[Record]) {
                 predictions.push(Prediction {
                     test_index: index as u32,
                     dataset: test.dataset.clone(),
-                    class_set: test.class_set.clone(),
+                    class_set: test.class_set,
                     image: format!("images/{i:04}.jpg"),
                     label,
                     predicted: if is_right { label } else { 1 - label },
@@ -40,7 +41,7 @@ fn store(records: &[Record]) -> (tempfile::TempDir, Store) {
 #[test]
 fn a_whole_folder_says_that_it_is_whole() {
     let loaded = sample::sweep(
-        Protocol::BaseToNovel,
+        &base_to_novel::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd", "eurosat"],
         &[1, 16],
@@ -67,7 +68,7 @@ fn a_whole_folder_says_that_it_is_whole() {
 #[test]
 fn the_page_needs_nothing_from_outside() {
     let loaded = sample::sweep(
-        Protocol::FewShot,
+        &few_shot::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd"],
         &[1, 16],
@@ -87,7 +88,7 @@ fn the_page_needs_nothing_from_outside() {
 #[test]
 fn everything_is_escaped() {
     let mut loaded = sample::sweep(
-        Protocol::FewShot,
+        &few_shot::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd"],
         &[1, 16],
@@ -112,7 +113,7 @@ fn everything_is_escaped() {
 #[test]
 fn what_is_broken_stands_at_the_top() {
     let mut loaded = sample::sweep(
-        Protocol::BaseToNovel,
+        &base_to_novel::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd", "eurosat"],
         &[1, 16],
@@ -142,7 +143,7 @@ fn what_is_broken_stands_at_the_top() {
         "Read this first",
         "2 files cannot be read",
         "half.json: corrupted",
-        "99 is newer than 1",
+        "99 is newer than 2",
         "1 trial failed",
         "the loss became NaN at step 12",
         "1 trial missing",
@@ -159,13 +160,13 @@ fn what_is_broken_stands_at_the_top() {
 #[test]
 fn several_folders_make_one_report() {
     let b2n = sample::sweep(
-        Protocol::BaseToNovel,
+        &base_to_novel::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd", "eurosat"],
         &[16],
     );
     let few = sample::sweep(
-        Protocol::FewShot,
+        &few_shot::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd", "eurosat"],
         &[1, 16],
@@ -203,9 +204,9 @@ fn report_to_look_at() {
     let folder = Path::new(&folder).join("report");
     let mut records = Vec::new();
     for (protocol, shots) in [
-        (Protocol::BaseToNovel, &[1, 4, 16][..]),
-        (Protocol::FewShot, &[1, 2, 4, 8, 16]),
-        (Protocol::CrossDataset, &[16]),
+        (&base_to_novel::PROTOCOL, &[1, 4, 16][..]),
+        (&few_shot::PROTOCOL, &[1, 2, 4, 8, 16]),
+        (&cross_dataset::PROTOCOL, &[16]),
     ] {
         records.extend(
             sample::sweep(protocol, &sample::METHODS, &sample::DATASETS[..6], shots).records,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::record::{Outcome, Record};
-use crate::show::summary::{Entry, Figure, protocol_name};
+use crate::show::summary::{Entry, Figure};
 use crate::show::table::{Rank, Table};
 use crate::store::Loaded;
 
@@ -301,7 +301,7 @@ pub(super) fn trials(loaded: &Loaded) -> TableView {
     let row = |r: &Record| {
         let tests = r.tests.iter().map(|t| {
             let on = if t.dataset == r.dataset {
-                t.class_set.clone()
+                t.class_set.to_string()
             } else {
                 t.dataset.clone()
             };
@@ -313,7 +313,7 @@ pub(super) fn trials(loaded: &Loaded) -> TableView {
         };
         vec![
             Cell::text(&r.key),
-            Cell::text(protocol_name(r.protocol)),
+            Cell::text(r.protocol.name),
             Cell::text(&r.method),
             Cell::text(&r.dataset),
             Cell::number(r.shots.to_string(), r.shots as f64),

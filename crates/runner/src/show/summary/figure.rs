@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::show::stats;
+use crate::record::TestSet;
+use crate::stats;
 
 /// A method as it stands in tables and charts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,10 +113,10 @@ impl Entry {
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric<'a> {
+pub enum Metric {
     /// Top-1 accuracy on a class set.
-    Accuracy(&'a str),
-    /// Harmonic mean of seed-averaged base and novel accuracy.
+    Accuracy(TestSet),
+    /// Harmonic mean of seed-averaged base and novel accuracy, where the protocol shows one.
     Harmonic,
     /// Mean over datasets of their [`Metric::Harmonic`]: the other average people print. The same as it in one place.
     MeanOfHarmonics,

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::{Section, protocol_name};
-use crate::record::{Outcome, Protocol, Record};
+use super::Section;
+use crate::protocols::Protocol;
+use crate::record::{Outcome, Record, TestSet};
 use crate::store::Loaded;
 
 /// A trial that failed.
@@ -22,7 +23,7 @@ pub struct Collapse {
     /// Readable name of the trial.
     pub trial: String,
     /// Class set tested.
-    pub class_set: String,
+    pub class_set: TestSet,
     /// Its accuracy in percent.
     pub accuracy: f64,
     /// Best accuracy of the cell's seeds in percent.
@@ -194,7 +195,7 @@ fn count(n: usize, what: &str) -> String {
 
 /// `base-to-novel coop dtd 16 shots seed 1`.
 pub(super) fn trial_name(
-    protocol: Protocol,
+    protocol: &Protocol,
     method: &str,
     dataset: &str,
     shots: usize,
@@ -205,10 +206,7 @@ pub(super) fn trial_name(
         1 => " 1 shot".to_owned(),
         n => format!(" {n} shots"),
     };
-    format!(
-        "{} {method} {dataset}{shots} seed {seed}",
-        protocol_name(protocol)
-    )
+    format!("{} {method} {dataset}{shots} seed {seed}", protocol.name)
 }
 
 fn collapsed(section: &Section) -> Vec<Collapse> {
@@ -225,7 +223,7 @@ fn collapsed(section: &Section) -> Vec<Collapse> {
             if is_half || accuracy < median - BELOW_MEDIAN {
                 found.push(Collapse {
                     trial: trial_name(section.protocol, method, dataset, shots, seed),
-                    class_set: class_set.to_owned(),
+                    class_set,
                     accuracy,
                     best,
                 });

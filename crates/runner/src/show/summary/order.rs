@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Method;
-use crate::record::Record;
+use crate::record::{Record, TestSet};
 use crate::store::Planned;
 
 /// Methods in plan order, else untrained first, then by label.
@@ -76,22 +76,9 @@ pub(super) fn datasets(
     order.into_iter().map(str::to_owned).collect()
 }
 
-/// `all`, `base`, `novel`, then any other by name.
-pub(super) fn class_sets(records: &[&Record]) -> Vec<String> {
-    let mut sets: Vec<&str> = records
-        .iter()
-        .flat_map(|r| &r.tests)
-        .map(|t| t.class_set.as_str())
-        .collect();
-    sets.sort_by_key(|name| {
-        (
-            ["all", "base", "novel"]
-                .iter()
-                .position(|known| known == name)
-                .unwrap_or(3),
-            *name,
-        )
-    });
-    sets.dedup();
-    sets.into_iter().map(str::to_owned).collect()
+/// All, base, novel, then parts in their order.
+pub(super) fn class_sets(records: &[&Record]) -> Vec<TestSet> {
+    let tests = records.iter().flat_map(|r| &r.tests);
+    let sets: BTreeSet<TestSet> = tests.map(|t| t.class_set).collect();
+    sets.into_iter().collect()
 }

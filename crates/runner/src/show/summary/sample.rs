@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{ClassTally, Cost, Outcome, Protocol, Provenance, Record, SCHEMA, Test};
+use crate::protocols::{Protocol, base_to_novel, few_shot};
+use crate::record::{ClassTally, Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::store::{Loaded, Planned};
 
 /// Pictures of every made-up test; accuracies in steps of 0.05 points are exact.
@@ -15,7 +16,8 @@ pub fn test(dataset: &str, class_set: &str, accuracy: f64) -> Test {
     let first = correct.min(half);
     Test {
         dataset: dataset.to_owned(),
-        class_set: class_set.to_owned(),
+        class_set: class_set.parse().expect("tests name class sets that are"),
+        stage: 0,
         correct,
         total: TOTAL,
         classes: vec![
@@ -42,9 +44,9 @@ pub fn trial(method: &str, dataset: &str, shots: usize, seed: u64, sets: &[(&str
         .map(|(set, accuracy)| test(dataset, set, *accuracy))
         .collect();
     let protocol = if sets.iter().any(|s| s.0 == "base") {
-        Protocol::BaseToNovel
+        &base_to_novel::PROTOCOL
     } else {
-        Protocol::FewShot
+        &few_shot::PROTOCOL
     };
     record(protocol, method, dataset, shots, seed, tests)
 }
@@ -58,20 +60,27 @@ pub fn failed(method: &str, dataset: &str, shots: usize, seed: u64, reason: &str
     };
     Record {
         outcome,
-        ..record(Protocol::BaseToNovel, method, dataset, shots, seed, vec![])
+        ..record(
+            &base_to_novel::PROTOCOL,
+            method,
+            dataset,
+            shots,
+            seed,
+            vec![],
+        )
     }
 }
 
 /// A finished trial with these tests.
 pub fn record(
-    protocol: Protocol,
+    protocol: &'static Protocol,
     method: &str,
     dataset: &str,
     shots: usize,
     seed: u64,
     tests: Vec<Test>,
 ) -> Record {
-    let protocol_name = super::protocol_name(protocol);
+    let protocol_name = protocol.name;
     Record {
         schema: SCHEMA,
         key: format!("{protocol_name}-{method}-{dataset}-{shots}shots-seed{seed}-abc123"),
@@ -81,6 +90,7 @@ pub fn record(
         method: method.to_owned(),
         algorithm: method.split("-m").next().unwrap_or(method).to_owned(),
         settings: BTreeMap::from([("n_ctx".to_owned(), 4.into())]),
+        suite_settings: BTreeMap::from([("precision".to_owned(), "float32".into())]),
         dataset: dataset.to_owned(),
         shots,
         seed,
@@ -154,7 +164,9 @@ fn plausible(method: usize, dataset: usize, shots: usize, seed: usize, class_set
     let zero = 45.0 + 4.5 * dataset as f64 + 3.0 * noise(&[dataset, 7]);
     let growth = (1.0 + shots as f64).log2() / 4.1;
     let gain = match class_set {
-        "novel" => growth * (1.1 * (method as f64 - 5.0) + 2.5 * noise(&[method, dataset])),
+        set if set.starts_with("novel") => {
+            growth * (1.1 * (method as f64 - 5.0) + 2.5 * noise(&[method, dataset]))
+        }
         _ => {
             growth
                 * (100.0 - zero)
@@ -173,13 +185,17 @@ fn plausible(method: usize, dataset: usize, shots: usize, seed: usize, class_set
 }
 
 /// A whole made-up sweep under one protocol; zero-shot once, the others at every number of shots for three seeds.
-pub fn sweep(protocol: Protocol, methods: &[&str], datasets: &[&str], shots: &[usize]) -> Loaded {
-    let sets: &[&str] = if protocol == Protocol::BaseToNovel {
-        &["base", "novel"]
-    } else {
-        &["all"]
+pub fn sweep(
+    protocol: &'static Protocol,
+    methods: &[&str],
+    datasets: &[&str],
+    shots: &[usize],
+) -> Loaded {
+    let sets: Vec<String> = match protocol.halves() {
+        Some(halves) => halves.iter().map(ToString::to_string).collect(),
+        None => vec!["all".to_owned()],
     };
-    let from_source = super::has_source(protocol);
+    let from_source = protocol.has_source;
     let mut loaded = Loaded::default();
     for (m, method) in methods.iter().enumerate() {
         let is_trained = *method != "zero-shot";

@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Spending;
 use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
-use super::{Spending, has_source, protocol_title};
-use crate::record::{Outcome, Protocol, Record};
-use crate::show::stats;
+use crate::protocols::Protocol;
+use crate::record::{Outcome, Record, TestSet};
+use crate::stats;
 use crate::store::Planned;
 
-type CellKey = (String, String, String, usize);
+type CellKey = (String, String, TestSet, usize);
 
 /// One protocol on one backbone (and from one source dataset, where the protocol has one).
 #[derive(Clone, Debug)]
 pub struct Section {
     /// How accuracy was measured.
-    pub protocol: Protocol,
+    pub protocol: &'static Protocol,
     /// Backbone as the user named it.
     pub backbone: String,
     /// SHA-256 of its tensors, hex.
@@ -27,8 +28,8 @@ pub struct Section {
     pub methods: Vec<Method>,
     /// Datasets tested on, in the order of the suite; a source comes first.
     pub datasets: Vec<String>,
-    /// Class sets tested on, of `all`, `base`, `novel`, in this order.
-    pub class_sets: Vec<String>,
+    /// Class sets tested on: all, base, novel, then parts in their order.
+    pub class_sets: Vec<TestSet>,
     /// Numbers of shots, ascending, without 0.
     pub shots: Vec<usize>,
     /// Seeds of trained methods.
@@ -43,7 +44,7 @@ pub struct Section {
 
 impl Section {
     pub(super) fn new(
-        protocol: Protocol,
+        protocol: &'static Protocol,
         backbone: &str,
         fingerprint: &str,
         source: Option<&str>,
@@ -134,12 +135,7 @@ impl Section {
                         }
                     };
                     for class_set in &self.class_sets {
-                        let key = (
-                            method.label.clone(),
-                            dataset.clone(),
-                            class_set.clone(),
-                            shots,
-                        );
+                        let key = (method.label.clone(), dataset.clone(), *class_set, shots);
                         self.cells
                             .entry(key)
                             .or_default()
@@ -151,17 +147,17 @@ impl Section {
         }
     }
 
-    /// Puts every accuracy into its cell.
+    /// Puts every accuracy into its cell: that of the last stage which tested it.
     fn fill(&mut self, records: &[&Record]) {
         for record in records {
-            for test in &record.tests {
+            for test in record.tests.iter().rev() {
                 if record.outcome != Outcome::Finished {
                     continue;
                 }
                 let key = (
                     record.method.clone(),
                     test.dataset.clone(),
-                    test.class_set.clone(),
+                    test.class_set,
                     record.shots,
                 );
                 let cell = self.cells.entry(key).or_default();
@@ -195,7 +191,7 @@ impl Section {
 
     /// Heading: the protocol, and what tells this section from its neighbours.
     pub fn title(&self) -> String {
-        let mut title = protocol_title(self.protocol).to_owned();
+        let mut title = self.protocol.title.to_owned();
         if let Some(source) = &self.source {
             title += &format!(" from {source}");
         }
@@ -212,7 +208,7 @@ impl Section {
 
     /// Start of the names of this section's files.
     pub fn slug(&self) -> String {
-        let mut slug = super::protocol_name(self.protocol).to_owned();
+        let mut slug = self.protocol.name.to_owned();
         if let Some(source) = &self.source {
             slug += &format!("-from-{source}");
         }
@@ -233,10 +229,10 @@ impl Section {
     }
 
     /// Every cell: method, dataset, class set, shots, accuracies.
-    pub fn cells(&self) -> impl Iterator<Item = (&str, &str, &str, usize, &Cell)> {
+    pub fn cells(&self) -> impl Iterator<Item = (&str, &str, TestSet, usize, &Cell)> {
         self.cells
             .iter()
-            .map(|((m, d, c, s), cell)| (m.as_str(), d.as_str(), c.as_str(), *s, cell))
+            .map(|((m, d, c, s), cell)| (m.as_str(), d.as_str(), *c, *s, cell))
     }
 
     /// The cell of a method, whatever the number of shots where it is not trained.
@@ -244,26 +240,16 @@ impl Section {
         &self,
         method: &Method,
         dataset: &str,
-        class_set: &str,
+        class_set: TestSet,
         shots: usize,
     ) -> Option<&Cell> {
         let shots = if method.is_trained { shots } else { 0 };
-        self.cells.get(&(
-            method.label.clone(),
-            dataset.to_owned(),
-            class_set.to_owned(),
-            shots,
-        ))
+        self.cells
+            .get(&(method.label.clone(), dataset.to_owned(), class_set, shots))
     }
 
     /// What a table or chart shows for a method in one place.
-    pub fn entry(
-        &self,
-        method: &Method,
-        place: Place<'_>,
-        metric: Metric<'_>,
-        shots: usize,
-    ) -> Entry {
+    pub fn entry(&self, method: &Method, place: Place<'_>, metric: Metric, shots: usize) -> Entry {
         let class_set = match metric {
             Metric::Accuracy(class_set) => class_set,
             Metric::MeanOfHarmonics if place == Place::Average => {
@@ -293,7 +279,7 @@ impl Section {
     }
 
     /// Mean over datasets, with the deviation over seeds of that mean. A gap anywhere is a gap here.
-    fn average(&self, method: &Method, class_set: &str, shots: usize) -> Entry {
+    fn average(&self, method: &Method, class_set: TestSet, shots: usize) -> Entry {
         let entries: Vec<Entry> = self
             .targets()
             .map(|d| {
@@ -328,7 +314,7 @@ impl Section {
     }
 
     /// Each seed's mean over datasets; `None` where the datasets do not share their seeds.
-    fn seed_averages(&self, method: &Method, class_set: &str, shots: usize) -> Option<Vec<f64>> {
+    fn seed_averages(&self, method: &Method, class_set: TestSet, shots: usize) -> Option<Vec<f64>> {
         let cells: Vec<&Cell> = self
             .targets()
             .map(|d| self.cell(method, d, class_set, shots))
@@ -371,8 +357,11 @@ impl Section {
     }
 
     fn harmonic(&self, method: &Method, place: Place<'_>, shots: usize) -> Entry {
+        let Some([base, novel]) = self.protocol.halves() else {
+            return Entry::Blank;
+        };
         let of = |class_set| self.entry(method, place, Metric::Accuracy(class_set), shots);
-        match (of("base"), of("novel")) {
+        match (of(base), of(novel)) {
             (Entry::Whole(base), Entry::Whole(novel)) => Entry::Whole(Figure {
                 mean: stats::harmonic_mean(base.mean, novel.mean),
                 deviation: None,
@@ -383,13 +372,22 @@ impl Section {
         }
     }
 
+    /// What methods are judged by: H where the protocol shows one, else accuracy on the first class set; `None` where
+    /// nothing is tested yet.
+    pub fn headline(&self) -> Option<Metric> {
+        if self.protocol.halves().is_some() {
+            return Some(Metric::Harmonic);
+        }
+        self.class_sets.first().map(|set| Metric::Accuracy(*set))
+    }
+
     /// Names of trials that should be there: neither finished nor failed.
     pub(super) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for ((method, dataset, _, shots), cell) in &self.cells {
             // A trial from a source is missing once, not once a target.
             let dataset = match &self.source {
-                Some(source) if has_source(self.protocol) && *shots > 0 => source,
+                Some(source) if self.protocol.has_source && *shots > 0 => source,
                 _ => dataset,
             };
             for seed in cell

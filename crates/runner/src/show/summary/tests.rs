@@ -1,5 +1,7 @@
 use super::sample::{failed, trial};
 use super::*;
+use crate::protocols::cross_dataset;
+use crate::record::TestSet;
 
 fn loaded(records: Vec<Record>) -> Loaded {
     Loaded {
@@ -56,7 +58,7 @@ fn deviations_are_over_seeds() {
     let coop = method(section, "coop");
     let base = |place| {
         section
-            .entry(coop, place, Metric::Accuracy("base"), 16)
+            .entry(coop, place, Metric::Accuracy(TestSet::BASE), 16)
             .figure()
             .unwrap()
     };
@@ -66,7 +68,7 @@ fn deviations_are_over_seeds() {
     let zero = section.entry(
         method(section, "zero-shot"),
         Place::Average,
-        Metric::Accuracy("base"),
+        Metric::Accuracy(TestSet::BASE),
         16,
     );
     assert_eq!(
@@ -112,7 +114,7 @@ fn a_missing_seed_is_a_gap_and_so_is_its_average() {
     let summary = Summary::new(&loaded(records));
     let section = &summary.sections[0];
     let coop = method(section, "coop");
-    let base = |place| section.entry(coop, place, Metric::Accuracy("base"), 16);
+    let base = |place| section.entry(coop, place, Metric::Accuracy(TestSet::BASE), 16);
     assert_eq!(base(Place::Dataset("dtd")), Entry::Gap);
     assert_eq!(base(Place::Average), Entry::Gap);
     assert_eq!(
@@ -134,7 +136,12 @@ fn a_failed_seed_is_a_gap_with_its_reason() {
     let section = &summary.sections[0];
     let coop = method(section, "coop");
     assert_eq!(
-        section.entry(coop, Place::Dataset("dtd"), Metric::Accuracy("base"), 16),
+        section.entry(
+            coop,
+            Place::Dataset("dtd"),
+            Metric::Accuracy(TestSet::BASE),
+            16
+        ),
         Entry::Gap
     );
     assert_eq!(
@@ -159,7 +166,7 @@ fn a_dataset_whose_every_trial_failed_is_still_a_row() {
     assert_eq!(section.datasets, ["dtd", "eurosat"]);
     let coop = method(section, "coop");
     assert_eq!(
-        section.entry(coop, Place::Average, Metric::Accuracy("base"), 16),
+        section.entry(coop, Place::Average, Metric::Accuracy(TestSet::BASE), 16),
         Entry::Gap
     );
 }
@@ -181,7 +188,7 @@ fn the_plan_tells_what_is_missing_from_what_nobody_wanted() {
     let summary = Summary::new(&all);
     let section = &summary.sections[0];
     let coop = method(section, "coop");
-    let base = |place| section.entry(coop, place, Metric::Accuracy("base"), 16);
+    let base = |place| section.entry(coop, place, Metric::Accuracy(TestSet::BASE), 16);
     assert_eq!(base(Place::Dataset("dtd")), Entry::Gap);
     assert_eq!(base(Place::Dataset("eurosat")), Entry::Blank);
     assert_eq!(
@@ -201,7 +208,7 @@ fn the_newer_record_of_a_trial_counts() {
     let summary = Summary::new(&loaded(records));
     let section = &summary.sections[0];
     let cell = section
-        .cell(method(section, "coop"), "dtd", "base", 16)
+        .cell(method(section, "coop"), "dtd", TestSet::BASE, 16)
         .unwrap();
     assert_eq!(cell.values, [(1, 80.0), (2, 88.0)]);
     assert_eq!(summary.health.set_aside.len(), 1);
@@ -229,7 +236,7 @@ fn two_backbones_are_never_averaged() {
 #[test]
 fn a_source_is_tested_but_not_averaged() {
     let all = sample::sweep(
-        Protocol::CrossDataset,
+        &cross_dataset::PROTOCOL,
         &["zero-shot", "coop"],
         &["imagenet", "dtd", "eurosat"],
         &[16],
@@ -248,7 +255,7 @@ fn a_source_is_tested_but_not_averaged() {
         let m = method(section, label);
         let of = |place| {
             section
-                .entry(m, place, Metric::Accuracy("all"), 16)
+                .entry(m, place, Metric::Accuracy(TestSet::ALL), 16)
                 .figure()
                 .unwrap()
                 .mean
@@ -267,7 +274,12 @@ fn a_collapsed_seed_is_flagged_and_kept() {
     assert_eq!(summary.health.collapsed[0].accuracy, 12.0);
     let section = &summary.sections[0];
     let coop = method(section, "coop");
-    let base = section.entry(coop, Place::Dataset("dtd"), Metric::Accuracy("base"), 16);
+    let base = section.entry(
+        coop,
+        Place::Dataset("dtd"),
+        Metric::Accuracy(TestSet::BASE),
+        16,
+    );
     assert_eq!(base.figure().unwrap().mean, 46.0);
 }
 
@@ -331,7 +343,7 @@ fn figures_as_published_round_first_and_divide_by_n() {
     let coop = method(section, "coop");
     let base = |place| {
         section
-            .entry(coop, place, Metric::Accuracy("base"), 16)
+            .entry(coop, place, Metric::Accuracy(TestSet::BASE), 16)
             .figure()
             .unwrap()
     };
@@ -343,7 +355,7 @@ fn figures_as_published_round_first_and_divide_by_n() {
     let zero = section.entry(
         method(section, "zero-shot"),
         Place::Dataset("dtd"),
-        Metric::Accuracy("base"),
+        Metric::Accuracy(TestSet::BASE),
         16,
     );
     assert_eq!(zero.figure().unwrap().deviation, None);
@@ -360,4 +372,15 @@ fn one_record_of_a_trial_asked_for_twice_is_enough() {
     let health = Summary::new(&all).health;
     assert!(health.missing.is_empty(), "{:?}", health.missing);
     assert_eq!((health.finished, health.set_aside.len()), (6, 6));
+}
+
+#[test]
+fn a_cell_holds_what_the_last_stage_left() {
+    let mut record = trial("coop", "dtd", 16, 1, &[("all", 80.0), ("all", 60.0)]);
+    record.tests[1].stage = 1;
+    let loaded = loaded(vec![record]);
+    let summary = Summary::new(&loaded);
+    let section = &summary.sections[0];
+    let cell = section.cell(method(section, "coop"), "dtd", TestSet::ALL, 16);
+    assert_eq!(cell.unwrap().values, [(1, 60.0)]);
 }

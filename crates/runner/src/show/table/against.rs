@@ -1,5 +1,6 @@
 //! Published numbers beside ours: paper, ours, the difference, and whether the seeds explain it.
 
+use crate::record::TestSet;
 use crate::show::looks::look;
 use crate::show::published::{Kind, Measure, Published};
 use crate::show::summary::{Entry, Figure, Metric, Place, Section, Summary};
@@ -103,16 +104,22 @@ pub fn against(summary: &Summary, published: &Published, source: Option<&str>) -
 }
 
 /// The published files' measures that a section has.
-fn measures(section: &Section) -> Vec<(Measure, Metric<'_>)> {
-    let own = section
-        .class_sets
-        .iter()
-        .filter_map(|set| Some((Measure::named(set)?, Metric::Accuracy(set))));
-    let halves = ["base", "novel"]
-        .iter()
-        .all(|half| section.class_sets.iter().any(|set| set == half));
-    own.chain(halves.then_some((Measure::Harmonic, Metric::Harmonic)))
-        .collect()
+fn measures(section: &Section) -> Vec<(Measure, Metric)> {
+    let Some([base, novel]) = section.protocol.halves() else {
+        let all = section.class_sets.contains(&TestSet::ALL);
+        return all
+            .then_some((Measure::All, Metric::Accuracy(TestSet::ALL)))
+            .into_iter()
+            .collect();
+    };
+    let has = |set| section.class_sets.contains(&set);
+    let measures = [
+        (has(base), Measure::Base, Metric::Accuracy(base)),
+        (has(novel), Measure::Novel, Metric::Accuracy(novel)),
+        (has(base) && has(novel), Measure::Harmonic, Metric::Harmonic),
+    ];
+    let had = measures.into_iter().filter(|m| m.0);
+    had.map(|(_, measure, metric)| (measure, metric)).collect()
 }
 
 /// Pairs as Markdown.
@@ -231,14 +238,14 @@ pub const NOTE: &str = "Difference: ours less published, in points; ! marks a pu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Protocol;
+    use crate::protocols::base_to_novel;
     use crate::show::summary::sample;
     use crate::store::Loaded;
 
     /// CoOp's base-to-novel sweep on all eleven datasets as if run on ViT-B/16.
     fn sweep() -> Loaded {
         let mut loaded = sample::sweep(
-            Protocol::BaseToNovel,
+            &base_to_novel::PROTOCOL,
             &["zero-shot", "coop"],
             &sample::DATASETS,
             &[16],
@@ -265,7 +272,7 @@ mod tests {
             .entry(
                 &section.methods[1],
                 Place::Average,
-                Metric::Accuracy("base"),
+                Metric::Accuracy(TestSet::BASE),
                 16,
             )
             .figure();
@@ -284,7 +291,12 @@ mod tests {
 
     #[test]
     fn another_backbone_has_no_published_numbers() {
-        let loaded = sample::sweep(Protocol::BaseToNovel, &["coop"], &sample::DATASETS, &[16]);
+        let loaded = sample::sweep(
+            &base_to_novel::PROTOCOL,
+            &["coop"],
+            &sample::DATASETS,
+            &[16],
+        );
         let pairs = against(
             &Summary::new(&loaded),
             &Published::built_in().unwrap(),

@@ -1,7 +1,8 @@
 //! Which tables a protocol has, and what stands in them.
 
 use super::{Contest, Group, Row, Table};
-use crate::record::Protocol;
+use crate::protocols::Shows;
+use crate::record::TestSet;
 use crate::show::looks::look;
 use crate::show::summary::{Entry, Method, Metric, Place, Section, Spread, Summary};
 
@@ -14,19 +15,23 @@ pub fn tables(summary: &Summary) -> Vec<Table> {
 pub fn section_tables(section: &Section) -> Vec<Table> {
     let mut tables = Vec::new();
     let view = View { section };
-    if section.protocol == Protocol::BaseToNovel {
-        tables.push(view.average());
-        for shots in view.shots() {
-            tables.push(view.base_to_novel(shots));
-            tables.push(view.halves(shots, Contest::Rows));
+    match section.protocol.shows {
+        Shows::Halves { base, novel } => {
+            let halves = Halves { base, novel };
+            tables.push(view.average(halves));
+            for shots in view.shots() {
+                tables.push(view.base_to_novel(halves, shots));
+                tables.push(view.halves(halves, shots, Contest::Rows));
+            }
         }
-        return tables;
-    }
-    for class_set in &section.class_sets {
-        if section.shots.len() > 1 {
-            tables.push(view.learning(class_set, &view.places()));
+        Shows::Sets => {
+            for &class_set in &section.class_sets {
+                if section.shots.len() > 1 {
+                    tables.push(view.learning(class_set, &view.places()));
+                }
+                tables.push(view.datasets(class_set, &view.shots()));
+            }
         }
-        tables.push(view.datasets(class_set, &view.shots()));
     }
     tables
 }
@@ -37,18 +42,22 @@ pub(super) fn at_a_glance(summary: &Summary) -> Vec<Table> {
     for section in &summary.sections {
         let view = View { section };
         let most = view.shots().last().copied().unwrap_or(0);
-        if section.protocol == Protocol::BaseToNovel {
-            tables.push(view.average());
-            // A single dataset is its own average.
-            if section.datasets.len() > 1 {
-                tables.push(view.halves(most, Contest::Columns));
-            }
-        } else {
-            for class_set in &section.class_sets {
-                if section.shots.len() > 1 && section.datasets.len() > 1 {
-                    tables.push(view.learning(class_set, &[Place::Average]));
+        match section.protocol.shows {
+            Shows::Halves { base, novel } => {
+                let halves = Halves { base, novel };
+                tables.push(view.average(halves));
+                // A single dataset is its own average.
+                if section.datasets.len() > 1 {
+                    tables.push(view.halves(halves, most, Contest::Columns));
                 }
-                tables.push(view.methods_across(class_set, most));
+            }
+            Shows::Sets => {
+                for &class_set in &section.class_sets {
+                    if section.shots.len() > 1 && section.datasets.len() > 1 {
+                        tables.push(view.learning(class_set, &[Place::Average]));
+                    }
+                    tables.push(view.methods_across(class_set, most));
+                }
             }
         }
     }
@@ -135,7 +144,7 @@ impl<'a> View<'a> {
     }
 
     /// What every gap among these lacks, each trial once.
-    fn notes(&self, places: &[Place<'_>], shots: &[usize], class_sets: &[&str]) -> Vec<String> {
+    fn notes(&self, places: &[Place<'_>], shots: &[usize], class_sets: &[TestSet]) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
         // An average's gap is a dataset's gap.
         let named = places.iter().filter_map(|p| {
@@ -152,7 +161,7 @@ impl<'a> View<'a> {
         for (method, name) in self.methods() {
             for &dataset in &datasets {
                 for &shots in shots {
-                    for class_set in class_sets {
+                    for &class_set in class_sets {
                         let Some(cell) = self.section.cell(method, dataset, class_set, shots)
                         else {
                             continue;
@@ -181,11 +190,11 @@ impl<'a> View<'a> {
     }
 
     /// Rows of methods: one entry for each place, metric and number of shots.
-    fn rows(&self, columns: &[(Place<'_>, Metric<'_>, usize)]) -> Vec<Row> {
+    fn rows(&self, columns: &[(Place<'_>, Metric, usize)]) -> Vec<Row> {
         self.methods()
             .map(|(method, label)| {
                 let entry =
-                    |c: &(Place<'_>, Metric<'_>, usize)| self.section.entry(method, c.0, c.1, c.2);
+                    |c: &(Place<'_>, Metric, usize)| self.section.entry(method, c.0, c.1, c.2);
                 Row {
                     label,
                     entries: columns.iter().map(entry).collect(),
@@ -195,11 +204,11 @@ impl<'a> View<'a> {
     }
 
     /// Base, novel, H and the mean of H, averaged; a group a number of shots.
-    fn average(&self) -> Table {
+    fn average(&self, halves: Halves) -> Table {
         let shots = self.shots();
         // With a single dataset, it is its own average.
         let place = self.places()[0];
-        let mut columns = HALVES.to_vec();
+        let mut columns = halves.columns().to_vec();
         let mut caption = self.caption(true);
         if place == Place::Average {
             columns.push(("Mean of H", Metric::MeanOfHarmonics));
@@ -233,7 +242,7 @@ impl<'a> View<'a> {
             columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
             groups: shots.iter().map(group).collect(),
             contest: Contest::Rows,
-            notes: self.notes(&[place], &shots, &["base", "novel"]),
+            notes: self.notes(&[place], &shots, &[halves.base, halves.novel]),
         }
     }
 
@@ -250,11 +259,11 @@ impl<'a> View<'a> {
     }
 
     /// Base, novel and H, a group a dataset.
-    fn base_to_novel(&self, shots: usize) -> Table {
+    fn base_to_novel(&self, halves: Halves, shots: usize) -> Table {
         let places = self.places();
         let group = |place: &Place<'_>| Group {
             label: self.place_name(*place),
-            rows: self.rows(&HALVES.map(|(_, metric)| (*place, metric, shots))),
+            rows: self.rows(&halves.columns().map(|(_, metric)| (*place, metric, shots))),
         };
         Table {
             slug: with_shots(&self.section.slug(), shots),
@@ -262,19 +271,19 @@ impl<'a> View<'a> {
             caption: self.caption(true),
             group_head: "Dataset".to_owned(),
             row_head: "Method".to_owned(),
-            columns: HALVES.map(|(name, _)| name.to_owned()).to_vec(),
+            columns: halves.columns().map(|(name, _)| name.to_owned()).to_vec(),
             groups: places.iter().map(group).collect(),
             contest: Contest::Rows,
-            notes: self.notes(&places, &[shots], &["base", "novel"]),
+            notes: self.notes(&places, &[shots], &[halves.base, halves.novel]),
         }
     }
 
     /// The same figures the other way: a group each for base, novel and H; methods against datasets.
-    fn halves(&self, shots: usize, contest: Contest) -> Table {
+    fn halves(&self, halves: Halves, shots: usize, contest: Contest) -> Table {
         let places = self.across();
         let names: Vec<String> = places.iter().map(|p| self.place_name(*p)).collect();
         let mut groups = Vec::new();
-        for (name, metric) in HALVES {
+        for (name, metric) in halves.columns() {
             let columns: Vec<_> = places.iter().map(|p| (*p, metric, shots)).collect();
             let rows = self.rows(&columns);
             let rows = if contest == Contest::Rows {
@@ -301,12 +310,12 @@ impl<'a> View<'a> {
             },
             groups,
             contest,
-            notes: self.notes(&places, &[shots], &["base", "novel"]),
+            notes: self.notes(&places, &[shots], &[halves.base, halves.novel]),
         }
     }
 
     /// Accuracy against shots, a group a place. Untrained methods stand once, under 0.
-    fn learning(&self, class_set: &str, places: &[Place<'_>]) -> Table {
+    fn learning(&self, class_set: TestSet, places: &[Place<'_>]) -> Table {
         let section = self.section;
         let has_untrained = section.methods.iter().any(|m| !m.is_trained);
         let columns: Vec<usize> = has_untrained
@@ -360,7 +369,7 @@ impl<'a> View<'a> {
     }
 
     /// Methods against datasets, a group a number of shots.
-    fn datasets(&self, class_set: &str, shots: &[usize]) -> Table {
+    fn datasets(&self, class_set: TestSet, shots: &[usize]) -> Table {
         let places = self.across();
         let group = |&shots_here: &usize| {
             let columns: Vec<_> = places
@@ -404,7 +413,7 @@ impl<'a> View<'a> {
     }
 
     /// Datasets against methods at one number of shots: methods have the shorter names.
-    fn methods_across(&self, class_set: &str, shots: usize) -> Table {
+    fn methods_across(&self, class_set: TestSet, shots: usize) -> Table {
         let mut table = self.datasets(class_set, &[shots]);
         let rows = transpose(&table.groups[0].rows, &table.columns);
         table.columns = self.methods().map(|m| m.1).collect();
@@ -415,7 +424,7 @@ impl<'a> View<'a> {
     }
 
     /// Tells tables of several class sets apart.
-    fn suffix(&self, class_set: &str) -> String {
+    fn suffix(&self, class_set: TestSet) -> String {
         if self.section.class_sets.len() > 1 {
             format!("-{class_set}")
         } else {
@@ -424,11 +433,22 @@ impl<'a> View<'a> {
     }
 }
 
-const HALVES: [(&str, Metric<'static>); 3] = [
-    ("Base", Metric::Accuracy("base")),
-    ("Novel", Metric::Accuracy("novel")),
-    ("H", Metric::Harmonic),
-];
+/// The two class sets of a protocol that shows their H.
+#[derive(Clone, Copy)]
+struct Halves {
+    base: TestSet,
+    novel: TestSet,
+}
+
+impl Halves {
+    fn columns(self) -> [(&'static str, Metric); 3] {
+        [
+            ("Base", Metric::Accuracy(self.base)),
+            ("Novel", Metric::Accuracy(self.novel)),
+            ("H", Metric::Harmonic),
+        ]
+    }
+}
 
 fn transpose(rows: &[Row], labels: &[String]) -> Vec<Row> {
     let turned = labels.iter().enumerate().map(|(i, label)| Row {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::Protocol;
+use crate::protocols::{base_to_novel, cross_dataset, domain_generalization, few_shot, test_time};
 use crate::show::summary::sample::{self, failed, trial};
 
 fn small() -> Loaded {
@@ -123,7 +123,7 @@ fn ties_as_printed_share_their_rank() {
 #[test]
 fn untrained_methods_stand_once_against_shots() {
     let loaded = sample::sweep(
-        Protocol::FewShot,
+        &few_shot::PROTOCOL,
         &["zero-shot", "coop"],
         &["dtd", "eurosat"],
         &[1, 16],
@@ -145,9 +145,9 @@ fn untrained_methods_stand_once_against_shots() {
 #[test]
 fn the_terminal_fits_a_hundred_columns_with_ten_methods() {
     for protocol in [
-        Protocol::BaseToNovel,
-        Protocol::FewShot,
-        Protocol::CrossDataset,
+        &base_to_novel::PROTOCOL,
+        &few_shot::PROTOCOL,
+        &cross_dataset::PROTOCOL,
     ] {
         let loaded = sample::sweep(
             protocol,
@@ -172,11 +172,11 @@ fn every_protocol_writes_every_format() {
     let dir = tempfile::tempdir().unwrap();
     let mut loaded = Loaded::default();
     for protocol in [
-        Protocol::BaseToNovel,
-        Protocol::FewShot,
-        Protocol::CrossDataset,
-        Protocol::DomainGeneralization,
-        Protocol::TestTime,
+        &base_to_novel::PROTOCOL,
+        &few_shot::PROTOCOL,
+        &cross_dataset::PROTOCOL,
+        &domain_generalization::PROTOCOL,
+        &test_time::PROTOCOL,
     ] {
         let one = sample::sweep(
             protocol,

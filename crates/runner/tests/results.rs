@@ -1,0 +1,152 @@
+//! Results that are committed still read: the tables and charts made of them are those beside them, byte for byte.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panic")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use datasets::Catalogue;
+use polars::prelude::{DataFrame, ParquetReader, SerReader};
+use promptbed::protocols;
+use promptbed::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
+use promptbed::run::suite::Suite;
+use promptbed::run::{feed, plan};
+use promptbed::show::plot::{self, Size};
+use promptbed::show::table;
+use promptbed::store::{Loaded, Planned};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../results")
+        .join(name)
+}
+
+/// The records of a `trials.parquet`, as far as tables and charts need them.
+fn records(frame: &DataFrame) -> Vec<Record> {
+    let text = |column: &str, i: usize| {
+        let column = frame.column(column).unwrap().str().unwrap();
+        column.get(i).unwrap().to_owned()
+    };
+    let whole = |column: &str, i: usize| {
+        let column = frame.column(column).unwrap().u64().unwrap();
+        column.get(i).unwrap()
+    };
+    let real = |column: &str, i: usize| {
+        let column = frame.column(column).unwrap().f64().unwrap();
+        column.get(i).unwrap()
+    };
+    let mut records: BTreeMap<String, Record> = BTreeMap::new();
+    for i in 0..frame.height() {
+        assert_eq!(text("status", i), "finished");
+        let key = text("key", i);
+        let record = records.entry(key.clone()).or_insert_with(|| Record {
+            schema: SCHEMA,
+            key,
+            suite: text("suite", i),
+            suite_hash: text("suite_hash", i),
+            protocol: protocols::find(&text("protocol", i)).unwrap(),
+            method: text("method", i),
+            algorithm: text("algorithm", i),
+            settings: serde_json::from_str(&text("settings", i)).unwrap(),
+            suite_settings: BTreeMap::new(),
+            dataset: text("trained_on", i),
+            shots: whole("shots", i) as usize,
+            seed: whole("seed", i),
+            outcome: Outcome::Finished,
+            tests: Vec::new(),
+            losses: Vec::new(),
+            learning_rates: Vec::new(),
+            notes: Vec::new(),
+            cost: Cost {
+                train_seconds: real("train_seconds", i),
+                test_seconds: 0.0,
+                steps: whole("steps", i),
+                parameters: whole("parameters", i),
+                peak_memory: whole("peak_memory", i),
+                operations: real("operations", i),
+            },
+            provenance: Provenance {
+                backbone: text("backbone", i),
+                backbone_fingerprint: text("backbone_fingerprint", i),
+                started: whole("started", i),
+                ..Provenance::default()
+            },
+        });
+        record.tests.push(Test {
+            dataset: text("dataset", i),
+            class_set: text("class_set", i).parse().unwrap(),
+            stage: 0,
+            correct: whole("correct", i),
+            total: whole("total", i),
+            classes: Vec::new(),
+            ece: real("ece", i),
+            seconds: real("test_seconds", i),
+        });
+    }
+    records.into_values().collect()
+}
+
+/// A results folder from its frame and its suite, which says in which order its trials stand.
+fn loaded(name: &str) -> Loaded {
+    let file = std::fs::File::open(folder(name).join("trials.parquet")).unwrap();
+    let records = records(&ParquetReader::new(file).finish().unwrap());
+    let known = feed::known(&Catalogue::built_in());
+    let suite = Suite::read(&folder(name).join("suite.toml"), &known).unwrap();
+    let trial = |p: &Planned| {
+        let words = (p.protocol, p.method.clone(), p.dataset.clone());
+        (words, p.shots, p.seed)
+    };
+    let mut found: BTreeMap<_, Planned> = records
+        .iter()
+        .map(|r| (trial(&Planned::of(r)), Planned::of(r)))
+        .collect();
+    let planned: Vec<Planned> = plan::cells(&suite)
+        .into_iter()
+        .map(|cell| {
+            let label = suite.methods[cell.line].label.clone();
+            let words = (cell.protocol, label, cell.dataset.clone());
+            let trial = (words, cell.shots, cell.seed);
+            found
+                .remove(&trial)
+                .unwrap_or_else(|| panic!("{name}: {trial:?} is planned and not there"))
+        })
+        .collect();
+    assert!(found.is_empty(), "{name}: nobody plans {found:?}");
+    Loaded {
+        records,
+        problems: Vec::new(),
+        planned,
+    }
+}
+
+/// Every file of `made` that is committed is the same, and every committed one is made.
+fn same(made: &Path, committed: &Path) {
+    let mut names: Vec<_> = std::fs::read_dir(committed)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert!(!names.is_empty());
+    for name in names {
+        let (new, old) = (made.join(&name), committed.join(&name));
+        let new = std::fs::read(&new).unwrap_or_else(|e| panic!("{}: {e}", new.display()));
+        assert!(
+            new == std::fs::read(&old).unwrap(),
+            "{} is another now",
+            old.display()
+        );
+    }
+}
+
+#[test]
+fn committed_results_make_the_committed_tables_and_charts() {
+    for name in ["quick", "drawn-all"] {
+        let loaded = loaded(name);
+        let made = tempfile::tempdir().unwrap();
+        table::render_all(&loaded, made.path()).unwrap();
+        plot::render_all(&loaded, &|_, _, _| Ok(None), made.path(), Size::Screen).unwrap();
+        for part in ["tables", "charts"] {
+            same(&made.path().join(part), &folder(name).join(part));
+        }
+    }
+}
