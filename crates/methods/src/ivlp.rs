@@ -136,11 +136,7 @@ impl Lead {
 pub(crate) fn deep_text(rows: impl IntoIterator<Item = Tensor>) -> Vec<DeepText> {
     rows.into_iter()
         .zip(1..)
-        .map(|(rows, block)| DeepText {
-            block,
-            position: 1,
-            rows,
-        })
+        .map(|(rows, block)| DeepText::instead(block, 1, rows))
         .collect()
 }
 
@@ -188,6 +184,7 @@ impl ImageTokens {
         ImagePrompt {
             tokens: self.tokens.as_ref().map(&of),
             deep: self.deep.iter().map(&of).collect(),
+            ..ImagePrompt::default()
         }
     }
 }
@@ -236,6 +233,7 @@ impl Independent {
             &TextPrompt {
                 context: Some(of(&self.ctx)),
                 deep,
+                ..TextPrompt::default()
             },
         )?)
     }

@@ -102,6 +102,7 @@ impl Maple {
         let prompt = TextPrompt {
             context: Some(of(&self.ctx)),
             deep: deep_text(self.texts.iter().map(of)),
+            ..TextPrompt::default()
         };
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
     }
@@ -118,6 +119,7 @@ impl Maple {
                 .zip(&self.projections)
                 .map(|(t, p)| apply(t, p))
                 .collect::<Result<_>>()?,
+            ..ImagePrompt::default()
         })
     }
 }
