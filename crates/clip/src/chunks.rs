@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Result, Shape, Tensor, Var, bail};
 
 use crate::ops::{values, with_values};
-use crate::text::{DeepText, Part, Slot, TextPlan, TextPrompt, TextTower};
+use crate::prompts::TextPrompt;
+use crate::text::{Part, Slot, TextPlan, TextTower};
 
 /// Rows of a piece, unless one sequence alone has more: enough for products to run at their full rate, and few enough
 /// that what a piece computes once more than the whole (the shared prefix) does not matter.
@@ -45,28 +46,23 @@ impl TextTower {
         Ok(plan.pieces.get_or_init(|| Arc::new(made)).clone())
     }
 
-    /// As [`TextTower::encode`], piece by piece.
+    /// As [`TextTower::encode`], piece by piece. Of a frozen tower: gradients go to the prompt alone.
     pub(crate) fn encode_pieces(
         &self,
         pieces: Arc<Vec<Part>>,
         prompt: &TextPrompt,
     ) -> Result<Tensor> {
-        let rows = prompt
-            .context
-            .iter()
-            .chain(prompt.deep.iter().map(|d| &d.rows));
-        let rows: Vec<&Tensor> = rows.collect();
-        let sizes = rows.iter().map(|t| t.dim(0)).collect::<Result<Vec<_>>>()?;
+        let tensors = prompt.tensors();
+        let flat = tensors.iter().map(Tensor::flatten_all);
+        let flat = flat.collect::<Result<Vec<_>>>()?;
         let op = Pieces {
             tower: self.clone(),
             kept: self.kept(&pieces),
             pieces,
-            sizes,
-            has_context: prompt.context.is_some(),
-            deep: prompt.deep.iter().map(|d| (d.block, d.position)).collect(),
+            prompt: prompt.map(&mut |t| Ok(t.detach()))?,
             graphs: Mutex::default(),
         };
-        Tensor::cat(&rows, 0)?.contiguous()?.apply_op1(op)
+        Tensor::cat(&flat, 0)?.contiguous()?.apply_op1(op)
     }
 
     /// How many of the first pieces keep their graph.
@@ -128,50 +124,51 @@ fn shared_start(group: &[Vec<Slot>]) -> usize {
     })
 }
 
-/// The graph of a piece: the prompt's rows in it, and its features.
-type Graph = (Var, Tensor);
+/// The graph of a piece: the prompt's tensors in it, and its features.
+type Graph = (Vec<Var>, Tensor);
 
+/// One operation, whose only input is every tensor of the prompt, flat and one after the other.
 struct Pieces {
     tower: TextTower,
     pieces: Arc<Vec<Part>>,
     /// How many of the first pieces keep their graph.
     kept: usize,
-    /// Rows of the context, if there is one, and of each deep prompt: how they lie one after the other.
-    sizes: Vec<usize>,
-    has_context: bool,
-    /// Block and position of each deep prompt.
-    deep: Vec<(usize, usize)>,
+    /// The prompt, detached: where its tensors go, and their shapes.
+    prompt: TextPrompt,
     /// Of the pieces that keep theirs, in order.
     graphs: Mutex<Vec<Option<Graph>>>,
 }
 
 impl Pieces {
-    fn prompt(&self, rows: &Tensor) -> Result<TextPrompt> {
+    /// The prompt of `flat` values for a piece; with `own`, in variables that are put there.
+    fn prompt(
+        &self,
+        flat: &Tensor,
+        piece: usize,
+        mut own: Option<&mut Vec<Var>>,
+    ) -> Result<TextPrompt> {
         let mut at = 0;
-        let mut parts = Vec::with_capacity(self.sizes.len());
-        for size in &self.sizes {
-            parts.push(rows.narrow(0, at, *size)?);
-            at += size;
+        let mut prompt = self.prompt.map(&mut |t| {
+            let part = flat.narrow(0, at, t.elem_count())?.reshape(t.shape())?;
+            at += t.elem_count();
+            let Some(own) = &mut own else {
+                return Ok(part);
+            };
+            own.push(Var::from_tensor(&part)?);
+            Ok(own[own.len() - 1].as_tensor().clone())
+        })?;
+        if prompt.changes.drops() {
+            let rows = |pieces: &[Part]| pieces.iter().map(|p| p.packed.rows.len()).sum::<usize>();
+            let (first, own) = (rows(&self.pieces[..piece]), &self.pieces[piece..=piece]);
+            prompt.changes = prompt.changes.of_rows(first, rows(own))?;
         }
-        let mut parts = parts.into_iter();
-        let context = if self.has_context { parts.next() } else { None };
-        let deep = self.deep.iter().zip(parts);
-        let deep = deep.map(|(&(block, position), rows)| DeepText {
-            block,
-            position,
-            rows,
-        });
-        Ok(TextPrompt {
-            context,
-            deep: deep.collect(),
-        })
+        Ok(prompt)
     }
 
-    fn graph(&self, piece: &Part, rows: &Tensor) -> Result<Graph> {
-        let own = Var::from_tensor(rows)?;
-        let features = self
-            .tower
-            .encode_part(piece, &self.prompt(own.as_tensor())?)?;
+    fn graph(&self, piece: usize, flat: &Tensor) -> Result<Graph> {
+        let mut own = Vec::new();
+        let prompt = self.prompt(flat, piece, Some(&mut own))?;
+        let features = self.tower.encode_part(&self.pieces[piece], &prompt)?;
         Ok((own, features))
     }
 
@@ -199,15 +196,15 @@ impl CustomOp1 for Pieces {
             layout.shape(),
             &candle_core::Device::Cpu,
         )?;
-        let plain = self.prompt(&rows)?;
         let (mut out, mut sequences, mut graphs) = (Vec::new(), 0, Vec::new());
         for (i, piece) in self.pieces.iter().enumerate() {
             let features = if i < self.kept {
-                let (own, features) = self.graph(piece, &rows)?;
+                let (own, features) = self.graph(i, &rows)?;
                 graphs.push(Some((own, features.clone())));
                 features
             } else {
-                self.tower.encode_part(piece, &plain)?
+                let prompt = self.prompt(&rows, i, None)?;
+                self.tower.encode_part(piece, &prompt)?
             };
             with_values(&features, |v| {
                 out.extend_from_slice(v);
@@ -229,15 +226,17 @@ impl CustomOp1 for Pieces {
         for (i, piece) in self.pieces.iter().enumerate() {
             let (own, features) = match self.take(i) {
                 Some(kept) => kept,
-                None => self.graph(piece, &rows)?,
+                None => self.graph(i, &rows)?,
             };
             let count = piece.packed.ends.len();
             let upstream = grad.narrow(0, at, count)?.detach();
             at += count;
             let gradients = (features * upstream)?.sum_all()?.backward()?;
-            if let Some(part) = gradients.get(own.as_tensor()) {
-                sum = (sum + part)?;
-            }
+            let parts = own.iter().map(|own| match gradients.get(own) {
+                Some(part) => part.flatten_all(),
+                None => own.as_tensor().zeros_like()?.flatten_all(),
+            });
+            sum = (sum + Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)?;
         }
         Ok(Some(sum))
     }
@@ -246,7 +245,9 @@ impl CustomOp1 for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::changes::{Beside, Changes, Dropout, LowRank, Norm, Projection};
     use crate::ops::{Activation, Block, BlockShape};
+    use crate::prompts::{At, DeepText, How};
     use candle_core::Device;
 
     fn noise(shape: &[usize], seed: u32) -> Tensor {
@@ -302,11 +303,8 @@ mod tests {
         let plan = tower.plan(groups).unwrap();
         let prompt = TextPrompt {
             context: Some(context.as_tensor().clone()),
-            deep: vec![DeepText {
-                block: 1,
-                position: 1,
-                rows: deep.as_tensor().clone(),
-            }],
+            deep: vec![DeepText::instead(1, 1, deep.as_tensor().clone())],
+            ..TextPrompt::default()
         };
         let features = if whole {
             tower.encode_part(&plan.whole, &prompt).unwrap()
@@ -365,5 +363,139 @@ mod tests {
         }
         assert_eq!(shared_start(&groups[0]), 3);
         assert_eq!(shared_start(&groups[0][..1]), groups[0][0].len() - 1);
+    }
+
+    #[test]
+    fn a_trained_block_gets_its_gradient_whatever_the_number_of_rows() {
+        let mut tower = tower();
+        let groups = [names(0, 900), names(1, 900)];
+        let theta = Var::from_tensor(&tower.blocks[1].theta).unwrap();
+        tower.blocks[1].theta = theta.as_tensor().clone();
+        let norm = Var::from_tensor(&tower.norm.1).unwrap();
+        tower.norm.1 = norm.as_tensor().clone();
+        let plan = tower.plan(&groups).unwrap();
+        assert!(tower.pieces(&plan).unwrap().len() > 1);
+        let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();
+        let prompt = TextPrompt {
+            context: Some(context.as_tensor().clone()),
+            ..TextPrompt::default()
+        };
+        let features = tower.encode(&plan, &prompt).unwrap();
+        let gradients = features
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        for own in [&context, &theta, &norm] {
+            let gradient = gradients.get(own).expect("a gradient of each");
+            let largest = gradient.abs().unwrap().max_all().unwrap();
+            assert!(largest.to_scalar::<f32>().unwrap() > 0.0);
+        }
+    }
+
+    /// A prompt of every kind, with its variables; `dropout` for so many rows.
+    fn everything(dropout: Option<usize>) -> (TextPrompt, Vec<Var>) {
+        let mut own = Vec::new();
+        let mut draw = |shape: &[usize]| {
+            own.push(Var::from_tensor(&noise(shape, 60 + own.len() as u32)).unwrap());
+            own[own.len() - 1].as_tensor().clone()
+        };
+        let context = Some(draw(&[4, 16]));
+        let mut deep = |block, at, how, count| DeepText {
+            block,
+            at,
+            rows: draw(&[count, 16]),
+            how,
+        };
+        let mut all = vec![
+            deep(0, At::Position(1), How::Mixed(0.5), 1),
+            deep(1, At::Context, How::Mixed(0.7), 4),
+        ];
+        if dropout.is_none() {
+            all.push(deep(1, At::Position(1), How::Insert, 3));
+            all.push(deep(2, At::Position(1), How::Instead, 3));
+        }
+        let mut changes = Changes::default();
+        for (block, of) in [
+            (0, Projection::Query),
+            (1, Projection::Value),
+            (2, Projection::Out),
+        ] {
+            changes.block(block).low_rank.push(LowRank {
+                of,
+                down: draw(&[2, 16]),
+                up: draw(&[16, 2]),
+                scale: 0.5,
+                dropout: dropout.map(|rows| Dropout {
+                    kept: noise(&[rows, 16], 90 + block as u32).ge(-0.1f32).unwrap(),
+                    share: 0.75,
+                }),
+            });
+        }
+        let mut norm = || {
+            Some(Norm {
+                gain: draw(&[16]),
+                bias: draw(&[16]),
+            })
+        };
+        changes.block(1).norm_1 = norm();
+        changes.block(2).norm_2 = norm();
+        changes.norm_after = norm();
+        changes.block(0).beside = Some(Beside {
+            tensors: vec![draw(&[16, 16])],
+            f: Arc::new(|tensors, rows| rows.matmul(&tensors[0])?.tanh()),
+        });
+        let prompt = TextPrompt {
+            context,
+            deep: all,
+            changes,
+        };
+        (prompt, own)
+    }
+
+    #[test]
+    fn pieces_of_any_prompt_have_the_features_and_gradients_of_the_whole() {
+        let mut tower = tower();
+        let groups = [names(0, 700), names(1, 900)];
+        for drops in [false, true] {
+            let plan = if drops {
+                tower.plan_apart(&groups.concat()).unwrap()
+            } else {
+                tower.plan(&groups).unwrap()
+            };
+            let (prompt, own) = everything(drops.then(|| plan.rows()));
+            let mut results = Vec::new();
+            for whole in [true, false] {
+                for memory in [None, Some(1)] {
+                    tower.memory = memory;
+                    let features = if whole {
+                        tower.encode_part(&plan.whole, &prompt).unwrap()
+                    } else {
+                        assert!(tower.pieces(&plan).unwrap().len() > 3);
+                        tower.encode(&plan, &prompt).unwrap()
+                    };
+                    let weights = noise(&[plan.sequences(), 8], 8);
+                    let loss = (&features * &weights).unwrap().sum_all().unwrap();
+                    let gradients = loss.backward().unwrap();
+                    let mut all = vec![features.clone()];
+                    all.extend(own.iter().map(|v| gradients.get(v).unwrap().clone()));
+                    results.push(all);
+                }
+            }
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let [whole, _, pieces, bounded] = &results[..] else {
+                panic!("four results")
+            };
+            for ((a, b), bounded) in pieces.iter().zip(whole).zip(bounded) {
+                let (a, b) = (flat(a), flat(b));
+                assert_eq!(a, flat(bounded));
+                let largest = b.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+                let gaps = a.iter().zip(&b).map(|(a, b)| (a - b).abs() / largest);
+                let worst = gaps.fold(0f32, f32::max);
+                assert!(worst < 1e-4, "{drops} {worst}");
+            }
+        }
     }
 }

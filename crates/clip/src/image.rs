@@ -1,4 +1,4 @@
-//! The ViT image tower, which takes prompts as data: extra tokens behind the patches, renewed at every layer.
+//! The ViT image tower, which takes prompts as data (see [`crate::prompts`]) and can be read at every token.
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -6,22 +6,15 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::changes::{BlockChange, Norm};
 use crate::ops::bfloat::{self, BfloatBlock};
 use crate::ops::gemm::{Mat, Threads, product};
 use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, scratch, with_values};
+use crate::prompts::{DeepImage, ImagePrompt};
 
 /// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
 /// for memory. Changes no number, as pictures do not see each other.
 const ROWS_AT_ONCE: usize = 1600;
-
-/// What a method puts into the image tower. `n` prompt tokens, `W` width.
-#[derive(Clone, Debug, Default)]
-pub struct ImagePrompt {
-    /// `[n, W]`, behind the patch tokens, after positions are added and before the first norm.
-    pub tokens: Option<Tensor>,
-    /// `deep[i]` `[n, W]` replaces them before block `i + 1`.
-    pub deep: Vec<Tensor>,
-}
 
 impl crate::Clip {
     /// [`crate::Clip::fingerprint`], and in what numbers pictures go through: what features can differ by.
@@ -33,6 +26,27 @@ impl crate::Clip {
             weights => weights.to_owned(),
         }
     }
+}
+
+/// Packed rows of tokens `first..first + count` of each of `batch` pictures of `length` tokens, with the token's index.
+fn rows_at(batch: usize, length: usize, first: usize, count: usize) -> Arc<Vec<(usize, usize)>> {
+    let rows = (0..batch).flat_map(|b| (0..count).map(move |i| (b * length + first + i, i)));
+    Arc::new(rows.collect())
+}
+
+/// `x` `[B, T, W]` with rows more in every picture, behind the class token and at most at `last`.
+fn insert(x: &Tensor, rows: &DeepImage, last: usize) -> Result<Tensor> {
+    let ((batch, length, w), at) = (x.dims3()?, rows.position);
+    if at == 0 || at > last {
+        bail!("rows enter at position 1 to {last} of {length} tokens, not at {at}");
+    }
+    let (n, own) = rows.rows.dims2()?;
+    if own != w {
+        bail!("rows that enter are {own} wide, the tower's are {w}");
+    }
+    let entering = rows.rows.reshape((1, n, w))?.broadcast_as((batch, n, w))?;
+    let (before, after) = (x.narrow(1, 0, at)?, x.narrow(1, at, length - at)?);
+    Tensor::cat(&[before, entering, after], 1)
 }
 
 /// The tower. `R` pixels a side, `P` pixels a patch side, `G = R / P`, `W` width, `E` joint width.
@@ -99,33 +113,99 @@ impl VisionTransformer {
         self.grid() * self.patch_size
     }
 
-    /// Features `[B, E]`, not normalised, of `pixels` `[B, 3, R, R]` (normalised with CLIP's mean and deviation).
+    /// Blocks, each with its weights.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// `ln_pre`.
+    pub fn norm_before(&self) -> Norm {
+        let (gain, bias) = self.norm_before.clone();
+        Norm { gain, bias }
+    }
+
+    /// `ln_post`.
+    pub fn norm_after(&self) -> Norm {
+        let (gain, bias) = self.norm_after.clone();
+        Norm { gain, bias }
+    }
+
+    /// `proj`, `[W, E]`: what rows behind `ln_post` are multiplied with.
+    pub fn projection(&self) -> &Tensor {
+        &self.projection
+    }
+
+    /// Features `[B, E]`, not normalised, of `pixels` `[B, 3, R, R]` (normalised with CLIP's mean and deviation): the class
+    /// token through `ln_post` and the projection. Differentiable in the prompt.
     ///
     /// # Errors
     /// Pixels of another size, prompts of another width or count, more deep prompts than blocks.
     pub fn encode(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
-        let (batch, w, patches) = (pixels.dim(0)?, self.width(), self.grid() * self.grid());
-        if prompt.deep.len() >= self.depth() {
-            bail!(
-                "{} deep image prompts for a tower of {} blocks",
-                prompt.deep.len(),
-                self.depth()
-            );
+        let rows = self.hidden_rows(pixels, prompt, true)?;
+        self.post(&rows, prompt)?.matmul(&self.projection)
+    }
+
+    /// Last hidden states `[B, T, W]` of every token, before `ln_post`: the class token, the `G G` patches, the prompt's
+    /// tokens behind them; rows that [`How::Insert`](crate::How::Insert) put in are at the positions they were given.
+    /// Differentiable in the prompt. [`VisionTransformer::read`] makes features of any of them.
+    ///
+    /// # Errors
+    /// As [`VisionTransformer::encode`].
+    pub fn hidden(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
+        let (batch, w) = (pixels.dim(0)?, self.width());
+        let rows = self.hidden_rows(pixels, prompt, false)?;
+        rows.reshape((batch, (), w))
+    }
+
+    /// `ln_post` (the prompt's, if it changes it) of rows `[.., W]`.
+    ///
+    /// # Errors
+    /// When the last dimension is not `W`.
+    pub fn post(&self, rows: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
+        let (gain, bias) = match &prompt.changes.norm_after {
+            Some(norm) => (&norm.gain, &norm.bias),
+            None => (&self.norm_after.0, &self.norm_after.1),
+        };
+        let flat = rows.reshape(((), self.width()))?;
+        layer_norm(&flat, gain, bias)?.reshape(rows.shape())
+    }
+
+    /// Features `[.., E]`, not normalised, of last hidden states `[.., W]`: `ln_post` and the projection. Of a narrowed
+    /// [`VisionTransformer::hidden`]: the class token gives what [`VisionTransformer::encode`] does, patches give local
+    /// features.
+    ///
+    /// # Errors
+    /// When the last dimension is not `W`.
+    pub fn read(&self, rows: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
+        let mut shape = rows.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = self.projection.dim(1)?;
         }
+        let flat = self.post(rows, prompt)?.reshape(((), self.width()))?;
+        flat.matmul(&self.projection)?.reshape(shape)
+    }
+
+    /// Last hidden states: class tokens `[B, W]`, or with `class_only` false all tokens `[B T, W]`.
+    fn hidden_rows(
+        &self,
+        pixels: &Tensor,
+        prompt: &ImagePrompt,
+        class_only: bool,
+    ) -> Result<Tensor> {
+        let (batch, w, patches) = (pixels.dim(0)?, self.width(), self.grid() * self.grid());
+        prompt.check(self.depth(), w)?;
         let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
         let at_once = (ROWS_AT_ONCE / (1 + patches + count)).max(1);
-        if batch > at_once && !self.is_tracked(pixels, prompt) {
+        let tracked = self.is_tracked(pixels, prompt);
+        if batch > at_once && !tracked && !prompt.changes.drops() {
             let pieces = (0..batch)
                 .step_by(at_once)
-                .map(|i| self.encode(&pixels.narrow(0, i, at_once.min(batch - i))?, prompt))
+                .map(|i| {
+                    let some = pixels.narrow(0, i, at_once.min(batch - i))?;
+                    self.hidden_rows(&some, prompt, class_only)
+                })
                 .collect::<Result<Vec<_>>>()?;
             return Tensor::cat(&pieces, 0);
-        }
-        if let Some(deep) = prompt.deep.iter().find(|d| d.dims() != [count, w]) {
-            bail!(
-                "a deep image prompt is {:?}, the first layer's is [{count}, {w}]",
-                deep.dims()
-            );
         }
         let mut x = self.embed(pixels)?;
         if count > 0 {
@@ -137,34 +217,55 @@ impl VisionTransformer {
                 1,
             )?;
         }
-        let length = 1 + patches + count;
-        let layout = Arc::new(Layout::full(batch, length));
-        let prompted: Vec<(usize, usize)> = (0..batch)
-            .flat_map(|b| (0..count).map(move |i| (b * length + 1 + patches + i, i)))
-            .collect();
-        let prompted = Arc::new(prompted);
+        let mut length = 1 + patches + count;
+        let mut layout = Arc::new(Layout::full(batch, length));
         let mut x = x.reshape((batch * length, w))?;
         if let Some(tokens) = &prompt.tokens {
-            x = put_rows(&x, tokens, &prompted, Put::Instead)?;
+            let behind = rows_at(batch, length, length - count, count);
+            x = put_rows(&x, tokens, &behind, Put::Instead)?;
         }
-        x = layer_norm(&x, &self.norm_before.0, &self.norm_before.1)?;
+        let (gain, bias) = match &prompt.changes.norm_before {
+            Some(norm) => (&norm.gain, &norm.bias),
+            None => (&self.norm_before.0, &self.norm_before.1),
+        };
+        x = layer_norm(&x, gain, bias)?;
         let class_rows = vec![0; batch];
-        let is_plain = count == 0 && !self.is_tracked(pixels, prompt);
+        let is_plain = prompt.is_empty() && !tracked;
         let rounded = if is_plain { &self.bfloat[..] } else { &[] };
+        let plain = BlockChange::default();
         for (i, block) in self.blocks.iter().enumerate() {
             if i > 0
                 && let Some(deep) = prompt.deep.get(i - 1)
             {
-                x = put_rows(&x, deep, &prompted, Put::Instead)?;
+                let behind = rows_at(batch, length, length - count, count);
+                x = put_rows(&x, deep, &behind, Put::Instead)?;
             }
-            let last = i + 1 == self.blocks.len();
+            for rows in prompt.rows.iter().filter(|r| r.block == i) {
+                x = match rows.how.put() {
+                    Some(put) => {
+                        let (first, n) = (rows.position, rows.rows.dim(0)?);
+                        if first + n > length {
+                            bail!("rows at {first} to {} of {length} tokens", first + n);
+                        }
+                        put_rows(&x, &rows.rows, &rows_at(batch, length, first, n), put)?
+                    }
+                    None => {
+                        let x = insert(&x.reshape((batch, length, w))?, rows, length - count)?;
+                        length = x.dim(1)?;
+                        layout = Arc::new(Layout::full(batch, length));
+                        x.reshape((batch * length, w))?
+                    }
+                };
+            }
+            let last = class_only && i + 1 == self.blocks.len();
             let select = last.then_some(&class_rows[..]);
+            let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
             x = match rounded.get(i) {
                 Some(block) => block.forward(&x, &layout, select)?,
-                None => block.forward(&x, &layout, select)?,
+                None => block.forward_with(&x, &layout, select, change)?,
             };
         }
-        layer_norm(&x, &self.norm_after.0, &self.norm_after.1)?.matmul(&self.projection)
+        Ok(x)
     }
 
     /// Class token and patches of each picture with their positions, `[B, 1 + G G, W]`.
@@ -243,14 +344,19 @@ impl VisionTransformer {
 
     /// Whether a gradient could be asked for.
     fn is_tracked(&self, pixels: &Tensor, prompt: &ImagePrompt) -> bool {
-        let prompts = prompt.tokens.iter().chain(&prompt.deep);
-        let own = [&self.patch_embedding, &self.class_embedding];
         let blocks = self.blocks.iter().map(|b| &b.theta);
-        prompts
-            .chain(own)
-            .chain(blocks)
-            .chain([pixels, &self.positional_embedding, &self.projection])
-            .any(Tensor::track_op)
+        let norms = [&self.norm_before, &self.norm_after];
+        let mut own = [
+            pixels,
+            &self.patch_embedding,
+            &self.class_embedding,
+            &self.positional_embedding,
+            &self.projection,
+        ]
+        .into_iter()
+        .chain(blocks)
+        .chain(norms.into_iter().flat_map(|(gain, bias)| [gain, bias]));
+        prompt.is_tracked() || own.any(Tensor::track_op)
     }
 
     /// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.

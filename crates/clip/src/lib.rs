@@ -4,19 +4,23 @@
 //! and extra image tokens as arguments and are differentiable in those, with nothing else in the graph. No method ever
 //! needs a tower of its own.
 
+pub mod changes;
 mod chunks;
 mod error;
 pub mod image;
 pub mod model;
 pub mod ops;
 mod packed;
+pub mod prompts;
 pub mod resnet;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use changes::Changes;
 pub use error::Error;
-pub use image::{ImagePrompt, VisionTransformer};
+pub use image::VisionTransformer;
 pub use model::{Clip, ImageTower, Keep};
-pub use text::{DeepText, Slot, TextPlan, TextPrompt, TextTower};
+pub use prompts::{At, DeepImage, DeepText, How, ImagePrompt, TextPrompt};
+pub use text::{Slot, TextPlan, TextTower};
 pub use tokenizer::Tokenizer;

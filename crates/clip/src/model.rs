@@ -7,11 +7,12 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use crate::image::{ImagePrompt, VisionTransformer};
+use crate::image::VisionTransformer;
 use crate::ops::block::PARTS;
 use crate::ops::{Activation, Block, BlockShape, scaled_cosine, with_values};
+use crate::prompts::{ImagePrompt, TextPrompt};
 use crate::resnet::ModifiedResNet;
-use crate::text::{Slot, TextPlan, TextPrompt, TextTower};
+use crate::text::{Slot, TextPlan, TextTower};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{self, Weights};
 
@@ -262,6 +263,22 @@ impl Clip {
         match &self.image {
             ImageTower::Transformer(t) => t.encode(pixels, &ImagePrompt::default()),
             ImageTower::ResNet(r) => r.forward(pixels),
+        }
+    }
+
+    /// Features `[B, T, E]` of all tokens, not normalised: the first is what [`Clip::encode_image`] gives, then come the
+    /// local ones, of the patches of a transformer (all through `ln_post` and the projection) or of the places of a
+    /// ResNet's attention pool.
+    ///
+    /// # Errors
+    /// When pixels are not `[B, 3, R, R]`.
+    pub fn encode_image_tokens(&self, pixels: &Tensor) -> Result<Tensor> {
+        match &self.image {
+            ImageTower::Transformer(t) => {
+                let plain = ImagePrompt::default();
+                t.read(&t.hidden(pixels, &plain)?, &plain)
+            }
+            ImageTower::ResNet(r) => r.tokens(pixels),
         }
     }
 

@@ -13,7 +13,8 @@ use crate::text::Slot;
 /// One position of a packed row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
-    pub(crate) slot: Slot,
+    /// `None` where it entered at a later block.
+    pub(crate) slot: Option<Slot>,
     pub(crate) position: usize,
 }
 
@@ -54,8 +55,8 @@ impl Packed {
         let layout = Layout::trees(&trees.nodes, trees.ends);
         let context = trees.rows.iter().enumerate();
         let context = context.filter_map(|(at, row)| match row.slot {
-            Slot::Context(source) => Some((at, source)),
-            Slot::Token(_) => None,
+            Some(Slot::Context(source)) => Some((at, source)),
+            _ => None,
         });
         Ok(Self {
             context: Arc::new(context.collect()),
@@ -63,6 +64,65 @@ impl Packed {
             layout: Arc::new(layout),
             rows: trees.rows,
         })
+    }
+
+    /// Whether packed rows are the sequences one after the other.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.layout.nodes().len() == self.layout.sequences()
+            && self.layout.nodes().iter().copied().eq(self.layout.ends())
+    }
+
+    /// With `count` more rows in every sequence, the first at `position`; and for each of the new packed rows the old one
+    /// that it is (any, where it is new).
+    ///
+    /// # Errors
+    /// At position 0, and when a sequence ends before `position`.
+    pub(crate) fn grown(&self, position: usize, count: usize) -> Result<(Self, Vec<u32>)> {
+        let shortest = self.layout.ends().map(|n| n.reach()).min();
+        if position == 0 || shortest.is_some_and(|length| length <= position) {
+            bail!(
+                "rows enter a text behind its start token and before its end token; position {position} is not there in \
+                 all sequences"
+            );
+        }
+        let layout = self.layout.grown(position, count);
+        let (mut rows, mut from) = (Vec::with_capacity(layout.rows()), Vec::new());
+        for (old, new) in self.layout.nodes().iter().zip(layout.nodes()) {
+            for (at, position_now) in (new.position..new.reach()).enumerate() {
+                let entered = (position..position + count).contains(&position_now);
+                // Rows behind those that entered inside of this node lie `count` further on in it.
+                let shift = if old.length < new.length && position_now >= position + count {
+                    count
+                } else {
+                    0
+                };
+                let source = old.start + if entered { 0 } else { at - shift };
+                let slot = if entered {
+                    None
+                } else {
+                    self.rows[source].slot
+                };
+                rows.push(Row {
+                    slot,
+                    position: position_now,
+                });
+                from.push(source as u32);
+            }
+        }
+        let context = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(at, row)| match row.slot {
+                Some(Slot::Context(source)) => Some((at, source)),
+                _ => None,
+            });
+        let grown = Self {
+            context: Arc::new(context.collect()),
+            ends: layout.ends().map(|n| n.length - 1).collect(),
+            layout: Arc::new(layout),
+            rows,
+        };
+        Ok((grown, from))
     }
 
     /// Packed rows that hold positions `first..first + count`, with the position's index as source.
@@ -121,8 +181,10 @@ impl Trees {
     fn push(&mut self, slots: &[Slot], position: usize, parent: Option<usize>) -> usize {
         self.nodes.push((parent, slots.len()));
         let rows = slots.iter().zip(position..);
-        self.rows
-            .extend(rows.map(|(&slot, position)| Row { slot, position }));
+        self.rows.extend(rows.map(|(&slot, position)| Row {
+            slot: Some(slot),
+            position,
+        }));
         self.nodes.len() - 1
     }
 }
@@ -130,6 +192,9 @@ impl Trees {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What stands for a row that entered later.
+    const ENTERED: Slot = Slot::Token(1000);
 
     fn tokens(ids: &[u32]) -> Vec<Slot> {
         ids.iter().map(|i| Slot::Token(*i)).collect()
@@ -147,7 +212,7 @@ mod tests {
                 rows.enumerate()
                     .map(|(position, row)| {
                         assert_eq!(row.position, position);
-                        row.slot
+                        row.slot.unwrap_or(ENTERED)
                     })
                     .collect()
             })
@@ -198,5 +263,57 @@ mod tests {
         assert_eq!(packed.rows.len(), 10);
         assert!(Packed::new(&[vec![tokens(&[])]], 77).is_err());
         assert!(Packed::new(&[vec![tokens(&[1, 2, 3])]], 2).is_err());
+    }
+
+    #[test]
+    fn rows_enter_every_sequence_once_and_the_others_are_what_they_were() {
+        let c = |i| Slot::Context(i);
+        let [start, end] = [Slot::Token(1), Slot::Token(9)];
+        let groups = [
+            vec![
+                vec![start, c(0), c(1), Slot::Token(5), end],
+                vec![start, c(0), c(1), Slot::Token(6), Slot::Token(7), end],
+                vec![start, c(0), c(1), end],
+            ],
+            vec![vec![start, c(2), Slot::Token(5), end]],
+            vec![vec![start, c(0), end], vec![start, c(3), end]],
+        ];
+        let packed = Packed::new(&groups, 77).unwrap();
+        let sequences: Vec<&Vec<Slot>> = groups.iter().flatten().collect();
+        for position in [1, 2] {
+            let (grown, from) = packed.grown(position, 3).unwrap();
+            let expected: Vec<Vec<Slot>> = sequences
+                .iter()
+                .map(|s| [&s[..position], &[ENTERED; 3], &s[position..]].concat())
+                .collect();
+            assert_eq!(read(&grown), expected);
+            assert_eq!(from.len(), grown.rows.len());
+            for (row, from) in grown.rows.iter().zip(&from) {
+                let old = packed.rows[*from as usize];
+                if let Some(slot) = row.slot {
+                    assert_eq!(Some(slot), old.slot);
+                }
+            }
+            for &(row, source) in grown.context.iter() {
+                assert_eq!(grown.rows[row].slot, Some(c(source)));
+            }
+            let before = packed.rows.len();
+            // Groups share nothing, and the last two sequences nothing but the start.
+            let entered = grown.rows.len() - before;
+            assert_eq!(entered, if position == 1 { 9 } else { 12 });
+        }
+        assert!(packed.grown(0, 1).is_err());
+        assert!(packed.grown(3, 1).is_err());
+    }
+
+    #[test]
+    fn only_sequences_one_after_the_other_are_apart() {
+        let (one, two) = (tokens(&[1, 2, 9]), tokens(&[1, 3, 9]));
+        let apart = [vec![two.clone()], vec![one.clone()]];
+        assert!(Packed::new(&apart, 77).unwrap().is_apart());
+        assert!(!Packed::new(&[vec![two, one]], 77).unwrap().is_apart());
+        // These share nothing, and are sorted.
+        let sorted = [vec![tokens(&[2, 9]), tokens(&[1, 9])]];
+        assert!(!Packed::new(&sorted, 77).unwrap().is_apart());
     }
 }

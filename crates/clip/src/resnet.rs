@@ -120,8 +120,8 @@ struct AttentionPool {
 }
 
 impl AttentionPool {
-    /// `[B, D, s, s]` to `[B, E]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `[B, D, s, s]` to `[B, q, E]`: read with the first `q` tokens (the mean of all places, then every place), or all.
+    fn forward(&self, x: &Tensor, read: Option<usize>) -> Result<Tensor> {
         let (b, d, _, _) = x.dims4()?;
         let places = x.flatten_from(2)?.transpose(1, 2)?; // [B, s * s, D]
         let mean = places.mean_keepdim(1)?;
@@ -136,11 +136,13 @@ impl AttentionPool {
                 .transpose(1, 2)?
                 .contiguous()
         };
-        let query = self.query.forward(&x.narrow(1, 0, 1)?.reshape((b, d))?)?;
-        let query = split((query * (width as f64).powf(-0.5))?, 1)?; // [B, heads, 1, width]
+        let count = read.unwrap_or(n);
+        let asking = x.narrow(1, 0, count)?.reshape((b * count, d))?;
+        let query = self.query.forward(&asking)?;
+        let query = split((query * (width as f64).powf(-0.5))?, count)?; // [B, heads, q, width]
         let key = split(self.key.forward(&rows)?, n)?;
         let value = split(self.value.forward(&rows)?, n)?;
-        let scores = query.matmul(&key.transpose(2, 3)?.contiguous()?)?; // [B, heads, 1, n]
+        let scores = query.matmul(&key.transpose(2, 3)?.contiguous()?)?; // [B, heads, q, n]
         let scores = scores
             .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
             .exp()?;
@@ -149,8 +151,8 @@ impl AttentionPool {
             .matmul(&value)?
             .transpose(1, 2)?
             .contiguous()?
-            .reshape((b, d))?;
-        self.out.forward(&pooled)
+            .reshape((b * count, d))?;
+        self.out.forward(&pooled)?.reshape((b, count, ()))
     }
 }
 
@@ -265,6 +267,22 @@ impl ModifiedResNet {
     /// # Errors
     /// When the pixels have another shape.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.pool
+            .forward(&self.places(pixels)?, Some(1))?
+            .squeeze(1)
+    }
+
+    /// `[B, 1 + s s, E]`: the features of [`ModifiedResNet::forward`], then those that the attention pool gives when asked
+    /// with each of the `s s` places (PLOT's local features), not of unit length.
+    ///
+    /// # Errors
+    /// As [`ModifiedResNet::forward`].
+    pub fn tokens(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.pool.forward(&self.places(pixels)?, None)
+    }
+
+    /// What the last stage makes of the pixels, `[B, D, s, s]`.
+    fn places(&self, pixels: &Tensor) -> Result<Tensor> {
         let (_, channels, height, width) = pixels.dims4()?;
         if (channels, height, width) != (3, self.image_size, self.image_size) {
             bail!(
@@ -281,7 +299,7 @@ impl ModifiedResNet {
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
-        self.pool.forward(&x)
+        Ok(x)
     }
 }
 
@@ -320,5 +338,70 @@ mod tests {
         {
             assert!((y - expected).abs() < 1e-3, "{y} {expected}");
         }
+    }
+
+    #[test]
+    fn the_pool_can_be_asked_with_every_place() {
+        const WIDE: usize = 2 * HEAD_WIDTH;
+        const PLACES: usize = 5;
+        let noise = |shape: &[usize], seed: usize| {
+            let n = shape.iter().product::<usize>();
+            let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 2003.0 - 0.5;
+            Tensor::from_vec((0..n).map(value).collect(), shape, &Device::Cpu).unwrap()
+        };
+        let linear = |seed| Linear {
+            weight: (noise(&[WIDE, WIDE], seed) * 0.3).unwrap(),
+            bias: noise(&[WIDE], seed + 1),
+        };
+        let pool = AttentionPool {
+            positional_embedding: noise(&[PLACES, WIDE], 1),
+            query: linear(2),
+            key: linear(4),
+            value: linear(6),
+            out: linear(8),
+        };
+        let x = noise(&[3, WIDE, 2, 2], 11);
+        let all = pool.forward(&x, None).unwrap();
+        assert_eq!(all.dims(), [3, PLACES, WIDE]);
+        let rows = |t: &Tensor| t.to_vec2::<f32>().unwrap();
+        for picture in 0..3 {
+            let one = x
+                .get(picture)
+                .unwrap()
+                .flatten_from(1)
+                .unwrap()
+                .t()
+                .unwrap();
+            let tokens = Tensor::cat(&[&one.mean_keepdim(0).unwrap(), &one], 0).unwrap();
+            let tokens = (tokens + &pool.positional_embedding).unwrap();
+            let [q, k, v] =
+                [&pool.query, &pool.key, &pool.value].map(|l| rows(&l.forward(&tokens).unwrap()));
+            let mut attended = vec![0f32; PLACES * WIDE];
+            for (i, out) in attended.chunks_mut(WIDE).enumerate() {
+                for head in 0..WIDE / HEAD_WIDTH {
+                    let own = head * HEAD_WIDTH..(head + 1) * HEAD_WIDTH;
+                    let score = |j: usize| {
+                        let pairs = own.clone().map(|d| q[i][d] * k[j][d]);
+                        (pairs.sum::<f32>() / 8.0).exp()
+                    };
+                    let scores: Vec<f32> = (0..PLACES).map(score).collect();
+                    let total: f32 = scores.iter().sum();
+                    for d in own {
+                        out[d] = (0..PLACES).map(|j| scores[j] / total * v[j][d]).sum();
+                    }
+                }
+            }
+            let attended = Tensor::from_vec(attended, (PLACES, WIDE), &Device::Cpu).unwrap();
+            let expected = rows(&pool.out.forward(&attended).unwrap());
+            let found = rows(&all.get(picture).unwrap());
+            for (a, b) in found.iter().flatten().zip(expected.iter().flatten()) {
+                assert!((a - b).abs() < 1e-4, "{a} {b}");
+            }
+        }
+        // The first of them is what the tower gives.
+        let first = pool.forward(&x, Some(1)).unwrap().squeeze(1).unwrap();
+        let gap = (first - all.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()).unwrap();
+        let gap = gap.abs().unwrap().max_all().unwrap();
+        assert!(gap.to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

@@ -4,14 +4,17 @@
 //! token, shared context, shared deep prompts, first words of class names) is computed once for them. All three are
 //! exact: the tower is causal, and its output is read at the end token (arXiv 2103.00020, section 2.4).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Add;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, TensorId, Var, bail};
 
+use crate::changes::{BlockChange, Norm};
 use crate::ops::{Block, Put, Work, layer_norm, put_rows};
 use crate::packed::Packed;
+use crate::prompts::{At, TextPrompt};
 
 /// Longest sequence CLIP's positions allow, start and end tokens included.
 pub const CONTEXT_LENGTH: usize = 77;
@@ -23,26 +26,6 @@ pub enum Slot {
     Token(u32),
     /// A learned vector: a row of [`TextPrompt::context`].
     Context(usize),
-}
-
-/// What a method puts into the text tower. `N` context rows, `W` text width.
-#[derive(Clone, Debug, Default)]
-pub struct TextPrompt {
-    /// `[N, W]`: the rows that [`Slot::Context`] names.
-    pub context: Option<Tensor>,
-    /// Rows that overwrite hidden states before later blocks.
-    pub deep: Vec<DeepText>,
-}
-
-/// Hidden rows shared by all sequences, put in before one block. No positional embedding is added.
-#[derive(Clone, Debug)]
-pub struct DeepText {
-    /// Block (0-based) whose input is changed.
-    pub block: usize,
-    /// Position (0 is the start token) of the first row.
-    pub position: usize,
-    /// `[n, W]`.
-    pub rows: Tensor,
 }
 
 /// Sequences laid out for the tower; made once for a set of classes, used every step.
@@ -61,6 +44,8 @@ pub(crate) struct Part {
     pub(crate) packed: Packed,
     /// Embeddings and positions `[R, W]`, context rows holding their position only; kept while both are frozen.
     base: Option<Tensor>,
+    /// The embeddings that `base` is made of: another tower makes its own.
+    embeddings: [TensorId; 2],
 }
 
 impl TextPlan {
@@ -154,15 +139,110 @@ impl TextTower {
         })
     }
 
+    /// As [`TextTower::plan`], with nothing shared: packed rows are the sequences one after the other, each with all its
+    /// slots. For [`crate::changes::Dropout`], which tells equal rows of different sequences apart.
+    ///
+    /// # Errors
+    /// As [`TextTower::plan`].
+    pub fn plan_apart(&self, sequences: &[Vec<Slot>]) -> Result<TextPlan> {
+        let groups: Vec<Vec<Vec<Slot>>> = sequences.iter().map(|s| vec![s.clone()]).collect();
+        self.plan(&groups)
+    }
+
     pub(crate) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
         let packed = Packed::new(groups, self.positional_embedding.dim(0)?)?;
-        let frozen = !self.token_embedding.track_op() && !self.positional_embedding.track_op();
-        let base = if frozen {
-            Some(self.base(&packed)?)
-        } else {
+        let base = if self.embeddings().iter().any(|t| t.track_op()) {
             None
+        } else {
+            Some(self.base(&packed)?)
         };
-        Ok(Part { packed, base })
+        Ok(Part {
+            packed,
+            base,
+            embeddings: self.embeddings().map(Tensor::id),
+        })
+    }
+
+    fn embeddings(&self) -> [&Tensor; 2] {
+        [&self.token_embedding, &self.positional_embedding]
+    }
+
+    /// Whether a gradient of the tower's own tensors could be asked for.
+    pub fn is_tracked(&self) -> bool {
+        let blocks = self.blocks.iter().map(|b| &b.theta);
+        let ends = [&self.norm.0, &self.norm.1, &self.projection];
+        let mut own = self.embeddings().into_iter().chain(blocks).chain(ends);
+        own.any(Tensor::track_op)
+    }
+
+    /// Blocks, each with its weights.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// `ln_final`.
+    pub fn norm_after(&self) -> Norm {
+        let (gain, bias) = self.norm.clone();
+        Norm { gain, bias }
+    }
+
+    /// `text_projection`, `[W, E]`.
+    pub fn projection(&self) -> &Tensor {
+        &self.projection
+    }
+
+    /// A tower of its own with the same values whose every tensor but the token embedding is trained, and its variables
+    /// with OpenAI's names (`positional_embedding`, `transformer.resblocks.<i>`, `ln_final.weight`, `ln_final.bias`,
+    /// `text_projection`), in this order. A block is one flat variable, in the order of [`crate::ops::block::PARTS`].
+    /// Plans of any tower with the same vocabulary go. A trained tower encodes all at once, whatever its `memory`.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn trainable(&self) -> Result<(Self, Vec<(String, Var)>)> {
+        let mut variables = Vec::new();
+        let tower = self.with(&mut |name, t| {
+            let var = Var::from_tensor(&t.to_dtype(candle_core::DType::F32)?.copy()?)?;
+            let tensor = var.as_tensor().clone();
+            variables.push((name, var));
+            Ok(tensor)
+        })?;
+        Ok((tower, variables))
+    }
+
+    /// A frozen tower with the values that this one has now.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn frozen(&self) -> Result<Self> {
+        let mut tower = self.with(&mut |_, t| t.detach().copy())?;
+        tower.token_embedding = self.token_embedding.detach();
+        Ok(tower)
+    }
+
+    /// With other tensors in the place of all but the token embedding.
+    fn with(&self, f: &mut dyn FnMut(String, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        let positional_embedding = f(
+            "positional_embedding".to_owned(),
+            &self.positional_embedding,
+        )?;
+        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+            Ok(Block {
+                shape: b.shape,
+                theta: f(format!("transformer.resblocks.{i}"), &b.theta)?,
+            })
+        });
+        let blocks = blocks.collect::<Result<_>>()?;
+        let norm = (
+            f("ln_final.weight".to_owned(), &self.norm.0)?,
+            f("ln_final.bias".to_owned(), &self.norm.1)?,
+        );
+        Ok(Self {
+            positional_embedding,
+            blocks,
+            norm,
+            projection: f("text_projection".to_owned(), &self.projection)?,
+            ..self.clone()
+        })
     }
 
     /// Embeddings plus positions `[R, W]`; context rows have their position only.
@@ -173,8 +253,8 @@ impl TextTower {
         let positions = Tensor::from_vec(positions, n, device)?;
         let positions = self.positional_embedding.index_select(&positions, 0)?;
         let rows = packed.rows.iter().map(|r| match r.slot {
-            Slot::Token(token) => self.embedding_row(token),
-            Slot::Context(_) => Ok(0),
+            Some(Slot::Token(token)) => self.embedding_row(token),
+            _ => Ok(0),
         });
         let rows = Tensor::from_vec(rows.collect::<Result<Vec<u32>>>()?, n, device)?;
         let tokens = self.token_embedding.index_select(&rows, 0)?;
@@ -182,8 +262,8 @@ impl TextTower {
             return tokens + positions;
         }
         let keep = packed.rows.iter().map(|r| match r.slot {
-            Slot::Token(_) => 1f32,
-            Slot::Context(_) => 0.0,
+            Some(Slot::Token(_)) => 1f32,
+            _ => 0.0,
         });
         let keep = Tensor::from_vec(keep.collect(), (n, 1), device)?;
         tokens.broadcast_mul(&keep)? + positions
@@ -207,28 +287,22 @@ impl TextTower {
         )
     }
 
-    /// Features `[sequences, E]`, not normalised, in the order of the plan. Differentiable in the prompt.
+    /// Features `[sequences, E]`, not normalised, in the order of the plan: each sequence is read at its last row, the end
+    /// token. Differentiable in the prompt, and in the tower's own tensors where they are trained.
     ///
     /// # Errors
-    /// A context row the prompt does not have, or a deep prompt for a block that does not exist.
+    /// A context row the prompt does not have, or what does not fit the tower.
     pub fn encode(&self, plan: &TextPlan, prompt: &TextPrompt) -> Result<Tensor> {
         if prompt.context.is_none() && !plan.whole.packed.context.is_empty() {
             bail!("the sequences name context rows, the prompt has none");
         }
-        if let Some(deep) = prompt.deep.iter().find(|d| d.block >= self.depth()) {
-            bail!(
-                "deep prompt for block {}, the text tower has {}",
-                deep.block,
-                self.depth()
-            );
+        prompt.check(self.depth())?;
+        if prompt.changes.drops() && (!plan.whole.packed.is_apart() || prompt.grows()) {
+            bail!("dropout needs a plan made by `plan_apart`, and no rows that enter at a block");
         }
-        let tracked = prompt
-            .context
-            .iter()
-            .chain(prompt.deep.iter().map(|d| &d.rows))
-            .any(Tensor::track_op);
-        let frozen = plan.whole.base.is_some() && !self.projection.track_op();
-        if tracked && frozen && self.projection.device().is_cpu() {
+        // Pieces hand over the gradient of the prompt alone.
+        let in_pieces = prompt.is_tracked() && !self.is_tracked();
+        if in_pieces && self.projection.device().is_cpu() {
             let pieces = self.pieces(plan)?;
             if pieces.len() > 1 {
                 return self.encode_pieces(pieces, prompt);
@@ -239,24 +313,44 @@ impl TextTower {
 
     /// As [`TextTower::encode`], all at once.
     pub(crate) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
-        let packed = &part.packed;
+        let mut packed = Cow::Borrowed(&part.packed);
         let mut x = match &part.base {
-            Some(base) => base.clone(),
-            None => self.base(packed)?,
+            Some(base) if part.embeddings == self.embeddings().map(Tensor::id) => base.clone(),
+            _ => self.base(&packed)?,
         };
         if let Some(context) = &prompt.context
             && !packed.context.is_empty()
         {
             x = put_rows(&x, context, &packed.context, Put::OnTop)?;
         }
+        let plain = BlockChange::default();
         for (i, block) in self.blocks.iter().enumerate() {
             for deep in prompt.deep.iter().filter(|d| d.block == i) {
-                let rows = packed.rows_at(deep.position, deep.rows.dim(0)?);
-                x = put_rows(&x, &deep.rows, &rows, Put::Instead)?;
+                let count = deep.rows.dim(0)?;
+                let put = match (deep.how.put(), deep.at) {
+                    (None, At::Position(position)) => {
+                        let (grown, from) = packed.grown(position, count)?;
+                        x = x.index_select(&Tensor::new(from, x.device())?, 0)?;
+                        packed = Cow::Owned(grown);
+                        Put::Instead
+                    }
+                    (put, _) => put.unwrap_or(Put::Instead),
+                };
+                let rows = match deep.at {
+                    At::Position(position) => packed.rows_at(position, count),
+                    At::Context => packed.context.clone(),
+                };
+                x = put_rows(&x, &deep.rows, &rows, put)?;
             }
             let last = i + 1 == self.blocks.len();
-            x = block.forward(&x, &packed.layout, last.then_some(&packed.ends[..]))?;
+            let select = last.then_some(&packed.ends[..]);
+            let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
+            x = block.forward_with(&x, &packed.layout, select, change)?;
         }
-        layer_norm(&x, &self.norm.0, &self.norm.1)?.matmul(&self.projection)
+        let (gain, bias) = match &prompt.changes.norm_after {
+            Some(norm) => (&norm.gain, &norm.bias),
+            None => (&self.norm.0, &self.norm.1),
+        };
+        layer_norm(&x, gain, bias)?.matmul(&self.projection)
     }
 }

@@ -115,7 +115,7 @@ impl CoCoOp {
         let plan = self.clip.text.plan(&groups)?;
         let prompt = TextPrompt {
             context: Some(contexts),
-            deep: Vec::new(),
+            ..TextPrompt::default()
         };
         let texts = unit(&self.clip.text.encode(&plan, &prompt)?)?.reshape((b, k, e))?;
         (texts * self.clip.scale())?

@@ -119,6 +119,7 @@ impl Maple {
         let prompt = TextPrompt {
             context: Some(of(&self.ctx)),
             deep: deep_text(self.texts.iter().map(of)),
+            ..TextPrompt::default()
         };
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
     }
@@ -135,6 +136,7 @@ impl Maple {
                 .zip(&self.projections)
                 .map(|(t, p)| apply(t, p))
                 .collect::<Result<_>>()?,
+            ..ImagePrompt::default()
         })
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use datasets::Catalogue;
-use polars::prelude::{DataFrame, ParquetReader, SerReader};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
 use promptbed::protocols;
 use promptbed::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use promptbed::run::suite::Suite;
@@ -21,22 +22,34 @@ fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// A row of a `trials.parquet`, by column.
+type Row = BTreeMap<String, Field>;
+
+fn rows(path: &Path) -> Vec<Row> {
+    let file = std::fs::File::open(path).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let rows = reader.get_row_iter(None).unwrap();
+    rows.map(|row| row.unwrap().into_columns().into_iter().collect())
+        .collect()
+}
+
 /// The records of a `trials.parquet`, as far as tables and charts need them.
-fn records(frame: &DataFrame) -> Vec<Record> {
-    let text = |column: &str, i: usize| {
-        let column = frame.column(column).unwrap().str().unwrap();
-        column.get(i).unwrap().to_owned()
+fn records(rows: &[Row]) -> Vec<Record> {
+    let text = |column: &str, i: usize| match &rows[i][column] {
+        Field::Str(text) => text.clone(),
+        other => panic!("{column}: {other}"),
     };
-    let whole = |column: &str, i: usize| {
-        let column = frame.column(column).unwrap().u64().unwrap();
-        column.get(i).unwrap()
+    let whole = |column: &str, i: usize| match &rows[i][column] {
+        Field::ULong(number) => *number,
+        Field::Long(number) => *number as u64,
+        other => panic!("{column}: {other}"),
     };
-    let real = |column: &str, i: usize| {
-        let column = frame.column(column).unwrap().f64().unwrap();
-        column.get(i).unwrap()
+    let real = |column: &str, i: usize| match &rows[i][column] {
+        Field::Double(number) => *number,
+        other => panic!("{column}: {other}"),
     };
     let mut records: BTreeMap<String, Record> = BTreeMap::new();
-    for i in 0..frame.height() {
+    for i in 0..rows.len() {
         assert_eq!(text("status", i), "finished");
         let key = text("key", i);
         let record = records.entry(key.clone()).or_insert_with(|| Record {
@@ -88,8 +101,7 @@ fn records(frame: &DataFrame) -> Vec<Record> {
 
 /// A results folder from its frame and its suite, which says in which order its trials stand.
 fn loaded(name: &str) -> Loaded {
-    let file = std::fs::File::open(folder(name).join("trials.parquet")).unwrap();
-    let records = records(&ParquetReader::new(file).finish().unwrap());
+    let records = records(&rows(&folder(name).join("trials.parquet")));
     let known = feed::known(&Catalogue::built_in());
     let suite = Suite::read(&folder(name).join("suite.toml"), &known).unwrap();
     let trial = |p: &Planned| {

@@ -155,7 +155,10 @@ fn other_kept_views_are_seen() {
     let replay = Spoiled::copy("tpt")
         .tensor("selected", |t| t.affine(1.0, 1.0))
         .replay();
-    assert!(!replay.pass && !replay.deviation.choices.is_empty(), "{replay:?}");
+    assert!(
+        !replay.pass && !replay.deviation.choices.is_empty(),
+        "{replay:?}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use candle_core::{D, Device, Result, Tensor};
 use super::block::{Activation, Block};
 use super::layout::Layout;
 use super::rows::NORM_EPSILON;
+use crate::changes::{BlockChange, Projection};
 
 /// LayerNorm over the last dimension.
 ///
@@ -85,7 +86,8 @@ fn mask(layout: &Layout, device: &Device) -> Result<Tensor> {
     Tensor::from_vec(allowed, (n, n), device)
 }
 
-/// [`Block::forward`] with composed operations. Attention is dense over all rows where sequences share a prefix.
+/// [`Block::forward_with`] with composed operations, but for a branch beside the block. Attention is dense over all rows
+/// where sequences share a prefix.
 ///
 /// # Errors
 /// Those of candle.
@@ -94,29 +96,20 @@ pub fn block(
     x: &Tensor,
     layout: &Layout,
     select: Option<&[usize]>,
+    change: &BlockChange,
 ) -> Result<Tensor> {
     let (r, w) = x.dims2()?;
-    let mut at = 0;
-    let parts = block
-        .shape
-        .parts()
-        .iter()
-        .map(|p| {
-            let n = p.iter().product::<usize>();
-            at += n;
-            let part = block.theta.narrow(0, at - n, n)?.to_dtype(x.dtype())?;
-            part.reshape(p.as_slice())
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let parts = block.parts()?.into_iter().map(|p| p.to_dtype(x.dtype()));
+    let parts = parts.collect::<Result<Vec<_>>>()?;
     let [
-        g1,
-        b1,
+        _,
+        _,
         w_in,
         b_in,
         w_out,
         b_out,
-        g2,
-        b2,
+        _,
+        _,
         w_fc,
         b_fc,
         w_proj,
@@ -125,10 +118,23 @@ pub fn block(
     else {
         unreachable!("a block has twelve parts")
     };
+    let [norm_1, norm_2] = block.norms_with(change)?;
     let linear =
         |x: &Tensor, weight: &Tensor, bias: &Tensor| x.matmul(&weight.t()?)?.broadcast_add(bias);
+    let low_rank = |of: Projection, x: &Tensor| {
+        let ranks = change.low_rank.iter().filter(|l| l.of == of);
+        ranks
+            .map(|l| l.of_rows(x, None))
+            .try_fold(Tensor::zeros((r, w), x.dtype(), x.device())?, |sum, own| {
+                sum + own?
+            })
+    };
     let (heads, d) = (block.shape.heads, w / block.shape.heads);
-    let qkv = linear(&layer_norm(x, g1, b1)?, w_in, b_in)?;
+    let normed = layer_norm(x, &norm_1.gain, &norm_1.bias)?;
+    let added =
+        [Projection::Query, Projection::Key, Projection::Value].map(|p| low_rank(p, &normed));
+    let [q, k, v] = added;
+    let qkv = (linear(&normed, w_in, b_in)? + Tensor::cat(&[q?, k?, v?], 1)?)?;
     let nodes = layout.nodes();
     let uniform = !layout.is_causal() && nodes.windows(2).all(|n| n[0].length == n[1].length);
     let (count, length) = if uniform {
@@ -153,13 +159,14 @@ pub fn block(
         .matmul(&v)?
         .transpose(1, 2)?
         .reshape((r, w))?;
-    let mut x = (x + linear(&attended, w_out, b_out)?)?;
+    let out = (linear(&attended, w_out, b_out)? + low_rank(Projection::Out, &attended)?)?;
+    let mut x = (x + out)?;
     if let Some(positions) = select {
         let rows = layout.chosen(positions);
         let rows: Vec<u32> = rows.iter().map(|&r| r as u32).collect();
         x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
     }
-    let h = linear(&layer_norm(&x, g2, b2)?, w_fc, b_fc)?;
+    let h = linear(&layer_norm(&x, &norm_2.gain, &norm_2.bias)?, w_fc, b_fc)?;
     let h = match block.shape.activation {
         // h · σ(1.702 h), by σ(z) = (1 + tanh(z / 2)) / 2, of which nothing overflows, gradients included.
         Activation::QuickGelu => (&h * (((&h * 0.851)?.tanh()? + 1.0)? * 0.5)?)?,

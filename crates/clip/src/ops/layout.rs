@@ -105,6 +105,24 @@ impl Layout {
         }
     }
 
+    /// The same sequences with `count` more rows in each, the first of them at `position`. Sequences that share the row
+    /// before share these.
+    ///
+    /// # Panics
+    /// At position 0, and when a sequence ends before `position`.
+    pub fn grown(&self, position: usize, count: usize) -> Self {
+        assert!(position > 0, "rows enter behind a row");
+        assert!(
+            self.ends().all(|n| n.reach() > position),
+            "rows enter before the end of every sequence"
+        );
+        let nodes = self.nodes.iter().map(|n| {
+            let enter = (n.position..n.reach()).contains(&(position - 1));
+            (n.parent, n.length + if enter { count } else { 0 })
+        });
+        Self::new(&nodes.collect::<Vec<_>>(), self.ends.clone(), self.causal)
+    }
+
     /// All rows, `R`.
     pub fn rows(&self) -> usize {
         self.rows

@@ -14,8 +14,10 @@ pub mod gemm;
 pub mod layout;
 pub mod norm;
 mod panels;
+pub mod parts;
 pub mod replace;
 pub mod rows;
+pub mod scale;
 pub mod scratch;
 pub mod work;
 
@@ -23,7 +25,9 @@ pub use block::{Activation, Block, BlockShape};
 pub use cosine::{cross_entropy, scaled_cosine, unit};
 pub use layout::{Group, Layout, Node};
 pub use norm::layer_norm;
+pub use parts::linear;
 pub use replace::{Put, put_rows};
+pub use scale::scale_gradient;
 pub use work::Work;
 
 use candle_core::{CpuStorage, Layout as Strides, Result, bail};

@@ -7,12 +7,14 @@ use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Result, Shape, Tenso
 use super::{values, with_values};
 
 /// What happens to the rows that are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Put {
     /// They are lost, and get no gradient.
     Instead,
     /// The prompt is added to them.
     OnTop,
+    /// This share of the prompt and the rest of them.
+    Mixed(f64),
 }
 
 /// For each `(row, source)`: puts `prompt[source]` at `x[row]`. `x` `[R, W]`, `prompt` `[N, W]`, result `[R, W]`.
@@ -50,15 +52,15 @@ fn composed(x: &Tensor, prompt: &Tensor, rows: &[(usize, usize)], put: Put) -> R
     let device = x.device();
     let to = Tensor::new(rows.iter().map(|p| p.0 as u32).collect::<Vec<_>>(), device)?;
     let from = Tensor::new(rows.iter().map(|p| p.1 as u32).collect::<Vec<_>>(), device)?;
-    let base = match put {
-        Put::OnTop => x.clone(),
-        Put::Instead => {
-            let mut keep = vec![1f32; r];
-            rows.iter().for_each(|p| keep[p.0] = 0.0);
-            x.broadcast_mul(&Tensor::from_vec(keep, (r, 1), device)?)?
-        }
+    let (kept, share) = match put {
+        Put::OnTop => (1.0, 1.0),
+        Put::Instead => (0.0, 1.0),
+        Put::Mixed(share) => ((1.0 - share) as f32, share),
     };
-    base.index_add(&to, &prompt.index_select(&from, 0)?, 0)
+    let mut keep = vec![1f32; r];
+    rows.iter().for_each(|p| keep[p.0] = kept);
+    let base = x.broadcast_mul(&Tensor::from_vec(keep, (r, 1), device)?)?;
+    base.index_add(&to, &(prompt.index_select(&from, 0)? * share)?, 0)
 }
 
 struct PutRows {
@@ -89,6 +91,11 @@ impl CustomOp2 for PutRows {
             match self.put {
                 Put::Instead => to.copy_from_slice(from),
                 Put::OnTop => to.iter_mut().zip(from).for_each(|(a, b)| *a += b),
+                Put::Mixed(share) => {
+                    let (share, rest) = (share as f32, (1.0 - share) as f32);
+                    let pairs = to.iter_mut().zip(from);
+                    pairs.for_each(|(a, b)| *a = share * b + rest * *a);
+                }
             }
         }
         Ok((CpuStorage::F32(out), l1.shape().clone()))
@@ -111,15 +118,24 @@ impl CustomOp2 for PutRows {
                 );
                 to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
             }
+            if let Put::Mixed(share) = self.put {
+                d.iter_mut().for_each(|v| *v *= share as f32);
+            }
             Tensor::from_vec(d, (n, w), prompt.device())
         })?;
         let d_into = match (self.into_tracked, self.put) {
             (false, _) => None,
             (true, Put::OnTop) => Some(grad.clone()),
-            (true, Put::Instead) => Some(with_values(grad, |g| {
+            (true, Put::Instead | Put::Mixed(_)) => Some(with_values(grad, |g| {
                 let mut d = g.to_vec();
                 for &(row, _) in self.rows.iter() {
-                    d[row * w..(row + 1) * w].fill(0.0);
+                    let row = &mut d[row * w..(row + 1) * w];
+                    match self.put {
+                        Put::Mixed(share) => {
+                            row.iter_mut().for_each(|v| *v *= (1.0 - share) as f32);
+                        }
+                        _ => row.fill(0.0),
+                    }
                 }
                 Tensor::from_vec(d, grad.shape(), grad.device())
             })?),

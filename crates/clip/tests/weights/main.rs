@@ -385,7 +385,7 @@ fn keeping_blocks_in_half_precision_changes_no_number() {
         let prompt = candle_core::Var::from_tensor(&tensor(9, &[2, 8])).unwrap();
         let tokens = clip::ImagePrompt {
             tokens: Some(prompt.as_tensor().clone()),
-            deep: Vec::new(),
+            ..clip::ImagePrompt::default()
         };
         let features = clip
             .transformer()

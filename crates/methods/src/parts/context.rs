@@ -174,7 +174,7 @@ impl Context {
         let rows = ctx.reshape(((), self.clip.text.width()))?;
         let prompt = TextPrompt {
             context: Some(rows),
-            deep: Vec::new(),
+            ..TextPrompt::default()
         };
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
     }

@@ -51,6 +51,7 @@ impl ImageTokens {
         ImagePrompt {
             tokens: self.tokens.as_ref().map(&of),
             deep: self.deep.iter().map(&of).collect(),
+            ..ImagePrompt::default()
         }
     }
 }

@@ -130,6 +130,7 @@ impl Independent {
             &TextPrompt {
                 context: Some(of(&self.ctx)),
                 deep,
+                ..TextPrompt::default()
             },
         )?)
     }

@@ -55,10 +55,6 @@ impl Lead {
 pub(crate) fn deep_text(rows: impl IntoIterator<Item = Tensor>) -> Vec<DeepText> {
     rows.into_iter()
         .zip(1..)
-        .map(|(rows, block)| DeepText {
-            block,
-            position: 1,
-            rows,
-        })
+        .map(|(rows, block)| DeepText::instead(block, 1, rows))
         .collect()
 }

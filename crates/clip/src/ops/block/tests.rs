@@ -6,7 +6,7 @@ use super::super::norm::layer_norm;
 use super::super::replace::{Put, put_rows};
 use super::*;
 
-fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
+pub(in crate::ops) fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
     let n = shape.iter().product();
     let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let data: Vec<f32> = (0..n)
@@ -20,7 +20,7 @@ fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
     Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
 }
 
-fn block(activation: Activation, train: bool) -> Block {
+pub(in crate::ops) fn block(activation: Activation, train: bool) -> Block {
     let shape = BlockShape {
         width: 32,
         heads: 2,
@@ -36,7 +36,7 @@ fn block(activation: Activation, train: bool) -> Block {
     Block { shape, theta }
 }
 
-fn layouts() -> Vec<Layout> {
+pub(in crate::ops) fn layouts() -> Vec<Layout> {
     vec![
         Layout::causal(&[
             Group {
@@ -85,7 +85,7 @@ fn branching() -> Layout {
     Layout::trees(&nodes, ends)
 }
 
-fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
+pub(in crate::ops) fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
     let scale = b
         .abs()
         .unwrap()
@@ -116,7 +116,14 @@ fn fused_block_and_its_gradients_equal_the_composed_ones() {
                 let block = block(activation, true);
                 let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
                 let fused = block.forward(x.as_tensor(), &layout, select).unwrap();
-                let plain = composed::block(&block, x.as_tensor(), &layout, select).unwrap();
+                let plain = composed::block(
+                    &block,
+                    x.as_tensor(),
+                    &layout,
+                    select,
+                    &BlockChange::default(),
+                )
+                .unwrap();
                 assert!(largest_gap(&fused, &plain) < 2e-5);
                 let upstream = noise(fused.dims(), 11, 1.0);
                 let a = (fused * &upstream)
@@ -141,7 +148,7 @@ fn fused_block_and_its_gradients_equal_the_composed_ones() {
 }
 
 /// Slope of `loss` along a random direction, by central differences, against the gradient's.
-fn check_slope(x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
+pub(in crate::ops) fn check_slope(x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
     for seed in 1..4 {
         let direction = noise(x.dims(), 100 + seed, 1.0);
         let step = 2e-3;
@@ -164,11 +171,11 @@ fn check_slope(x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
     }
 }
 
-fn weighted(y: &Tensor) -> Tensor {
+pub(in crate::ops) fn weighted(y: &Tensor) -> Tensor {
     (y * noise(y.dims(), 13, 1.0)).unwrap().sum_all().unwrap()
 }
 
-fn number(t: &Tensor) -> f64 {
+pub(in crate::ops) fn number(t: &Tensor) -> f64 {
     // In double, term by term: the differences are small against the sum.
     t.flatten_all()
         .unwrap()
