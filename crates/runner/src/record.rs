@@ -98,10 +98,6 @@ pub struct Test {
     pub seconds: f64,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands over a reference"
-)]
 fn is_first(stage: &usize) -> bool {
     *stage == 0
 }
