@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod described;
 pub mod feed;
+pub mod lesson;
 pub mod picked;
 pub mod plan;
 pub mod population;

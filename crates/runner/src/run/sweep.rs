@@ -1,6 +1,6 @@
 //! A suite's trials: listed, claimed, run side by side, written down as soon as they are done.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,17 +14,18 @@ use methods::{Backbones, Descriptions, Sees, Validation};
 
 use crate::machine;
 use crate::reason::reason;
-use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
+use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test, TestSet};
 use crate::run::cache::Cache;
 use crate::run::described;
 use crate::run::feed::{self, Feed};
+use crate::run::lesson::{Learned, Lesson};
 use crate::run::picked;
 use crate::run::plan;
 use crate::run::population::Population;
 use crate::run::progress::Progress;
 use crate::run::suite::{Line, Precision, Resolved, Suite};
 use crate::run::tensorboard::{Curves, Events};
-use crate::run::trial::{self, Epoch, Interrupted, Learned, Observer, Step, Target, Task};
+use crate::run::trial::{self, Epoch, Interrupted, Observer, Stage, Step, Target, Task};
 use crate::run::work::Counter;
 use crate::store::{Planned, Store, replace};
 
@@ -37,7 +38,8 @@ pub struct Trial {
     pub planned: Planned,
     line: usize,
     method: Resolved,
-    picks: Option<Arc<Picks>>,
+    /// The few shots of each dataset it learns from, by its id; none where it takes none.
+    picks: BTreeMap<String, Arc<Picks>>,
 }
 
 /// A suite with its data and backbone, ready to run.
@@ -148,22 +150,24 @@ impl Sweep {
         let cells = plan::cells(&self.suite).into_iter();
         let trials = cells.map(|cell| {
             let line = &self.suite.methods[cell.line];
-            let picks = cell.method.takes_shots().then(|| {
-                let split = &self.feeds[&cell.dataset].dataset.split;
-                let entry = drawn.entry((cell.dataset.clone(), cell.shots, cell.seed));
-                entry
-                    .or_insert_with(|| {
-                        let from = &self.suite.picks;
-                        let picks =
-                            picked::picks(from, &cell.dataset, split, cell.shots, cell.seed);
-                        // A list that cannot be read is told below, with all the others.
-                        Arc::new(picks.unwrap_or_else(|e| {
-                            wrong.push(reason(&e));
-                            picks::draw(split, cell.shots, cell.seed)
-                        }))
-                    })
-                    .clone()
+            let stages = plan::stages(&self.suite, cell.protocol, &cell.dataset);
+            let taught = stages.iter().flat_map(|s| &s.train).map(|(id, _)| id);
+            let taught: BTreeSet<&String> = taught.filter(|_| cell.method.takes_shots()).collect();
+            let picks = taught.into_iter().map(|id| {
+                let split = &self.feeds[id].dataset.split;
+                let entry = drawn.entry((id.clone(), cell.shots, cell.seed));
+                let picks = entry.or_insert_with(|| {
+                    let from = &self.suite.picks;
+                    let picks = picked::picks(from, id, split, cell.shots, cell.seed);
+                    // A list that cannot be read is told below, with all the others.
+                    Arc::new(picks.unwrap_or_else(|e| {
+                        wrong.push(reason(&e));
+                        picks::draw(split, cell.shots, cell.seed)
+                    }))
+                });
+                (id.clone(), picks.clone())
             });
+            let picks: BTreeMap<_, _> = picks.collect();
             let mut planned = Planned {
                 key: String::new(),
                 protocol: cell.protocol,
@@ -173,7 +177,7 @@ impl Sweep {
                 shots: cell.shots,
                 seed: cell.seed,
             };
-            planned.key = self.key(&planned, line, &cell.method, picks.as_deref());
+            planned.key = self.key(&planned, line, &cell.method, &picks);
             Trial {
                 planned,
                 line: cell.line,
@@ -189,7 +193,13 @@ impl Sweep {
     }
 
     /// A readable name and a hash of everything that can change the result.
-    fn key(&self, p: &Planned, line: &Line, method: &Resolved, picks: Option<&Picks>) -> String {
+    fn key(
+        &self,
+        p: &Planned,
+        line: &Line,
+        method: &Resolved,
+        picks: &BTreeMap<String, Arc<Picks>>,
+    ) -> String {
         let feed = &self.feeds[&p.dataset];
         let targets: Vec<[String; 3]> = self
             .targets(p, line)
@@ -212,7 +222,7 @@ impl Sweep {
             "split": feed.split_hash(),
             "template": feed.dataset.template,
             "targets": targets,
-            "picks": picks.map(Picks::hash),
+            "picks": picks.get(&p.dataset).map(|p| p.hash()),
             "seed": p.seed,
         });
         if matches!(method.config.needs().sees, Sees::Views { augmix: true, .. }) {
@@ -230,7 +240,13 @@ impl Sweep {
         if self.suite.precision != Precision::default() {
             all["precision"] = self.suite.precision.name().into();
         }
-        // As is what few methods need.
+        // As are the pictures of further datasets that are learned,
+        let others = picks.iter().filter(|(id, _)| **id != p.dataset);
+        let others: BTreeMap<&String, String> = others.map(|(id, p)| (id, p.hash())).collect();
+        if !others.is_empty() {
+            all["picks_of"] = serde_json::to_value(&others).expect("texts serialise");
+        }
+        // and what few methods need.
         if let Some(teacher) = self.teacher(line) {
             all["teacher"] = teacher.fingerprint().into();
         }
@@ -263,14 +279,50 @@ impl Sweep {
         self.descriptions.get(&(path, dataset.to_owned()))
     }
 
-    fn targets(&self, planned: &Planned, line: &Line) -> Vec<Target> {
-        let targets = plan::targets(&self.suite, planned.protocol, &planned.dataset);
-        let target = |(id, set): (String, _)| Target {
+    fn target(&self, line: &Line, (id, set): (String, TestSet)) -> Target {
+        Target {
             feed: self.feeds[&id].clone(),
             set,
             descriptions: self.described(line, &id).cloned(),
-        };
-        targets.into_iter().map(target).collect()
+        }
+    }
+
+    fn targets(&self, planned: &Planned, line: &Line) -> Vec<Target> {
+        let targets = plan::targets(&self.suite, planned.protocol, &planned.dataset);
+        targets.into_iter().map(|t| self.target(line, t)).collect()
+    }
+
+    /// The stages of a trial with their pictures.
+    fn stages(&self, trial: &Trial) -> Result<Vec<Stage>> {
+        let (planned, line) = (&trial.planned, self.line_of(trial));
+        let stages = plan::stages(&self.suite, planned.protocol, &planned.dataset);
+        let stages = stages.into_iter().map(|stage| {
+            // Where nothing is trained, the method is built for what it is asked first.
+            let built_for = stage.tests.first().map(|(id, set)| (id.clone(), set.among));
+            let taught = if stage.train.is_empty() {
+                built_for.into_iter().collect()
+            } else {
+                stage.train
+            };
+            let lessons = taught.into_iter().map(|(id, set)| {
+                let feed = &self.feeds[&id];
+                Ok(Lesson {
+                    feed: feed.clone(),
+                    set,
+                    descriptions: self.described(line, &id).cloned(),
+                    learned: self.learned(trial, feed, set)?,
+                })
+            });
+            Ok(Stage {
+                lessons: lessons.collect::<Result<_>>()?,
+                targets: stage
+                    .tests
+                    .into_iter()
+                    .map(|t| self.target(line, t))
+                    .collect(),
+            })
+        });
+        stages.collect()
     }
 
     /// Runs what is not finished in `store`, `jobs` trials at a time.
@@ -371,7 +423,7 @@ impl Sweep {
         let clock = Instant::now();
         let p = &trial.planned;
         let feed = &self.feeds[&p.dataset];
-        let result = self.outcomes(trial, feed, stop, observer);
+        let result = self.outcomes(trial, stop, observer);
         let mut record = Record {
             schema: SCHEMA,
             key: p.key.clone(),
@@ -397,7 +449,11 @@ impl Sweep {
                 backbone: self.suite.backbone.clone(),
                 backbone_fingerprint: self.clip.fingerprint().to_owned(),
                 split_hash: feed.split_hash().to_owned(),
-                picks_hash: trial.picks.as_ref().map(|p| p.hash()).unwrap_or_default(),
+                picks_hash: trial
+                    .picks
+                    .get(&p.dataset)
+                    .map(|p| p.hash())
+                    .unwrap_or_default(),
                 processor: machine::processor(),
                 threads,
                 started,
@@ -415,11 +471,11 @@ impl Sweep {
                         &record,
                         &outcomes,
                     )?;
-                    if let Some(picks) = &trial.picks {
+                    for (id, picks) in &trial.picks {
                         let path = store
                             .dir()
                             .join("picks")
-                            .join(picked::name(&p.dataset, p.shots, p.seed));
+                            .join(picked::name(id, p.shots, p.seed));
                         std::fs::create_dir_all(store.dir().join("picks"))
                             .with_context(|| format!("{}: cannot be written", path.display()))?;
                         replace(&path, picks.to_json().as_bytes())?;
@@ -449,26 +505,18 @@ impl Sweep {
     fn outcomes(
         &self,
         trial: &Trial,
-        feed: &Arc<Feed>,
         stop: &AtomicBool,
         observer: &dyn Observer,
     ) -> Result<trial::Outcomes> {
-        let set =
-            plan::trained_classes(&self.suite, trial.planned.protocol, &trial.planned.dataset);
         let line = self.line_of(trial);
         let on = Backbones {
             clip: self.clip.clone(),
             teacher: self.teacher(line).cloned(),
         };
-        let learned = self.learned(trial, feed, set)?;
         trial::run(&Task {
             on: &on,
             method: &trial.method,
-            feed,
-            set,
-            descriptions: self.described(line, &trial.planned.dataset),
-            learned: &learned,
-            targets: &self.targets(&trial.planned, line),
+            stages: &self.stages(trial)?,
             views: self.suite.views,
             seed: trial.planned.seed,
             stop,
@@ -486,7 +534,7 @@ impl Sweep {
                 ..Learned::default()
             });
         }
-        let Some(picks) = &trial.picks else {
+        let Some(picks) = trial.picks.get(&feed.dataset.id) else {
             return Ok(Learned::default());
         };
         let picked = split.with_picks(picks).subset(set)?.0;
@@ -537,24 +585,28 @@ impl Sweep {
 
     /// What training a trial cannot do without.
     fn operations(&self, trial: &Trial) -> f64 {
-        let Some(picks) = &trial.picks else {
-            return 0.0;
+        let counter = Counter {
+            architecture: &self.architecture,
+            method: &trial.method,
         };
-        let split = &self.feeds[&trial.planned.dataset].dataset.split;
-        let set =
-            plan::trained_classes(&self.suite, trial.planned.protocol, &trial.planned.dataset);
-        let counted = Population::counted(split).and_then(|of| {
-            let pictures = split.with_picks(picks).subset(set)?.0.train.len();
-            let counter = Counter {
-                architecture: &self.architecture,
-                method: &trial.method,
-            };
-            Ok(counter
-                .training(&of, set, pictures, self.suite.views)
-                .total())
-        });
+        let count = || -> Result<f64> {
+            let mut sum = 0.0;
+            if !trial.method.learns() {
+                return Ok(sum);
+            }
+            for stage in self.stages(trial)? {
+                // Datasets that are learned at once are counted as one after the other: as many pictures, fewer texts.
+                for lesson in &stage.lessons {
+                    let of = Population::counted(&lesson.feed.dataset.split)?;
+                    let pictures = lesson.learned.train.len();
+                    let load = counter.training(&of, lesson.set, pictures, self.suite.views);
+                    sum += load.total();
+                }
+            }
+            Ok(sum)
+        };
         // A set without classes has failed before it gets here.
-        counted.unwrap_or(0.0)
+        count().unwrap_or(0.0)
     }
 
     fn line_of(&self, trial: &Trial) -> &Line {

@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use candle_core::{D, Device, Tensor};
-use datasets::{ClassSet, Item, Stream};
-use methods::{
-    Backbones, Batch, Classes, Descriptions, Images, Init, Labelled, Method, Needs, Predict, Rate,
-    Sees, Shots, Support, Training,
-};
+use candle_core::{D, Tensor};
+use datasets::{ClassSet, Stream};
+use methods::{Backbones, Classes, Descriptions, Images, Init, Method, Needs, Predict, Sees};
 
 use crate::record::{ClassTally, Cost, Outcome, Test, TestSet};
 use crate::run::feed::Feed;
+use crate::run::lesson::{self, Lesson};
 use crate::run::suite::{Resolved, Views};
 use crate::stats::{ECE_BINS, expected_calibration_error, reliability};
 use crate::store::Prediction;
@@ -31,16 +29,13 @@ pub struct Target {
     pub descriptions: Option<Arc<Descriptions>>,
 }
 
-/// Pictures that a method learns from, labels renumbered for the classes trained on.
-#[derive(Default)]
-pub struct Learned {
-    /// The few shots; every training picture of the dataset for a method that takes them without labels; none where
-    /// nothing is learned.
-    pub train: Vec<Item>,
-    /// Validation pictures, where the method chooses by some.
-    pub validation: Vec<Item>,
-    /// Test pictures, where it chooses by these.
-    pub test: Vec<Item>,
+/// One stage of a trial.
+pub struct Stage {
+    /// What is learned, several datasets at once where there are several; of one dataset only the classes that the method
+    /// is built for, where nothing is learned.
+    pub lessons: Vec<Lesson>,
+    /// Where it is tested then.
+    pub targets: Vec<Target>,
 }
 
 /// What a trial is made of.
@@ -49,16 +44,8 @@ pub struct Task<'a> {
     pub on: &'a Backbones,
     /// Method and settings.
     pub method: &'a Resolved,
-    /// Dataset trained on (or only tested on).
-    pub feed: &'a Feed,
-    /// Classes trained on.
-    pub set: ClassSet,
-    /// What describes its classes, for methods that need it.
-    pub descriptions: Option<&'a Arc<Descriptions>>,
-    /// What it learns from.
-    pub learned: &'a Learned,
-    /// Where it is tested.
-    pub targets: &'a [Target],
+    /// One after the other, with what earlier ones learned.
+    pub stages: &'a [Stage],
     /// Training views.
     pub views: Views,
     /// Of every random stream.
@@ -130,14 +117,6 @@ pub struct Outcomes {
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// The loss stopped being a number.
-#[derive(Debug)]
-struct Diverged {
-    step: u64,
-    last: Option<f64>,
-    value: f64,
-}
-
 /// The classes of a set, as methods take them.
 ///
 /// # Errors
@@ -163,11 +142,6 @@ pub fn classes_of(
 /// [`Interrupted`]; anything else that is wrong with data, backbone or settings. A loss that is not finite is no error
 /// but an [`Outcome::Failed`].
 pub fn run(task: &Task) -> Result<Outcomes> {
-    let classes = classes_of(task.feed, task.set, task.descriptions)?;
-    let mut method = task
-        .method
-        .config
-        .build(task.on, &classes, &mut Init::seeded(task.seed))?;
     let mut out = Outcomes {
         outcome: Outcome::Finished,
         tests: Vec::new(),
@@ -176,210 +150,96 @@ pub fn run(task: &Task) -> Result<Outcomes> {
         learning_rates: Vec::new(),
         cost: Cost::default(),
         prompts: Vec::new(),
-        classes: classes.names.clone(),
+        classes: Vec::new(),
     };
     let needs = task.method.config.needs();
-    if task.method.learns() {
-        let started = Instant::now();
-        if let Some(support) = needs.support {
-            method.fit(&shots(task, &needs, support)?)?;
-        }
-        let failed = match &task.method.training {
-            None => None,
-            Some(training) => train(task, training, &needs, method.as_mut(), &mut out)?,
-        };
-        out.cost.parameters = method
-            .parameters()
+    let mut built: Option<Box<dyn Method>> = None;
+    let mut test_index = 0;
+    for (number, stage) in task.stages.iter().enumerate() {
+        let taught = stage
+            .lessons
             .iter()
-            .map(|(_, v)| v.elem_count() as u64)
-            .sum();
-        out.cost.train_seconds = started.elapsed().as_secs_f64();
-        if let Some(d) = failed {
-            let reason = format!(
-                "the loss became {} at step {}; a lower lr may help",
-                d.value, d.step
-            );
-            out.outcome = Outcome::Failed {
-                reason,
-                step: Some(d.step),
-                last_loss: d.last,
-            };
-            return Ok(out);
-        }
-        out.prompts = method
-            .parameters()
-            .into_iter()
-            .map(|(n, v)| (n, v.as_detached_tensor()))
-            .chain(method.state())
-            .collect();
-    }
-    let started = Instant::now();
-    for (index, target) in task.targets.iter().enumerate() {
-        let bound = if std::ptr::eq(&*target.feed, task.feed) && target.set.among == task.set {
-            classes.clone()
-        } else {
-            classes_of(&target.feed, target.set.among, target.descriptions.as_ref())?
+            .map(|l| classes_of(&l.feed, l.set, l.descriptions.as_ref()))
+            .collect::<Result<Vec<_>>>()?;
+        let classes = match &taught[..] {
+            [one] => one.clone(),
+            several => Classes::joined(several),
         };
-        method.bind(&bound)?;
-        let (test, predictions) = test(
-            method.predictor()?.as_ref(),
-            &needs,
-            target,
-            &bound,
-            index as u32,
-            task.seed,
-            task.stop,
-        )?;
-        task.observer.tested(&test);
-        out.tests.push(test);
-        out.predictions.extend(predictions);
+        let method = match &mut built {
+            Some(method) => {
+                method.bind(&classes)?;
+                method
+            }
+            None => {
+                let (config, mut init) = (&task.method.config, Init::seeded(task.seed));
+                let method = match &taught[..] {
+                    [one] => config.build(task.on, one, &mut init)?,
+                    several => config.build_tasks(task.on, several, &mut init)?,
+                };
+                built.insert(method)
+            }
+        };
+        out.classes.clone_from(&classes.names);
+        if task.method.learns() {
+            let started = Instant::now();
+            if let Some(support) = needs.support {
+                method.fit(&lesson::shots(task, stage, &needs, support)?)?;
+            }
+            let failed = match &task.method.training {
+                None => None,
+                Some(training) => {
+                    let method = method.as_mut();
+                    lesson::train(task, number, training, &needs, method, &mut out)?
+                }
+            };
+            out.cost.parameters = method
+                .parameters()
+                .iter()
+                .map(|(_, v)| v.elem_count() as u64)
+                .sum();
+            out.cost.train_seconds += started.elapsed().as_secs_f64();
+            if let Some(outcome) = failed {
+                out.outcome = outcome;
+                return Ok(out);
+            }
+            out.prompts = method
+                .parameters()
+                .into_iter()
+                .map(|(n, v)| (n, v.as_detached_tensor()))
+                .chain(method.state())
+                .collect();
+        }
+        let started = Instant::now();
+        for target in &stage.targets {
+            let own = &stage.lessons[0];
+            let bound = if Arc::ptr_eq(&target.feed, &own.feed)
+                && target.set.among == own.set
+                && taught.len() == 1
+            {
+                classes.clone()
+            } else {
+                classes_of(&target.feed, target.set.among, target.descriptions.as_ref())?
+            };
+            method.bind(&bound)?;
+            let (mut test, predictions) = test(
+                method.predictor()?.as_ref(),
+                &needs,
+                target,
+                &bound,
+                test_index,
+                task.seed,
+                task.stop,
+            )?;
+            test_index += 1;
+            test.stage = number;
+            task.observer.tested(&test);
+            out.tests.push(test);
+            out.predictions.extend(predictions);
+        }
+        out.cost.test_seconds += started.elapsed().as_secs_f64();
     }
-    out.cost.test_seconds = started.elapsed().as_secs_f64();
     out.cost.peak_memory = crate::machine::peak_memory();
     Ok(out)
-}
-
-/// The few shots as a whole, and what a method chooses by.
-fn shots(task: &Task, needs: &Needs, support: Support) -> Result<Shots> {
-    let whole = |items: &[Item], what: &str, views: Views, passes: usize| -> Result<Labelled> {
-        if items.is_empty() {
-            bail!(
-                "dataset {}: has no {what} pictures of these classes, which {} needs",
-                task.feed.dataset.id,
-                task.method.name
-            );
-        }
-        let source = task.feed.training(items, views, needs.crop, task.seed);
-        let all: Vec<usize> = (0..items.len()).collect();
-        let passes = (0..passes).map(|pass| {
-            if task.stop.load(Ordering::Relaxed) {
-                return Err(Interrupted.into());
-            }
-            Ok(match needs.sees {
-                Sees::Pixels => Images::Pixels(source.pixels(&all, pass)?),
-                _ => Images::Features(source.features(&all, pass)?),
-            })
-        });
-        Ok(Labelled {
-            passes: passes.collect::<Result<_>>()?,
-            labels: items.iter().map(|i| i.label).collect(),
-        })
-    };
-    // Passes are views that no step sees again, kept so that trials of one seed share them.
-    let (views, passes) = match support {
-        Support::Plain => (Views::None, 1),
-        Support::Passes(n) => (Views::Cached(n), n),
-    };
-    let learned = task.learned;
-    let chosen_by = |wanted: bool, items: &[Item], what| {
-        wanted
-            .then(|| whole(items, what, Views::None, 1))
-            .transpose()
-    };
-    Ok(Shots {
-        train: whole(&learned.train, "training", views, passes)?,
-        validation: chosen_by(
-            needs.validation != methods::Validation::None,
-            &learned.validation,
-            "validation",
-        )?,
-        test: chosen_by(needs.peeks, &learned.test, "test")?,
-        seed: task.seed,
-    })
-}
-
-fn train(
-    task: &Task,
-    training: &Training,
-    needs: &Needs,
-    method: &mut dyn Method,
-    out: &mut Outcomes,
-) -> Result<Option<Diverged>> {
-    let items = &task.learned.train;
-    let n = items.len();
-    let steps = training.steps_per_epoch(n);
-    if steps == 0 {
-        bail!(
-            "dataset {}: no training pictures were picked",
-            task.feed.dataset.id
-        );
-    }
-    let source = task.feed.training(items, task.views, needs.crop, task.seed);
-    let mut optimizer = training.optimizer();
-    let (mut done, mut last) = (0u64, None);
-    for epoch in 0..training.epochs {
-        let order = Stream::named(task.seed, "batches", epoch as u64).permutation(n);
-        let lr = training.lr_at(epoch * steps, steps);
-        let mut sum = 0.0;
-        for chunk in order.chunks(training.batch).take(steps) {
-            if task.stop.load(Ordering::Relaxed) {
-                return Err(Interrupted.into());
-            }
-            let images = match needs.sees {
-                Sees::Pixels => Images::Pixels(source.pixels(chunk, epoch)?),
-                _ => Images::Features(source.features(chunk, epoch)?),
-            };
-            let second = needs
-                .second_view
-                .then(|| source.second(chunk, epoch).map(Images::Pixels))
-                .transpose()?;
-            let labels: Vec<u32> = chunk.iter().map(|i| items[*i].label).collect();
-            let batch = Batch {
-                second,
-                seed: Stream::named(task.seed, "steps", done).next_u64(),
-                ..Batch::new(images, Tensor::new(labels, &Device::Cpu)?)
-            };
-            let rate = Rate {
-                lr: training.lr_at(done as usize, steps),
-                by_parameter: !training.is_warm_up(epoch),
-            };
-            let step = methods::step(method, &mut optimizer, &batch, rate)?;
-            let value = step.value;
-            if step.gradients.is_none() {
-                return Ok(Some(Diverged {
-                    step: done,
-                    last,
-                    value,
-                }));
-            }
-            sum += value;
-            last = Some(value);
-            done += 1;
-            task.observer.stepped(&Step {
-                done: done as usize,
-                all: steps * training.epochs,
-                loss: value,
-                learning_rate: rate.lr,
-            });
-        }
-        let mean = sum / steps as f64;
-        out.losses.push(mean);
-        out.learning_rates.push(lr);
-        task.observer.epoch_ended(&Epoch {
-            done: epoch + 1,
-            loss: mean,
-            learning_rate: lr,
-        });
-        method.end_epoch(epoch, training.epochs)?;
-    }
-    method.finish()?;
-    out.cost.steps = done;
-    let finite = |t: &Tensor| -> Result<bool> {
-        Ok(t.flatten_all()?
-            .to_vec1::<f32>()?
-            .iter()
-            .all(|v| v.is_finite()))
-    };
-    for (_, var) in method.parameters() {
-        if !finite(&var.as_detached_tensor())? {
-            return Ok(Some(Diverged {
-                step: done,
-                last,
-                value: f64::NAN,
-            }));
-        }
-    }
-    Ok(None)
 }
 
 /// Tests the predictor of a method that is bound to `classes`, those of `target`; `seed` draws views where a method sees
