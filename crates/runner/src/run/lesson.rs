@@ -283,3 +283,150 @@ pub fn train(
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use datasets::{Catalogue, picks};
+    use methods::Backbones;
+
+    use super::*;
+    use crate::record::{Outcome, TestSet};
+    use crate::run::suite::Resolved;
+    use crate::run::trial::{self, Observer, Target};
+
+    struct Deaf;
+
+    impl Observer for Deaf {}
+
+    fn coop() -> Resolved {
+        let entry = methods::find("coop").unwrap();
+        let reading = entry.read("n_ctx = 2".parse().unwrap());
+        Resolved {
+            name: entry.name,
+            config: reading.config,
+            training: Some(Training::sgd(2, 8, 0.01)),
+            settings: reading.resolved,
+        }
+    }
+
+    fn lesson(feed: &Arc<Feed>, set: ClassSet) -> Lesson {
+        let split = &feed.dataset.split;
+        let picked = split.with_picks(&picks::draw(split, 1, 1));
+        Lesson {
+            feed: feed.clone(),
+            set,
+            descriptions: None,
+            learned: Learned {
+                train: picked.subset(set).unwrap().0.train,
+                ..Learned::default()
+            },
+        }
+    }
+
+    fn target(feed: &Arc<Feed>, set: ClassSet) -> Target {
+        Target {
+            feed: feed.clone(),
+            set: TestSet::of(set),
+            descriptions: None,
+        }
+    }
+
+    fn run(stages: &[Stage]) -> Outcomes {
+        let on = Backbones::from(crate::backbone::shipped().unwrap());
+        trial::run(&Task {
+            on: &on,
+            method: &coop(),
+            stages,
+            views: Views::None,
+            seed: 1,
+            stop: &AtomicBool::new(false),
+            observer: &Deaf,
+        })
+        .unwrap()
+    }
+
+    fn feed(id: &str) -> Arc<Feed> {
+        let clip = crate::backbone::shipped().unwrap();
+        let dataset = feed::open(id, &Catalogue::built_in(), None).unwrap();
+        Arc::new(Feed::new(dataset, clip))
+    }
+
+    #[test]
+    fn stages_go_on_with_what_was_learned_and_are_tested_each() {
+        let feed = feed("drawn-textures");
+        let parts = |first, last| ClassSet::Parts { first, last, of: 2 };
+        let stage = |i| Stage {
+            lessons: vec![lesson(&feed, parts(i, i))],
+            targets: vec![target(&feed, parts(1, i))],
+        };
+        let both = run(&[stage(1), stage(2)]);
+        assert_eq!(both.outcome, Outcome::Finished);
+        let stages: Vec<usize> = both.tests.iter().map(|t| t.stage).collect();
+        assert_eq!((stages, both.losses.len()), (vec![0, 1], 4));
+        assert!(both.tests[1].classes.len() > both.tests[0].classes.len());
+        // The first stage is what it is alone, and the second goes on from it.
+        let first = run(&[stage(1)]);
+        assert_eq!(first.losses, both.losses[..2]);
+        assert_eq!(first.tests[0].correct, both.tests[0].correct);
+        let second = run(&[stage(2)]);
+        assert_ne!(second.losses, both.losses[2..]);
+    }
+
+    #[test]
+    fn several_datasets_are_learned_as_one_list_and_each_is_tested_by_itself() {
+        let feeds = [feed("drawn-textures"), feed("drawn-pets")];
+        let stage = Stage {
+            lessons: feeds.iter().map(|f| lesson(f, ClassSet::All)).collect(),
+            targets: feeds.iter().map(|f| target(f, ClassSet::All)).collect(),
+        };
+        let source = Together::new(
+            &stage,
+            |l| &l.learned.train,
+            Views::None,
+            methods::needs::CROP,
+            1,
+        )
+        .unwrap();
+        let (first, second) = (
+            stage.lessons[0].learned.train.len(),
+            stage.lessons[1].learned.train.len(),
+        );
+        assert_eq!(source.len(), first + second);
+        // Out of order, over the border: each picture keeps its own label, features and dataset.
+        let indices = [first, 0, first + second - 1, first - 1];
+        let offset = feeds[0].dataset.split.class_names().len() as u32;
+        let items = [
+            &stage.lessons[1].learned.train[0],
+            &stage.lessons[0].learned.train[0],
+            &stage.lessons[1].learned.train[second - 1],
+            &stage.lessons[0].learned.train[first - 1],
+        ];
+        let want: Vec<u32> = [offset, 0, offset, 0]
+            .iter()
+            .zip(items)
+            .map(|(offset, item)| offset + item.label)
+            .collect();
+        assert_eq!(source.labels(&indices), want);
+        let tasks = source.tasks(&indices).unwrap().unwrap();
+        assert_eq!(tasks.to_vec1::<u32>().unwrap(), [1, 0, 1, 0]);
+        let Images::Pixels(all) = source.images(&indices, 0, Sees::Pixels).unwrap() else {
+            unreachable!("pixels were asked for")
+        };
+        let alone =
+            feeds[0].test_pixels(&items[1..2].iter().map(|i| (*i).clone()).collect::<Vec<_>>());
+        let gap = (all.get(1).unwrap() - alone.unwrap().get(0).unwrap()).unwrap();
+        let gap = gap
+            .abs()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert_eq!(gap, 0.0);
+        let out = run(&[stage]);
+        assert_eq!(out.tests.len(), 2);
+        assert!(out.losses[1] < out.losses[0] * 1.5 && out.classes.len() > offset as usize);
+    }
+}

@@ -9,25 +9,27 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clip::Clip;
 use clip::weights::Architecture;
-use datasets::{Catalogue, ClassSet, Dataset, Picks, picks};
-use methods::{Backbones, Descriptions, Sees, Validation};
+use datasets::{Catalogue, Dataset, Picks, picks};
+use methods::{Backbones, Descriptions};
 
 use crate::machine;
 use crate::reason::reason;
-use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test, TestSet};
+use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::run::cache::Cache;
 use crate::run::described;
 use crate::run::feed::{self, Feed};
-use crate::run::lesson::{Learned, Lesson};
 use crate::run::picked;
 use crate::run::plan;
 use crate::run::population::Population;
 use crate::run::progress::Progress;
-use crate::run::suite::{Line, Precision, Resolved, Suite};
+use crate::run::suite::{Line, Resolved, Suite};
 use crate::run::tensorboard::{Curves, Events};
-use crate::run::trial::{self, Epoch, Interrupted, Observer, Stage, Step, Target, Task};
+use crate::run::trial::{self, Epoch, Interrupted, Observer, Step, Task};
 use crate::run::work::Counter;
 use crate::store::{Planned, Store, replace};
+
+mod key;
+mod stages;
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
 const RESULTS: u32 = 3;
@@ -192,82 +194,6 @@ impl Sweep {
         Ok(trials)
     }
 
-    /// A readable name and a hash of everything that can change the result.
-    fn key(
-        &self,
-        p: &Planned,
-        line: &Line,
-        method: &Resolved,
-        picks: &BTreeMap<String, Arc<Picks>>,
-    ) -> String {
-        let feed = &self.feeds[&p.dataset];
-        let targets: Vec<[String; 3]> = self
-            .targets(p, line)
-            .iter()
-            .map(|t| {
-                [
-                    t.feed.dataset.id.clone(),
-                    t.feed.split_hash().to_owned(),
-                    t.feed.dataset.template.clone(),
-                ]
-            })
-            .collect();
-        let mut all = serde_json::json!({
-            "results": RESULTS,
-            "algorithm": p.algorithm,
-            "settings": method.settings,
-            "protocol": p.protocol,
-            "views": self.suite.views.to_string(),
-            "backbone": self.clip.fingerprint(),
-            "split": feed.split_hash(),
-            "template": feed.dataset.template,
-            "targets": targets,
-            "picks": picks.get(&p.dataset).map(|p| p.hash()),
-            "seed": p.seed,
-        });
-        if matches!(method.config.needs().sees, Sees::Views { augmix: true, .. }) {
-            let targets = self.targets(p, line);
-            let plain = targets
-                .iter()
-                .map(|t| &t.feed.dataset)
-                .filter(|d| !d.augmix);
-            let plain: Vec<&str> = plain.map(|d| d.id.as_str()).collect();
-            // Named only where a row leaves AugMix out, so that no other trial gets another key.
-            if !plain.is_empty() {
-                all["without_augmix"] = plain.into();
-            }
-        }
-        if self.suite.precision != Precision::default() {
-            all["precision"] = self.suite.precision.name().into();
-        }
-        // As are the pictures of further datasets that are learned,
-        let others = picks.iter().filter(|(id, _)| **id != p.dataset);
-        let others: BTreeMap<&String, String> = others.map(|(id, p)| (id, p.hash())).collect();
-        if !others.is_empty() {
-            all["picks_of"] = serde_json::to_value(&others).expect("texts serialise");
-        }
-        // and what few methods need.
-        if let Some(teacher) = self.teacher(line) {
-            all["teacher"] = teacher.fingerprint().into();
-        }
-        if let Some(path) = &line.descriptions {
-            let read = |id: &String| self.descriptions.get(&(path.clone(), id.clone()));
-            let all_read: Vec<_> = self.feeds.keys().filter_map(read).collect();
-            let text = serde_json::to_string(&all_read.iter().map(|d| &***d).collect::<Vec<_>>());
-            let text = text.expect("texts serialise");
-            all["descriptions"] = crate::hash::hex(text.as_bytes()).into();
-        }
-        let hash = crate::hash::hex(all.to_string().as_bytes());
-        format!(
-            "{}-{}-{}shot-seed{}-{}",
-            p.method,
-            p.dataset,
-            p.shots,
-            p.seed,
-            &hash[..10]
-        )
-    }
-
     /// The second backbone of a method.
     fn teacher(&self, line: &Line) -> Option<&Arc<Clip>> {
         self.teachers.get(line.teacher.as_ref()?)
@@ -277,52 +203,6 @@ impl Sweep {
     fn described(&self, line: &Line, dataset: &str) -> Option<&Arc<Descriptions>> {
         let path = line.descriptions.clone()?;
         self.descriptions.get(&(path, dataset.to_owned()))
-    }
-
-    fn target(&self, line: &Line, (id, set): (String, TestSet)) -> Target {
-        Target {
-            feed: self.feeds[&id].clone(),
-            set,
-            descriptions: self.described(line, &id).cloned(),
-        }
-    }
-
-    fn targets(&self, planned: &Planned, line: &Line) -> Vec<Target> {
-        let targets = plan::targets(&self.suite, planned.protocol, &planned.dataset);
-        targets.into_iter().map(|t| self.target(line, t)).collect()
-    }
-
-    /// The stages of a trial with their pictures.
-    fn stages(&self, trial: &Trial) -> Result<Vec<Stage>> {
-        let (planned, line) = (&trial.planned, self.line_of(trial));
-        let stages = plan::stages(&self.suite, planned.protocol, &planned.dataset);
-        let stages = stages.into_iter().map(|stage| {
-            // Where nothing is trained, the method is built for what it is asked first.
-            let built_for = stage.tests.first().map(|(id, set)| (id.clone(), set.among));
-            let taught = if stage.train.is_empty() {
-                built_for.into_iter().collect()
-            } else {
-                stage.train
-            };
-            let lessons = taught.into_iter().map(|(id, set)| {
-                let feed = &self.feeds[&id];
-                Ok(Lesson {
-                    feed: feed.clone(),
-                    set,
-                    descriptions: self.described(line, &id).cloned(),
-                    learned: self.learned(trial, feed, set)?,
-                })
-            });
-            Ok(Stage {
-                lessons: lessons.collect::<Result<_>>()?,
-                targets: stage
-                    .tests
-                    .into_iter()
-                    .map(|t| self.target(line, t))
-                    .collect(),
-            })
-        });
-        stages.collect()
     }
 
     /// Runs what is not finished in `store`, `jobs` trials at a time.
@@ -521,36 +401,6 @@ impl Sweep {
             seed: trial.planned.seed,
             stop,
             observer,
-        })
-    }
-
-    /// The pictures a trial learns from.
-    fn learned(&self, trial: &Trial, feed: &Feed, set: ClassSet) -> Result<Learned> {
-        let (needs, split) = (trial.method.config.needs(), &feed.dataset.split);
-        if needs.unlabelled {
-            // Every class, whatever the set: that is what the pictures' owner would have.
-            return Ok(Learned {
-                train: split.train.clone(),
-                ..Learned::default()
-            });
-        }
-        let Some(picks) = trial.picks.get(&feed.dataset.id) else {
-            return Ok(Learned::default());
-        };
-        let picked = split.with_picks(picks).subset(set)?.0;
-        let (shots, seed) = (trial.planned.shots, trial.planned.seed);
-        Ok(Learned {
-            validation: match needs.validation {
-                Validation::None => Vec::new(),
-                Validation::Few => picked.val,
-                Validation::AsShots => {
-                    let drawn = picks::draw_both(split, shots, shots, seed);
-                    split.with_picks(&drawn).subset(set)?.0.val
-                }
-                Validation::Whole => split.subset(set)?.0.val,
-            },
-            test: if needs.peeks { picked.test } else { Vec::new() },
-            train: picked.train,
         })
     }
 

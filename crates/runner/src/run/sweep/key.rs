@@ -1,0 +1,89 @@
+//! The key of a trial: what tells that it has been run before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datasets::Picks;
+use methods::Sees;
+
+use super::{RESULTS, Sweep};
+use crate::run::suite::{Line, Precision, Resolved};
+use crate::store::Planned;
+
+impl Sweep {
+    /// A readable name and a hash of everything that can change the result.
+    pub(super) fn key(
+        &self,
+        p: &Planned,
+        line: &Line,
+        method: &Resolved,
+        picks: &BTreeMap<String, Arc<Picks>>,
+    ) -> String {
+        let feed = &self.feeds[&p.dataset];
+        let targets: Vec<[String; 3]> = self
+            .targets(p, line)
+            .iter()
+            .map(|t| {
+                [
+                    t.feed.dataset.id.clone(),
+                    t.feed.split_hash().to_owned(),
+                    t.feed.dataset.template.clone(),
+                ]
+            })
+            .collect();
+        let mut all = serde_json::json!({
+            "results": RESULTS,
+            "algorithm": p.algorithm,
+            "settings": method.settings,
+            "protocol": p.protocol,
+            "views": self.suite.views.to_string(),
+            "backbone": self.clip.fingerprint(),
+            "split": feed.split_hash(),
+            "template": feed.dataset.template,
+            "targets": targets,
+            "picks": picks.get(&p.dataset).map(|p| p.hash()),
+            "seed": p.seed,
+        });
+        if matches!(method.config.needs().sees, Sees::Views { augmix: true, .. }) {
+            let targets = self.targets(p, line);
+            let plain = targets
+                .iter()
+                .map(|t| &t.feed.dataset)
+                .filter(|d| !d.augmix);
+            let plain: Vec<&str> = plain.map(|d| d.id.as_str()).collect();
+            // Named only where a row leaves AugMix out, so that no other trial gets another key.
+            if !plain.is_empty() {
+                all["without_augmix"] = plain.into();
+            }
+        }
+        if self.suite.precision != Precision::default() {
+            all["precision"] = self.suite.precision.name().into();
+        }
+        // As are the pictures of further datasets that are learned,
+        let others = picks.iter().filter(|(id, _)| **id != p.dataset);
+        let others: BTreeMap<&String, String> = others.map(|(id, p)| (id, p.hash())).collect();
+        if !others.is_empty() {
+            all["picks_of"] = serde_json::to_value(&others).expect("texts serialise");
+        }
+        // and what few methods need.
+        if let Some(teacher) = self.teacher(line) {
+            all["teacher"] = teacher.fingerprint().into();
+        }
+        if let Some(path) = &line.descriptions {
+            let read = |id: &String| self.descriptions.get(&(path.clone(), id.clone()));
+            let all_read: Vec<_> = self.feeds.keys().filter_map(read).collect();
+            let text = serde_json::to_string(&all_read.iter().map(|d| &***d).collect::<Vec<_>>());
+            let text = text.expect("texts serialise");
+            all["descriptions"] = crate::hash::hex(text.as_bytes()).into();
+        }
+        let hash = crate::hash::hex(all.to_string().as_bytes());
+        format!(
+            "{}-{}-{}shot-seed{}-{}",
+            p.method,
+            p.dataset,
+            p.shots,
+            p.seed,
+            &hash[..10]
+        )
+    }
+}
