@@ -6,12 +6,18 @@ use super::Spending;
 use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
+use super::uses::Uses;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
 use crate::stats;
 use crate::store::Planned;
 
 type CellKey = (String, String, TestSet, usize);
+
+/// Most methods that charts can tell apart by colour and marker.
+const IN_COLOUR: usize = 12;
+/// How many keep their colour where there are more.
+const BEST: usize = 8;
 
 /// One protocol on one backbone (and from one source dataset, where the protocol has one).
 #[derive(Clone, Debug)]
@@ -36,6 +42,8 @@ pub struct Section {
     pub seeds: BTreeSet<u64>,
     /// What the finished trials took, by method and shots.
     pub spending: BTreeMap<(String, usize), Spending>,
+    /// What each method uses, by its label.
+    pub uses: BTreeMap<String, Uses>,
     /// How seeds are summed up.
     pub(super) spread: Spread,
     names_backbone: bool,
@@ -78,6 +86,7 @@ impl Section {
             shots: Vec::new(),
             seeds: BTreeSet::new(),
             spending: super::cost::spending(&records),
+            uses: super::uses::uses(&records),
             spread: Spread::default(),
             names_backbone,
             cells: BTreeMap::new(),
@@ -96,7 +105,33 @@ impl Section {
         section.seeds = trained.iter().map(|t| t.1).collect();
         section.expect(&records, &planned);
         section.fill(&records);
+        section.shade();
         section
+    }
+
+    /// With more methods than eyes can follow, leaves colour to the best, and to zero-shot CLIP which all are held
+    /// against: by the headline's average at the largest number of shots.
+    fn shade(&mut self) {
+        let Some(metric) = self.headline().filter(|_| self.methods.len() > IN_COLOUR) else {
+            return;
+        };
+        let most = self.shots.last().copied().unwrap_or(0);
+        let mean = |method: &Method| {
+            let entry = self.entry(method, Place::Average, metric, most);
+            entry.figure().map_or(f64::NEG_INFINITY, |f| f.mean)
+        };
+        let mut order: Vec<(f64, usize)> = self.methods.iter().map(mean).zip(0..).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let kept: BTreeSet<usize> = order.iter().take(BEST).map(|(_, place)| *place).collect();
+        for (place, method) in self.methods.iter_mut().enumerate() {
+            method.is_grey = !kept.contains(&place) && method.algorithm != "zero-shot";
+        }
+    }
+
+    /// Methods in the order that charts draw them: grey ones first, so that they lie behind.
+    pub fn drawn(&self) -> impl Iterator<Item = &Method> {
+        let grey = self.methods.iter().filter(|m| m.is_grey);
+        grey.chain(self.methods.iter().filter(|m| !m.is_grey))
     }
 
     /// Notes in every cell which seeds it should have.

@@ -137,6 +137,9 @@ impl<'a> View<'a> {
             text += " H = 2bn/(b+n) of the seed-averaged base and novel accuracy; the average's H is that of the \
                      averaged base and novel columns, not an average of H.";
         }
+        if section.methods.iter().any(|m| m.peeks) {
+            text += " \u{2020}: chose by test pictures or by a whole validation split, as its released code does.";
+        }
         if section.source.is_some() {
             text += " The average leaves the source out.";
         }
