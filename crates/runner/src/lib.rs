@@ -5,8 +5,7 @@
 macro_rules! out {
     ($($argument:tt)*) => {{
         use std::io::Write;
-        // A reader that went away (`promptbed ... | head`) is no error of ours.
-        let _ = writeln!(std::io::stdout(), $($argument)*);
+        $crate::output::printed(writeln!(std::io::stdout(), $($argument)*));
     }};
 }
 
@@ -30,6 +29,7 @@ pub mod estimate;
 pub mod hash;
 pub mod hub;
 mod looks;
+pub mod output;
 pub mod picked;
 pub mod plan;
 pub mod plot;

@@ -274,7 +274,8 @@ impl Saved {
     pub fn check_backbone(&self, fingerprint: &str) -> Result<()> {
         match &self.description {
             Some(d) if d.backbone_fingerprint != fingerprint => bail!(
-                "{}: was learned on the CLIP with fingerprint {}, this one is {fingerprint}; pass the right --model",
+                "{}: was learned on the CLIP with fingerprint {}, this one is {fingerprint}; pass the right --model, and \
+                 with it what was said of it then (--activation, --heads)",
                 self.path.display(),
                 d.backbone_fingerprint
             ),

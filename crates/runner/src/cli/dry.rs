@@ -9,7 +9,6 @@ use datasets::Catalogue;
 
 use super::Done;
 use super::run::Share;
-use crate::backbone;
 use crate::estimate::population::NAME_TOKENS;
 use crate::estimate::rate::Rates;
 use crate::estimate::work::Load;
@@ -17,6 +16,7 @@ use crate::estimate::{self, Line, sizes};
 use crate::plan::{self, Cell};
 use crate::suite::Suite;
 use crate::sweep::Sweep;
+use crate::{backbone, hub};
 
 /// Lists the trials and what each method's take.
 ///
@@ -29,6 +29,7 @@ pub fn run(
     catalogue: &Catalogue,
     data: Option<&Path>,
     model: Option<&Path>,
+    told: &backbone::Told,
     jobs: Option<u16>,
 ) -> Result<Done> {
     let populations = estimate::populations(&suite, catalogue, data)?;
@@ -39,11 +40,12 @@ pub fn run(
     }
     let cells = plan::cells(&suite);
     let mut notes = Vec::new();
+    let canonical = hub::find(&suite.backbone).map_or_else(|| suite.backbone.clone(), |(n, _)| n);
     let (architecture, clip) = if model.is_some() || suite.backbone == "drawn" {
-        let weights = backbone::weights(&suite.backbone, model)?;
+        let weights = backbone::weights(&suite.backbone, model, told)?;
         let clip = Arc::new(Clip::from_weights(&weights)?);
         (weights.architecture, Some(clip))
-    } else if let Some(released) = sizes::released(&suite.backbone) {
+    } else if let Some(released) = sizes::released(&canonical) {
         notes.push(format!(
             "{}: no weights were given (--model); counted with its published sizes",
             suite.backbone

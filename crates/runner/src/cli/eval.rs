@@ -49,6 +49,8 @@ pub struct Eval {
     #[arg(long)]
     cache: Option<PathBuf>,
     #[command(flatten)]
+    told: backbone::Told,
+    #[command(flatten)]
     kept: backbone::Kept,
     #[command(flatten)]
     given: Given,
@@ -66,10 +68,10 @@ impl Eval {
         let catalogue = catalogue(self.catalogue.as_deref())?;
         let saved = Saved::read(&self.prompts, &self.given)?;
         let dataset = open(&self.dataset, &catalogue, self.data.as_deref())?;
-        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
         backbone::takes(&weights, [(saved.algorithm.as_str(), saved.config.sees())])?;
         let clip = self.kept.load(&weights)?;
-        saved.check_backbone(clip.fingerprint())?;
+        saved.check_backbone(&clip.identity())?;
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let feed = Arc::new(Feed::new(dataset, clip.clone()).with_cache(cache));
         let target = Target {

@@ -41,6 +41,8 @@ pub struct Run {
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
+    told: backbone::Told,
+    #[command(flatten)]
     kept: backbone::Kept,
     /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
@@ -97,10 +99,11 @@ impl Run {
                 &catalogue,
                 self.data.as_deref(),
                 self.model.as_deref(),
+                &self.told,
                 self.jobs,
             );
         }
-        let weights = backbone::weights(&suite.backbone, self.model.as_deref())?;
+        let weights = backbone::weights(&suite.backbone, self.model.as_deref(), &self.told)?;
         backbone::takes(&weights, suite.sees())?;
         let architecture = weights.architecture.clone();
         let mut clip = self.kept.load(&weights)?;
