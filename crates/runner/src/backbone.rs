@@ -163,14 +163,19 @@ fn open(path: &Path, told: &Told) -> Result<Weights> {
             path.file_name().unwrap_or_default().to_string_lossy()
         );
     }
-    if !weights.skipped.is_empty() {
+    say_skipped(path, &weights.skipped);
+    Ok(weights)
+}
+
+/// Names the classes that a checkpoint has beside its tensors.
+pub(crate) fn say_skipped(path: &Path, classes: &[String]) {
+    if !classes.is_empty() {
         crate::say!(
             "note: {}: holds more than weights: {}; skipped as data, not executed",
             path.display(),
-            weights.skipped.join(", ")
+            classes.join(", ")
         );
     }
-    Ok(weights)
 }
 
 /// How this CLIP wants its pictures.

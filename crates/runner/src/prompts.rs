@@ -363,6 +363,7 @@ fn is_of_a_tower(key: &str) -> bool {
 /// The tensors of a published checkpoint: its `state_dict`, or the dictionary itself.
 fn checkpoint(path: &Path) -> Result<BTreeMap<String, Held>> {
     let tree = clip::weights::pickle::read(path)?;
+    crate::backbone::say_skipped(path, &tree.skipped());
     let inner = tree.get("state_dict").unwrap_or(tree);
     let mut out = BTreeMap::new();
     for (name, stored) in inner.tensors()? {

@@ -87,7 +87,10 @@ pub(super) fn read_mapped(file: Arc<Mapped>) -> Result<Tree, Error> {
     } else if file.bytes().starts_with(LEGACY_MAGIC) {
         read_legacy(file)
     } else {
-        let problem = "is not a file of torch.save: neither a zip archive nor the pickles of torch before 1.6";
+        let what = foreign::file(file.bytes()).map_or(String::new(), |what| format!("; it {what}"));
+        let problem = format!(
+            "is not a file of torch.save: neither a zip archive nor the pickles of torch before 1.6{what}"
+        );
         Err(Error::weights(&file.path, "file", problem))
     }
 }
@@ -298,7 +301,7 @@ impl Tree {
 
     /// Classes that the pickle names and that weights do not need, in order: none was executed, and what they would have
     /// made is not read.
-    pub(super) fn skipped(&self) -> Vec<String> {
+    pub fn skipped(&self) -> Vec<String> {
         self.pickle.graph.foreign().iter().cloned().collect()
     }
 
