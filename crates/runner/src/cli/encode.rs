@@ -98,10 +98,7 @@ impl Encode {
             }
             bar.finish_and_clear();
             if pieces.is_empty() {
-                bail!(
-                    "--images: none of {} pictures could be read",
-                    images.files.len()
-                );
+                images.all_read()?;
             }
             out.push(("image_features", finish(pieces)?));
             metadata.insert("images".to_owned(), serde_json::to_string(&names)?);
@@ -128,7 +125,7 @@ impl Encode {
             crate::out!("{name} {:?}", tensor.dims());
         }
         crate::say!("{}", self.out.display());
-        Ok(if images.all_read() {
+        Ok(if images.all_read()? {
             Done::All
         } else {
             Done::NotAll

@@ -9,14 +9,21 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 
 /// The command with every path argument of it and of its verbs read by [`typed`].
 pub(super) fn of_homes(mut command: Command) -> Command {
-    let paths: Vec<clap::Id> = command
+    let all: Vec<(clap::Id, bool)> = command
         .get_arguments()
-        .filter(|a| a.get_value_parser().type_id() == TypeId::of::<PathBuf>())
-        .map(|a| a.get_id().clone())
+        .map(|a| {
+            let is_path = a.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+            (a.get_id().clone(), is_path)
+        })
         .collect();
-    for id in paths {
+    // All of them, for one that is changed moves behind the others.
+    for (id, is_path) in all {
         command = command.mut_arg(id, |a| {
-            a.value_parser(PathBufValueParser::new().try_map(|p| typed(&p)))
+            if is_path {
+                a.value_parser(PathBufValueParser::new().try_map(|p| typed(&p)))
+            } else {
+                a
+            }
         });
     }
     let verbs: Vec<String> = command

@@ -83,7 +83,7 @@ impl Named {
                 }
                 Err(error) => {
                     self.broken += 1;
-                    crate::say!("error: {error}");
+                    crate::say!("{error}");
                 }
             }
         }
@@ -95,7 +95,13 @@ impl Named {
     }
 
     /// Whether all could be read; says how many could not.
-    pub(super) fn all_read(&self) -> bool {
+    ///
+    /// # Errors
+    /// None could.
+    pub(super) fn all_read(&self) -> Result<bool> {
+        if self.broken > 0 && self.broken == self.files.len() {
+            bail!("none of the pictures could be read");
+        }
         if self.broken > 0 {
             crate::say!(
                 "{} of {} pictures could not be read",
@@ -103,7 +109,7 @@ impl Named {
                 self.files.len()
             );
         }
-        self.broken == 0
+        Ok(self.broken == 0)
     }
 }
 

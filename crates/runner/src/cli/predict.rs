@@ -105,7 +105,7 @@ impl Predict {
                 self.show(&path.display().to_string(), &names, &row);
             }
         }
-        Ok(if pictures.all_read() {
+        Ok(if pictures.all_read()? {
             Done::All
         } else {
             Done::NotAll
