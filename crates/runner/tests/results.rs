@@ -70,6 +70,7 @@ fn records(rows: &[Row]) -> Vec<Record> {
             losses: Vec::new(),
             learning_rates: Vec::new(),
             notes: Vec::new(),
+            titles: BTreeMap::new(),
             cost: Cost {
                 train_seconds: real("train_seconds", i),
                 test_seconds: 0.0,

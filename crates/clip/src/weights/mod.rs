@@ -1,22 +1,28 @@
 //! CLIP weights from every format the field uses, under one set of names.
 //!
 //! [`open`] takes a file or a folder and tells the format by its content. Pickles are data ([`pickle`]): nothing in
-//! one is executed. Sizes come from the tensors; a configuration that says otherwise is an error.
+//! one is executed. Sizes come from the tensors; a configuration that says otherwise is an error. What tensors do not
+//! say (activation, heads, how pictures are made ready) comes from the configuration beside them, from whoever
+//! [gives](open_as) it, or is [assumed](Weights::assumed).
 
 mod architecture;
 mod config;
 mod convert;
+mod foreign;
 mod names;
 mod opening;
 pub mod pickle;
 mod safetensors;
+mod settings;
 mod stored;
 mod zip;
 
 pub use crate::error::{Error, Fault};
 pub use crate::ops::Activation;
+pub(crate) use architecture::heads;
 pub use architecture::{Architecture, ImageTower, Transformer};
-pub use opening::{embedded, open};
+pub use opening::{embedded, open, open_as};
+pub use settings::{Assumed, Fit, Given, Interpolation, Look};
 pub use stored::{Kind, Stored};
 
 use crate::tokenizer::VOCABULARY;
@@ -65,12 +71,32 @@ pub struct Weights {
     path: PathBuf,
     /// Where they came from.
     pub format: Format,
-    /// The MLPs' non-linearity: the configuration's, else OpenAI's.
+    /// The MLPs' non-linearity: the configuration's, what was given, else OpenAI's.
     pub activation: Activation,
+    /// How pictures are made ready: the configuration's, what was given, else OpenAI's.
+    pub look: Look,
+    /// What nothing says, and was taken as usual.
+    pub assumed: Assumed,
+    /// Classes that a pickle names beside its weights: not needed, not executed, not read.
+    pub skipped: Vec<String>,
     /// Token ids of the rows of `token_embedding.weight`, where the file keeps only some; all are there if `None`.
     pub token_rows: Option<Vec<u32>>,
     /// Sizes.
     pub architecture: Architecture,
+}
+
+/// A configuration that belongs to the tensors.
+enum Beside {
+    HuggingFace(PathBuf),
+    OpenClip(PathBuf),
+}
+
+/// What a file itself says of the activation.
+enum Hint {
+    /// It is so.
+    Known(Activation),
+    /// open_clip trained it in a run of this name, which makes it likely.
+    Trained(Activation, String),
 }
 
 /// A tensor and where its numbers are.
@@ -109,7 +135,9 @@ impl Weights {
         path: &Path,
         mut named: BTreeMap<String, Vec<Stored>>,
         format: Format,
-        config: Option<PathBuf>,
+        config: Option<Beside>,
+        hint: Option<Hint>,
+        given: &Given,
     ) -> Result<Self, Error> {
         let fail = |faults| Error::Weights {
             path: path.to_owned(),
@@ -138,16 +166,13 @@ impl Weights {
         if !faults.is_empty() {
             return Err(fail(faults));
         }
-        let architecture = architecture::of(&shapes).map_err(fail)?;
+        let mut architecture = architecture::of(&shapes).map_err(fail)?;
         no_larger_than_the_files(&named).map_err(|fault| fail(vec![fault]))?;
         let ids = named.remove(TOKEN_IDS);
         let token_rows = token_rows(ids.as_deref().and_then(<[_]>::first), shapes[TOKENS][0])
             .map_err(|problem| Error::weights(path, TOKEN_IDS, problem))?;
-        let activation = match (&config, format) {
-            (None, _) => Activation::default(),
-            (Some(config), Format::OpenClip) => config::open_clip(config, &architecture)?,
-            (Some(config), _) => config::hugging_face(config, &architecture)?,
-        };
+        let (activation, look, assumed) =
+            settled(path, &mut architecture, config.as_ref(), hint, given)?;
 
         let entries = named
             .into_iter()
@@ -162,6 +187,9 @@ impl Weights {
             path: path.to_owned(),
             format,
             activation,
+            look,
+            assumed,
+            skipped: Vec::new(),
             token_rows,
             architecture,
         })
@@ -196,6 +224,9 @@ impl Weights {
             path: path.to_owned(),
             format: Format::Safetensors,
             activation,
+            look: Look::default(),
+            assumed: Assumed::default(),
+            skipped: Vec::new(),
             token_rows,
             architecture,
         })
@@ -292,6 +323,23 @@ impl Weights {
         self.fingerprint_of(BTreeMap::new())
     }
 
+    /// What follows the fingerprint where the tensors are not run as OpenAI's are: `-gelu`, `-heads16x16`, `-pictures` and
+    /// a digest. Records, prompts and caches hold both, so that numbers of one are never taken for the other's.
+    pub fn manner(&self) -> String {
+        let heads = self.architecture.heads();
+        let usual = heads.map(|(_, width)| architecture::heads(width));
+        settings::manner(self.activation, heads, usual, &self.look)
+    }
+
+    /// The [fingerprint](Self::fingerprint) and the [manner](Self::manner): what two CLIPs that give the same numbers have
+    /// in common.
+    ///
+    /// # Errors
+    /// As [`fingerprint`](Self::fingerprint).
+    pub fn identity(&self) -> Result<String, Error> {
+        Ok(self.fingerprint()? + &self.manner())
+    }
+
     /// The fingerprint, where the digests of some tensors are known.
     pub(crate) fn fingerprint_of(
         &self,
@@ -327,6 +375,116 @@ impl Weights {
         let digest = hash.finalize();
         Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// Activation, heads (into `architecture`) and pictures: of the configuration, else of what is given or the file says,
+/// else assumed.
+fn settled(
+    path: &Path,
+    architecture: &mut Architecture,
+    config: Option<&Beside>,
+    hint: Option<Hint>,
+    given: &Given,
+) -> Result<(Activation, Look, Assumed), Error> {
+    let told = match config {
+        Some(Beside::OpenClip(file)) => Some((file, config::open_clip(file, architecture)?)),
+        Some(Beside::HuggingFace(file)) => Some((file, config::hugging_face(file, architecture)?)),
+        None => None,
+    };
+    let [(image, image_width), (text, text_width)] = architecture.heads();
+    let image_told = told.as_ref().and_then(|(_, t)| t.image_heads);
+    let text_told = told.as_ref().map(|(_, t)| t.text_heads);
+    let mut faults = Vec::new();
+    if let Some((file, told)) = &told {
+        let mut differs = |what: &str, says: String, given: Option<String>| {
+            if let Some(given) = given.filter(|g| *g != says) {
+                let file = file.display();
+                faults.push(Fault::new(
+                    what,
+                    format!("{given} is given, but {file} says {says}"),
+                ));
+            }
+        };
+        let shown = |a: Activation| format!("{a:?}");
+        differs(
+            "activation",
+            shown(told.activation),
+            given.activation.map(shown),
+        );
+        let heads = |n: usize| format!("{n} heads");
+        let image = image_told.unwrap_or(image);
+        differs("image heads", heads(image), given.image_heads.map(heads));
+        differs(
+            "text heads",
+            heads(told.text_heads),
+            given.text_heads.map(heads),
+        );
+        let look = given.look(told.look);
+        differs("pictures", told.look.to_string(), Some(look.to_string()));
+    }
+    for (what, heads, width) in [
+        ("image heads", given.image_heads, image_width),
+        ("text heads", given.text_heads, text_width),
+    ] {
+        if let Some(heads) = heads.filter(|&n| n == 0 || !width.is_multiple_of(n)) {
+            let problem = format!("{heads} is given; heads have to divide the width {width}");
+            faults.push(Fault::new(what, problem));
+        }
+    }
+    let is_resnet = matches!(architecture.image, ImageTower::ResNet { .. });
+    if let Some(heads) = given.image_heads.filter(|&n| is_resnet && n != image) {
+        let problem = format!("{heads} is given; the pool of a ResNet has heads of 64 here");
+        faults.push(Fault::new("image heads", problem));
+    }
+    let look = given.look(told.as_ref().map_or_else(Look::default, |(_, t)| t.look));
+    if look.deviation.contains(&0.0) {
+        faults.push(Fault::new("deviation", "nothing can be divided by 0"));
+    }
+    if !faults.is_empty() {
+        return Err(Error::Weights {
+            path: path.to_owned(),
+            faults,
+        });
+    }
+    let image = given.image_heads.or(image_told).unwrap_or(image);
+    let text = given.text_heads.or(text_told).unwrap_or(text);
+    architecture.text.heads = text;
+    if let ImageTower::Transformer { blocks, .. } = &mut architecture.image {
+        blocks.heads = image;
+    }
+
+    let mut assumed = Assumed::default();
+    let is_known = matches!(hint, Some(Hint::Known(Activation::QuickGelu)));
+    let activation = match (&told, given.activation, hint) {
+        (Some((_, told)), ..) => told.activation,
+        (None, Some(given), _) => given,
+        (None, None, Some(Hint::Known(activation))) => activation,
+        (None, None, Some(Hint::Trained(activation, run))) => {
+            let name = match activation {
+                Activation::Gelu => "GELU",
+                Activation::QuickGelu => "QuickGELU",
+            };
+            let said = format!("{name} assumed, as open_clip trained it in a run called {run:?}");
+            assumed.activation = Some(said);
+            activation
+        }
+        (None, None, None) => {
+            assumed.activation = Some("QuickGELU assumed, as in OpenAI's weights".to_owned());
+            Activation::QuickGelu
+        }
+    };
+    // OpenAI's own archives say by what they call that they are.
+    let is_told = told.is_some() || is_known;
+    let is_given = given.image_heads.is_some() && given.text_heads.is_some();
+    if !is_told && !is_given {
+        assumed.heads = Some(match (image_width / image, text_width / text) {
+            (image, text) if image == text => format!("attention heads of {image} assumed"),
+            (image, text) => format!(
+                "attention heads of {image} in the image tower and of {text} in the text tower assumed"
+            ),
+        });
+    }
+    Ok((activation, look, assumed))
 }
 
 /// A few bytes that many tensors point to would be as many times as large in memory.

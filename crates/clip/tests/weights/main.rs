@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+mod fields;
+mod given;
 #[path = "../published_names/mod.rs"]
 mod published_names;
 mod refusals;
@@ -133,7 +135,8 @@ fn in_kind(tensors: &Tensors, kind: DType) -> Tensors {
 const HUGGING_FACE: &str = r#"{"model_type": "clip", "projection_dim": 32,
     "text_config": {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 1,
         "vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-5},
-    "vision_config": {"hidden_size": 64, "image_size": 8, "patch_size": 4, "num_hidden_layers": 1, "hidden_act": "gelu"}}"#;
+    "vision_config": {"hidden_size": 64, "image_size": 8, "patch_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "hidden_act": "gelu"}}"#;
 const OPEN_CLIP: &str = r#"{"model_cfg": {"embed_dim": 32, "quick_gelu": false,
     "vision_cfg": {"image_size": 8, "layers": 1, "width": 64, "patch_size": 4},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}},

@@ -47,6 +47,8 @@ pub struct Section {
     /// How seeds are summed up.
     pub(super) spread: Spread,
     names_backbone: bool,
+    /// What datasets are called, where that is not their ids.
+    titles: BTreeMap<String, String>,
     cells: BTreeMap<CellKey, Cell>,
 }
 
@@ -89,6 +91,7 @@ impl Section {
             uses: super::uses::uses(&records),
             spread: Spread::default(),
             names_backbone,
+            titles: records.iter().flat_map(|r| r.titles.clone()).collect(),
             cells: BTreeMap::new(),
         };
         let trained = planned
@@ -219,6 +222,11 @@ impl Section {
         }
     }
 
+    /// What tables and charts call a dataset: its title, where its row has one.
+    pub fn called<'a>(&'a self, dataset: &'a str) -> &'a str {
+        self.titles.get(dataset).map_or(dataset, String::as_str)
+    }
+
     /// How seeds are summed up.
     pub fn spread(&self) -> Spread {
         self.spread
@@ -228,7 +236,7 @@ impl Section {
     pub fn title(&self) -> String {
         let mut title = self.protocol.title.to_owned();
         if let Some(source) = &self.source {
-            title += &format!(" from {source}");
+            title += &format!(" from {}", self.called(source));
         }
         if self.names_backbone {
             title += &format!(", {} ({})", self.backbone, self.short_fingerprint());
