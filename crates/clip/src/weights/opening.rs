@@ -2,10 +2,9 @@
 
 use super::pickle::{self, Program, Tree};
 use super::settings::Given;
+use super::settled::{Beside, Hint};
 use super::stored::{Mapped, Stored};
-use super::{
-    Beside, Format, Hint, TOKENS, Weights, architecture, config, foreign, names, safetensors,
-};
+use super::{Format, TOKENS, Weights, architecture, config, foreign, names, safetensors};
 use crate::error::{Error, Fault};
 use crate::ops::Activation;
 use std::collections::BTreeMap;

@@ -188,15 +188,11 @@ fn processed(path: &Path, below: &str, config: &Value, image: usize) -> Result<L
     for field in ["do_pad", "use_square_size"] {
         c.off(field);
     }
-    let factor = c
-        .find("rescale_factor")
-        .map(|v| v.as_f64().unwrap_or(f64::NAN));
     // Written with as many digits as somebody liked.
-    if let Some(factor) = factor.filter(|f| !((f * 255.0 - 1.0).abs() < 1e-6)) {
-        c.disagree(
-            "rescale_factor",
-            format!("is {factor}; only 1/255 can be run here"),
-        );
+    let is_usual = |v: &Value| v.as_f64().is_some_and(|f| (f * 255.0 - 1.0).abs() < 1e-6);
+    if let Some(factor) = c.find("rescale_factor").filter(|v| !is_usual(v)) {
+        let problem = format!("is {factor}; only 1/255 can be run here");
+        c.disagree("rescale_factor", problem);
     }
     let side = image as u64;
     let is_square = same(
