@@ -1,6 +1,7 @@
 //! Weights that come without a configuration: what is assumed, what can be given, and that it is obeyed.
 
 use super::*;
+use clip::BlockChange;
 use clip::ops::{Block, Layout, composed};
 use clip::weights::Given;
 use std::sync::Arc;
@@ -53,7 +54,9 @@ fn the_program_of_an_archive_says_its_activation_or_nothing_does() {
     // The fixture's MLP has an identity for its activation: nothing in it says which it was.
     let scripted = open(&fixture("tiny-torchscript.pt"));
     assert!(scripted.assumed.activation.is_some());
-    let Some(folder) = shared() else { return };
+    let Some(folder) = shared("models/formats") else {
+        return;
+    };
     let published = open(&folder.join("openai_torchscript.pt"));
     assert_eq!(published.activation, Activation::QuickGelu);
     assert_eq!(published.assumed.sentence(), None);
@@ -174,7 +177,7 @@ fn heads_of_any_width_run_as_candles_own_operations_have_them() {
         let layout = Arc::new(Layout::full(2, 5));
         let x = tensor(3, &[10, width]);
         let fast = block.forward(&x, &layout, None).unwrap();
-        let slow = composed::block(&block, &x, &layout, None).unwrap();
+        let slow = composed::block(&block, &x, &layout, None, &BlockChange::default()).unwrap();
         let most = |t: Tensor| {
             t.abs()
                 .unwrap()
