@@ -20,6 +20,7 @@ pub mod training;
 
 mod cocoop;
 mod coop;
+mod ctpt;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
@@ -57,6 +58,7 @@ pub const METHODS: &[Entry] = &[
     prograd::ENTRY,
     promptsrc::ENTRY,
     tpt::ENTRY,
+    ctpt::ENTRY,
 ];
 
 /// The entry called `name`.
