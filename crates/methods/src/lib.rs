@@ -29,6 +29,7 @@ mod prograd;
 mod promptsrc;
 mod tpt;
 mod vpt;
+mod zero;
 mod zero_shot;
 
 pub use cost::{Cost, ImageCost, TextCost};
@@ -59,6 +60,7 @@ pub const METHODS: &[Entry] = &[
     promptsrc::ENTRY,
     tpt::ENTRY,
     ctpt::ENTRY,
+    zero::ENTRY,
 ];
 
 /// The entry called `name`.

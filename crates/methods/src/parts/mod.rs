@@ -9,3 +9,4 @@ pub mod losses;
 pub mod templates;
 pub(crate) mod tuning;
 pub mod views;
+pub(crate) mod wording;
