@@ -27,6 +27,7 @@ mod language_prompting;
 mod maple;
 mod prograd;
 mod promptsrc;
+mod tda;
 mod tpt;
 mod vpt;
 mod zero;
@@ -61,6 +62,7 @@ pub const METHODS: &[Entry] = &[
     tpt::ENTRY,
     ctpt::ENTRY,
     zero::ENTRY,
+    tda::ENTRY,
 ];
 
 /// The entry called `name`.
