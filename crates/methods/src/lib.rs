@@ -25,6 +25,7 @@ mod ivlp;
 mod kgcoop;
 mod language_prompting;
 mod maple;
+mod mta;
 mod prograd;
 mod promptsrc;
 mod tda;
@@ -62,6 +63,7 @@ pub const METHODS: &[Entry] = &[
     tpt::ENTRY,
     ctpt::ENTRY,
     zero::ENTRY,
+    mta::ENTRY,
     tda::ENTRY,
 ];
 
