@@ -20,14 +20,18 @@ pub mod training;
 
 mod cocoop;
 mod coop;
+mod ctpt;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
 mod maple;
+mod mta;
 mod prograd;
 mod promptsrc;
+mod tda;
 mod tpt;
 mod vpt;
+mod zero;
 mod zero_shot;
 
 pub use cost::{Cost, ImageCost, TextCost};
@@ -57,6 +61,10 @@ pub const METHODS: &[Entry] = &[
     prograd::ENTRY,
     promptsrc::ENTRY,
     tpt::ENTRY,
+    ctpt::ENTRY,
+    zero::ENTRY,
+    mta::ENTRY,
+    tda::ENTRY,
 ];
 
 /// The entry called `name`.

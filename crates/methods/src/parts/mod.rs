@@ -7,3 +7,6 @@ pub mod layout;
 pub(crate) mod lead;
 pub mod losses;
 pub mod templates;
+pub(crate) mod tuning;
+pub mod views;
+pub(crate) mod wording;

@@ -30,6 +30,11 @@ pub fn joins_the_ensemble(dataset: &str) -> bool {
     listed("ensemble", dataset).is_none()
 }
 
+/// Whether the authors of TDA and Tip-Adapter use the seven instead of the dataset's own prompt.
+pub fn has_the_seven(dataset: &str) -> bool {
+    listed("seven", dataset).is_some()
+}
+
 /// The prompt that CLIP's authors and half of the family use for everything.
 pub const PHOTO: &str = "a photo of a {}.";
 
@@ -73,9 +78,10 @@ mod tests {
         assert_eq!(of("prograd", "imagenet-sketch"), PHOTO);
         assert_eq!(of("prograd", "my-folder"), "own {}.");
         assert!(!joins_the_ensemble("imagenet") && joins_the_ensemble("imagenet-v2"));
+        assert!(has_the_seven("imagenet-v2") && !has_the_seven("eurosat"));
         let all = BY_DATASET
             .iter()
-            .filter(|(method, _)| *method != "ensemble");
+            .filter(|(method, _)| !["ensemble", "seven"].contains(&method.as_str()));
         for template in all.flat_map(|(_, own)| own.values()) {
             assert_eq!(template.matches("{}").count(), 1, "{template}");
         }
