@@ -1,7 +1,7 @@
 //! Weights that come without a configuration: what is assumed, what can be given, and that it is obeyed.
 
 use super::*;
-use clip::BlockChange;
+use clip::changes::BlockChange;
 use clip::ops::{Block, Layout, composed};
 use clip::weights::Given;
 use std::sync::Arc;
