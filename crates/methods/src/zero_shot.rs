@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, Var};
-use clip::{Clip, model::unit};
+use clip::Clip;
 
-use crate::parts::templates;
+use crate::parts::{templates, texts};
 use crate::{
     Backbones, Classes, Config, Cosine, Cost, Entry, Group, ImageCost, Init, Method, Needs,
     Predict, Replay, Settings, TextCost,
@@ -89,15 +89,7 @@ impl Method for ZeroShot {
         {
             used.push(&classes.template);
         }
-        let mut sum: Option<Tensor> = None;
-        for template in used {
-            let features = unit(&self.clip.encode_texts(&classes.texts(template))?)?;
-            sum = Some(match sum {
-                None => features,
-                Some(sum) => (sum + features)?,
-            });
-        }
-        self.texts = unit(&sum.expect("there is at least one template"))?;
+        self.texts = texts::averaged(&self.clip, &classes.names, &used)?;
         Ok(())
     }
 

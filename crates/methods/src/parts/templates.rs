@@ -30,6 +30,14 @@ pub fn joins_the_ensemble(dataset: &str) -> bool {
     listed("ensemble", dataset).is_none()
 }
 
+/// The prompts that the methods that learn on features average: CLIP's seven on ImageNet, elsewhere the dataset's own.
+pub fn on_features(classes: &Classes) -> Vec<&str> {
+    match listed("seven", &classes.dataset) {
+        Some(_) => SELECTED.to_vec(),
+        None => vec![&classes.template],
+    }
+}
+
 /// The prompt that CLIP's authors and half of the family use for everything.
 pub const PHOTO: &str = "a photo of a {}.";
 
@@ -73,9 +81,13 @@ mod tests {
         assert_eq!(of("prograd", "imagenet-sketch"), PHOTO);
         assert_eq!(of("prograd", "my-folder"), "own {}.");
         assert!(!joins_the_ensemble("imagenet") && joins_the_ensemble("imagenet-v2"));
+        let v2 = Classes::new(&[], "imagenet-v2", "own {}.");
+        assert_eq!(on_features(&v2), SELECTED);
+        let own = Classes::new(&[], "eurosat", "own {}.");
+        assert_eq!(on_features(&own), ["own {}."]);
         let all = BY_DATASET
             .iter()
-            .filter(|(method, _)| *method != "ensemble");
+            .filter(|(method, _)| !["ensemble", "seven"].contains(&method.as_str()));
         for template in all.flat_map(|(_, own)| own.values()) {
             assert_eq!(template.matches("{}").count(), 1, "{template}");
         }
