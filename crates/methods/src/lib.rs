@@ -18,17 +18,23 @@ pub mod settings;
 pub mod step;
 pub mod training;
 
+mod ape;
+mod clip_adapter;
 mod cocoop;
 mod coop;
 mod ctpt;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
+mod lp_plus_plus;
 mod maple;
 mod mta;
 mod prograd;
 mod promptsrc;
+mod taskres;
 mod tda;
+mod tip_adapter;
+mod tip_adapter_f;
 mod tpt;
 mod vpt;
 mod zero;
@@ -51,6 +57,12 @@ pub use training::{Schedule, Training};
 /// Every method there is. Order is the order of tables and charts.
 pub const METHODS: &[Entry] = &[
     zero_shot::ENTRY,
+    tip_adapter::ENTRY,
+    ape::ENTRY,
+    clip_adapter::ENTRY,
+    tip_adapter_f::ENTRY,
+    taskres::ENTRY,
+    lp_plus_plus::ENTRY,
     coop::ENTRY,
     cocoop::ENTRY,
     vpt::ENTRY,

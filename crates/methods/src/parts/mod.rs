@@ -1,12 +1,17 @@
 //! What several methods are built of. A method's own file reads only these, never another method's.
 
+pub(crate) mod cache;
 pub(crate) mod context;
+pub(crate) mod grid;
 pub(crate) mod image_tokens;
 pub(crate) mod independent;
 pub mod layout;
 pub(crate) mod lead;
 pub mod losses;
+pub(crate) mod rows;
+pub(crate) mod shots;
 pub mod templates;
+pub(crate) mod texts;
 pub(crate) mod tuning;
 pub mod views;
 pub(crate) mod wording;
