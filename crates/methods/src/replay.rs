@@ -371,6 +371,14 @@ impl Comparison {
         Ok(())
     }
 
+    /// Compares a chosen number, which must be the recorded one; readers of JSON may lose its last bit.
+    pub fn chosen(&mut self, name: &str, ours: f64, theirs: Option<f64>) {
+        if theirs.is_none_or(|theirs| (ours - theirs).abs() > 1e-12 * theirs.abs()) {
+            self.choices
+                .push(format!("{name}: {ours}, recorded {theirs:?}"));
+        }
+    }
+
     /// Compares every trained tensor with the recorded ones, which must be the same by name.
     ///
     /// # Errors
