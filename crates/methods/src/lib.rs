@@ -18,15 +18,19 @@ pub mod settings;
 pub mod step;
 pub mod training;
 
+mod clip_lora;
 mod cocoop;
 mod coop;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
 mod maple;
+mod mma;
+mod mmrl;
 mod prograd;
 mod promptsrc;
 mod tpt;
+mod two_stage;
 mod vpt;
 mod zero_shot;
 
@@ -56,6 +60,11 @@ pub const METHODS: &[Entry] = &[
     kgcoop::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
+    mmrl::ENTRY,
+    mmrl::PLUS_PLUS,
+    mma::ENTRY,
+    clip_lora::ENTRY,
+    two_stage::ENTRY,
     tpt::ENTRY,
 ];
 
