@@ -469,19 +469,32 @@ impl Stage<'_> {
 /// As [`replay`].
 pub fn steps(stage: &Stage, table: toml::Table, c: &mut Comparison) -> Result<()> {
     let r = stage.recording;
-    let classes = r.classes()?;
-    let mut method = stage.start(table, &classes)?;
+    let mut method = stage.start(table, &r.classes()?)?;
+    follow(stage, method.as_mut(), &mut r.optimizer()?, c)
+}
+
+/// As [`steps`], of a method that is there and an update rule that the recording does not say.
+///
+/// # Errors
+/// As [`replay`].
+pub fn follow(
+    stage: &Stage,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    c: &mut Comparison,
+) -> Result<()> {
+    let r = stage.recording;
     let test = Images::Pixels(r.get("test_images")?.clone());
     if let Some(before) = r.tensors.get("logits.before") {
         c.logits(&method.predictor()?.logits(&test)?, before)?;
     }
-    train(stage, method.as_mut(), c)?;
-    c.parameters(method.as_ref(), &r.named("final."))?;
+    train(stage, method, optimizer, c)?;
+    c.parameters(method, &r.named("final."))?;
     c.logits(&method.predictor()?.logits(&test)?, r.get("logits.after")?)?;
     let aggregated = r.named("gpa.");
     if !aggregated.is_empty() {
         method.finish()?;
-        c.parameters(method.as_ref(), &aggregated)?;
+        c.parameters(method, &aggregated)?;
         c.logits(&method.predictor()?.logits(&test)?, r.get("logits.gpa")?)?;
     }
     if let (Some(names), Some(novel)) = (r.texts("novel_classnames"), r.tensors.get("logits.novel"))
@@ -496,7 +509,12 @@ pub fn steps(stage: &Stage, table: toml::Table, c: &mut Comparison) -> Result<()
 ///
 /// # Errors
 /// As [`replay`].
-pub fn train(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Result<()> {
+pub fn train(
+    stage: &Stage,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    c: &mut Comparison,
+) -> Result<()> {
     let r = stage.recording;
     let images = r.get("images")?;
     let second = r.tensors.get("images2");
@@ -513,7 +531,6 @@ pub fn train(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Resu
     };
     let beside = r.numbers("kl")?;
     let rounding_only = r.texts("rounding_only").unwrap_or_default();
-    let mut optimizer = r.optimizer()?;
     for (number, want) in losses.iter().enumerate() {
         let batch = Batch {
             second: second
@@ -522,7 +539,7 @@ pub fn train(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Resu
             seed: number as u64,
             ..Batch::new(Images::Pixels(images.get(number)?), labels.get(number)?)
         };
-        let done = step(method, &mut optimizer, &batch, r.rate(number)?)?;
+        let done = step(method, optimizer, &batch, r.rate(number)?)?;
         c.loss(done.value, *want);
         if let Some(parts) = &parts {
             if done.loss.parts.len() != parts[number].len() {

@@ -14,7 +14,8 @@ use crate::{
     Batch, Classes, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support, Validation,
     find,
 };
-use tiny_clip::{base, clip, noise, pixels};
+pub(crate) use tiny_clip::{base, clip};
+use tiny_clip::{noise, pixels};
 
 fn build_for(
     entry: &Entry,
@@ -60,7 +61,7 @@ fn trained() -> impl Iterator<Item = &'static Entry> {
     METHODS.iter().filter(|e| e.training.is_some())
 }
 
-fn batch() -> Batch {
+pub(crate) fn batch() -> Batch {
     let labels = Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap();
     Batch::new(Images::Pixels(pixels(4, 3)), labels)
 }
@@ -69,7 +70,7 @@ fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn logits(method: &dyn Method, images: &Images) -> Vec<f32> {
+pub(crate) fn logits(method: &dyn Method, images: &Images) -> Vec<f32> {
     flat(&method.predictor().unwrap().logits(images).unwrap())
 }
 
@@ -117,7 +118,10 @@ fn scatter(method: &dyn Method, clip: &Clip) {
                 .unwrap();
             continue;
         }
+        let hidden = name.contains("adapter");
         let values = match name.rsplit("meta_net.").next() {
+            Some(_) if hidden && name.ends_with(".down.0.weight") => values * 0.02,
+            Some(_) if hidden && name.ends_with(".0.bias") => values.sign().unwrap() * 0.6,
             Some("linear1.weight") => values * 0.1,
             Some("linear1.bias") => values.sign().unwrap() * 0.6,
             Some("linear2.weight") => values * 0.6,
