@@ -102,7 +102,7 @@ pub fn read_plain(path: &Path) -> Result<Tree, Error> {
             file,
             graph,
             storages: BTreeMap::new(),
-            is_torchscript: false,
+            program: None,
         }),
         id,
     })
