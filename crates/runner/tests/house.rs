@@ -84,7 +84,11 @@ fn quotes(page: &str) -> Vec<(PathBuf, String)> {
 
 #[test]
 fn guides_quote_code_as_it_is() {
-    for guide in ["adding-a-protocol.md", "adding-a-chart.md"] {
+    for guide in [
+        "adding-a-protocol.md",
+        "adding-a-chart.md",
+        "adding-a-weights-format.md",
+    ] {
         let page = std::fs::read_to_string(root().join("docs").join(guide)).unwrap();
         let quotes = quotes(&page);
         assert!(quotes.len() >= 2, "{guide} shows no code");

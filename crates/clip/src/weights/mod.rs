@@ -7,6 +7,7 @@
 
 mod architecture;
 mod config;
+mod container;
 mod convert;
 mod foreign;
 mod names;

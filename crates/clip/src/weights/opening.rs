@@ -1,10 +1,10 @@
 //! From a path to tensors in a file: which format it is, and which files belong to it.
 
-use super::pickle::{self, Program, Tree};
+use super::container::{CONTAINERS, Held};
 use super::settings::Given;
 use super::settled::{Beside, Hint};
 use super::stored::{Mapped, Stored};
-use super::{Format, TOKENS, Weights, architecture, config, foreign, names, safetensors};
+use super::{Format, TOKENS, Weights, architecture, config, foreign, names, pickle, safetensors};
 use crate::error::{Error, Fault};
 use crate::ops::Activation;
 use std::collections::BTreeMap;
@@ -27,18 +27,18 @@ pub fn open(path: &Path) -> Result<Weights, Error> {
 /// # Errors
 /// As [`open`]; when what is given disagrees with the configuration or does not fit the sizes.
 pub fn open_as(path: &Path, given: &Given) -> Result<Weights, Error> {
-    let Source {
-        tensors,
-        format,
-        hint,
-        configs,
-        skipped,
-        strangers,
-    } = if path.is_dir() {
+    let Source { held, configs } = if path.is_dir() {
         folder(path)?
     } else {
         file(path)?
     };
+    let Held {
+        tensors,
+        format,
+        hint,
+        skipped,
+        strangers,
+    } = held;
     // The folder of another model is called by its name before its tensors are found wanting.
     if let Some(config) = &configs.hugging_face {
         config::is_of_a_clip(config)?;
@@ -104,32 +104,27 @@ struct Configs {
     open_clip: Option<PathBuf>,
 }
 
-/// Tensors as a file names them.
+/// What a file or folder holds, and the configurations beside it.
 struct Source {
-    tensors: BTreeMap<String, Stored>,
-    format: Format,
-    /// What the file says of the activation.
-    hint: Option<Hint>,
+    held: Held,
     configs: Configs,
-    /// Classes of a pickle that weights do not need.
-    skipped: Vec<String>,
-    /// Where they stand.
-    strangers: BTreeMap<String, String>,
 }
 
 /// Names of open_clip's own weight files, and those that any folder on the hub may have.
 const CONVENTIONAL: [&str; 3] = ["open_clip_", "model.safetensors", "pytorch_model.bin"];
 
 fn file(path: &Path) -> Result<Source, Error> {
-    let mut source = alone(path)?;
+    let held = alone(path)?;
     let beside = |name: &str| Some(path.with_file_name(name)).filter(|c| c.is_file());
-    source.configs.hugging_face = beside(CONFIG).filter(|_| is_hugging_face(&source.tensors));
     let is_conventional = path.file_name().is_some_and(|n| {
         let name = n.to_string_lossy();
         CONVENTIONAL.iter().any(|c| name.starts_with(c))
     });
-    source.configs.open_clip = beside(OPEN_CLIP_CONFIG).filter(|_| is_conventional);
-    Ok(source)
+    let configs = Configs {
+        hugging_face: beside(CONFIG).filter(|_| is_hugging_face(&held.tensors)),
+        open_clip: beside(OPEN_CLIP_CONFIG).filter(|_| is_conventional),
+    };
+    Ok(Source { held, configs })
 }
 
 fn is_hugging_face(tensors: &BTreeMap<String, Stored>) -> bool {
@@ -139,65 +134,21 @@ fn is_hugging_face(tensors: &BTreeMap<String, Stored>) -> bool {
 }
 
 /// What a file holds, whatever lies beside it.
-fn alone(path: &Path) -> Result<Source, Error> {
+fn alone(path: &Path) -> Result<Held, Error> {
     let mapped = Mapped::open(path)?;
     let bytes = mapped.bytes();
-    let mut source = Source {
-        tensors: BTreeMap::new(),
-        format: Format::Safetensors,
-        hint: None,
-        configs: Configs::default(),
-        skipped: Vec::new(),
-        strangers: BTreeMap::new(),
-    };
-    if safetensors::is_likely(bytes) && !foreign::is_text(bytes) {
-        source.tensors = safetensors::read(&mapped)?;
-    } else if bytes.starts_with(b"PK") || bytes.starts_with(pickle::LEGACY_MAGIC) {
-        let tree = pickle::read_mapped(mapped)?;
-        source.format = if tree.is_torchscript() {
-            Format::TorchScript
-        } else {
-            Format::StateDict
-        };
-        source.hint = hint(&tree);
-        source.tensors = tree.tensors()?;
-        source.skipped = tree.skipped();
-        if !source.skipped.is_empty() {
-            source.strangers = tree.strangers();
+    if let Some(container) = CONTAINERS.iter().find(|c| (c.is_likely)(bytes)) {
+        return (container.read)(mapped);
+    }
+    let neither = "neither safetensors nor a file of torch.save";
+    let problem = match foreign::file(bytes) {
+        Some(what) => format!("is {neither}; it {what}"),
+        None => {
+            let head = &bytes[..bytes.len().min(8)];
+            format!("begins with {head:02x?}, which is {neither}")
         }
-    } else {
-        let neither = "neither safetensors nor a file of torch.save";
-        let problem = match foreign::file(bytes) {
-            Some(what) => format!("is {neither}; it {what}"),
-            None => {
-                let head = &bytes[..bytes.len().min(8)];
-                format!("begins with {head:02x?}, which is {neither}")
-            }
-        };
-        return Err(Error::weights(path, "file", problem));
-    }
-    Ok(source)
-}
-
-/// What a pickle says of the activation besides its tensors.
-fn hint(tree: &Tree) -> Option<Hint> {
-    match tree.program() {
-        Some(Program { gelu: true, .. }) => return Some(Hint::Known(Activation::Gelu)),
-        Some(Program { sigmoid: true, .. }) => return Some(Hint::Known(Activation::QuickGelu)),
-        _ => {}
-    }
-    // What open_clip's trainer saves (`open_clip_train/main.py`, checkpoint_dict): the run's name, which says the model's
-    // unless somebody chose another.
-    let name = tree.get("name")?.text()?.to_owned();
-    tree.get("epoch")?.integer()?;
-    tree.get("state_dict")?;
-    let lower = name.to_lowercase();
-    let is_quick = lower.contains("quickgelu") || lower.contains("openai");
-    Some(if is_quick {
-        Hint::Trained(Activation::QuickGelu, name)
-    } else {
-        Hint::Trained(Activation::Gelu, name)
-    })
+    };
+    Err(Error::weights(path, "file", problem))
 }
 
 const CONFIG: &str = "config.json";
@@ -219,20 +170,20 @@ fn folder(path: &Path) -> Result<Source, Error> {
     else {
         return Err(Error::weights(path, "folder", no_weights(path)));
     };
-    let mut source = if *is_index {
+    let mut held = if *is_index {
         shards(path, name)?
     } else {
         alone(&path.join(name))?
     };
     let there = |name: &str| Some(path.join(name)).filter(|c| c.is_file());
-    source.configs = Configs {
+    let configs = Configs {
         hugging_face: there(CONFIG).filter(|_| !name.starts_with("open_clip_")),
         open_clip: there(OPEN_CLIP_CONFIG),
     };
     if name.starts_with("open_clip_") {
-        source.format = Format::OpenClip;
+        held.format = Format::OpenClip;
     }
-    Ok(source)
+    Ok(Source { held, configs })
 }
 
 /// What a folder without weights of a known name holds instead.
@@ -258,7 +209,7 @@ fn no_weights(path: &Path) -> String {
 }
 
 /// `{"weight_map": {tensor: file}}`: every tensor from the file the index says.
-fn shards(path: &Path, index: &str) -> Result<Source, Error> {
+fn shards(path: &Path, index: &str) -> Result<Held, Error> {
     let index_path = path.join(index);
     let index = config::read(&index_path)?;
     let map = index
@@ -286,14 +237,7 @@ fn shards(path: &Path, index: &str) -> Result<Source, Error> {
             )),
         }
     }
-    let mut whole = Source {
-        tensors: BTreeMap::new(),
-        format: Format::HuggingFace,
-        hint: None,
-        configs: Configs::default(),
-        skipped: Vec::new(),
-        strangers: BTreeMap::new(),
-    };
+    let mut whole = Held::none(Format::HuggingFace);
     for (name, wanted) in files {
         let mut shard = alone(&path.join(name))?;
         whole.skipped.append(&mut shard.skipped);

@@ -10,10 +10,13 @@ mod writer;
 pub(super) use machine::not_needed;
 pub use writer::{Value, write};
 
-use super::foreign;
+use super::container::{Container, Held};
+use super::settled::Hint;
 use super::stored::{Kind, Mapped, Record, Stored};
 use super::zip::Archive;
+use super::{Format, foreign};
 use crate::error::Error;
+use crate::ops::Activation;
 use graph::{Graph, Id, Node};
 use machine::{Refusal, run};
 use std::collections::BTreeMap;
@@ -105,6 +108,51 @@ pub fn read_plain(path: &Path) -> Result<Tree, Error> {
             program: None,
         }),
         id,
+    })
+}
+
+/// Whatever `torch.save` and `torch.jit.save` write.
+pub(super) const CONTAINER: Container = Container {
+    is_likely: |bytes| bytes.starts_with(b"PK") || bytes.starts_with(LEGACY_MAGIC),
+    read: |file| {
+        let tree = read_mapped(file)?;
+        let skipped = tree.skipped();
+        Ok(Held {
+            format: if tree.is_torchscript() {
+                Format::TorchScript
+            } else {
+                Format::StateDict
+            },
+            hint: hint(&tree),
+            tensors: tree.tensors()?,
+            strangers: if skipped.is_empty() {
+                BTreeMap::new()
+            } else {
+                tree.strangers()
+            },
+            skipped,
+        })
+    },
+};
+
+/// What a pickle says of the activation besides its tensors.
+fn hint(tree: &Tree) -> Option<Hint> {
+    match tree.program() {
+        Some(Program { gelu: true, .. }) => return Some(Hint::Known(Activation::Gelu)),
+        Some(Program { sigmoid: true, .. }) => return Some(Hint::Known(Activation::QuickGelu)),
+        _ => {}
+    }
+    // What open_clip's trainer saves (`open_clip_train/main.py`, checkpoint_dict): the run's name, which says the model's
+    // unless somebody chose another.
+    let name = tree.get("name")?.text()?.to_owned();
+    tree.get("epoch")?.integer()?;
+    tree.get("state_dict")?;
+    let lower = name.to_lowercase();
+    let is_quick = lower.contains("quickgelu") || lower.contains("openai");
+    Some(if is_quick {
+        Hint::Trained(Activation::QuickGelu, name)
+    } else {
+        Hint::Trained(Activation::Gelu, name)
     })
 }
 

@@ -1,10 +1,23 @@
 //! Safetensors: a header of names, types and offsets, then the numbers.
 
+use super::container::{Container, Held};
 use super::stored::{Kind, Mapped, Record, Stored};
+use super::{Format, foreign};
 use crate::error::{Error, Fault};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+
+/// Safetensors with any names; a text that happens to have a brace there is none.
+pub(super) const CONTAINER: Container = Container {
+    is_likely: |bytes| is_likely(bytes) && !foreign::is_text(bytes),
+    read: |file| {
+        Ok(Held {
+            tensors: read(&file)?,
+            ..Held::none(Format::Safetensors)
+        })
+    },
+};
 
 /// Whether this could be a safetensors file: a length and the brace of its header.
 pub(super) fn is_likely(bytes: &[u8]) -> bool {
