@@ -19,6 +19,7 @@ pub mod step;
 pub mod training;
 
 mod ape;
+mod atprompt;
 mod clip_adapter;
 mod cocoop;
 mod coop;
@@ -72,6 +73,7 @@ pub const METHODS: &[Entry] = &[
     kgcoop::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
+    atprompt::ENTRY,
     tpt::ENTRY,
     ctpt::ENTRY,
     zero::ENTRY,
