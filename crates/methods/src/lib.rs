@@ -20,10 +20,12 @@ pub mod training;
 
 mod ape;
 mod atprompt;
+mod by_description;
 mod clip_adapter;
 mod cocoop;
 mod coop;
 mod ctpt;
+mod cupl;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
@@ -58,6 +60,8 @@ pub use training::{Schedule, Training};
 /// Every method there is. Order is the order of tables and charts.
 pub const METHODS: &[Entry] = &[
     zero_shot::ENTRY,
+    by_description::ENTRY,
+    cupl::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
     clip_adapter::ENTRY,

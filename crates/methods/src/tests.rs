@@ -11,8 +11,8 @@ use clip::Clip;
 
 use crate::parts::templates;
 use crate::{
-    Batch, Classes, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support, Validation,
-    find,
+    Batch, Classes, Descriptions, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support,
+    Validation, find,
 };
 use tiny_clip::{base, clip, noise, pixels};
 
