@@ -19,11 +19,14 @@ pub mod step;
 pub mod training;
 
 mod ape;
+mod atprompt;
+mod by_description;
 mod clip_adapter;
 mod clip_lora;
 mod cocoop;
 mod coop;
 mod ctpt;
+mod cupl;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
@@ -61,6 +64,8 @@ pub use training::{Schedule, Training};
 /// Every method there is. Order is the order of tables and charts.
 pub const METHODS: &[Entry] = &[
     zero_shot::ENTRY,
+    by_description::ENTRY,
+    cupl::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
     clip_adapter::ENTRY,
@@ -76,6 +81,7 @@ pub const METHODS: &[Entry] = &[
     kgcoop::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
+    atprompt::ENTRY,
     mmrl::ENTRY,
     mmrl::PLUS_PLUS,
     mma::ENTRY,

@@ -11,8 +11,8 @@ use clip::Clip;
 
 use crate::parts::templates;
 use crate::{
-    Batch, Classes, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support, Validation,
-    find,
+    Batch, Classes, Descriptions, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support,
+    Validation, find,
 };
 pub(crate) use tiny_clip::{base, clip};
 use tiny_clip::{noise, pixels};

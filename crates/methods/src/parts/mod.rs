@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod context;
+pub(crate) mod described;
 pub(crate) mod grid;
 pub(crate) mod image_tokens;
 pub(crate) mod independent;

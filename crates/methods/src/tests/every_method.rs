@@ -337,6 +337,33 @@ fn what_is_kept_of_a_method_that_saw_the_shots_scores_the_same_again() {
 }
 
 #[test]
+fn descriptions_that_are_not_there_are_asked_for_and_move_no_other_method() {
+    let clip = clip();
+    let bare = base().described(None);
+    for entry in METHODS {
+        let built = build_for(entry, "", &clip, &bare);
+        if entry.default_config().needs().descriptions {
+            let message = built.err().unwrap().to_string();
+            assert!(
+                message.contains("`descriptions`"),
+                "{}: {message}",
+                entry.name
+            );
+            continue;
+        }
+        let images = views_of(entry, &batch().images);
+        let described = build_for(entry, "", &clip, &base()).unwrap();
+        let (with, without) = (described.as_ref(), built.unwrap());
+        assert_eq!(
+            logits(with, &images),
+            logits(without.as_ref(), &images),
+            "{}",
+            entry.name
+        );
+    }
+}
+
+#[test]
 fn load_parameters_names_every_misfit_at_once_and_changes_nothing() {
     let clip = clip();
     let method = build("cocoop", "", &clip);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Classes, templates};
+use super::{Classes, Descriptions, templates};
 use candle_core::{Device, Tensor};
 use clip::weights::{Activation, Transformer, Weights};
 use clip::{Clip, Tokenizer};
@@ -27,11 +27,12 @@ const IMAGE: usize = 16;
 const BASE: [&str; 3] = ["annual crop", "sea_lake", "cat"];
 const NOVEL: [&str; 2] = ["river", "annual sea"];
 /// Words of the tests beside class names and the crate's own templates.
-const WORDS: [&str; 4] = [
+const WORDS: [&str; 5] = [
     "X",
     "a photo of a",
     "a type of flower, of pet, texture",
     "a centered satellite photo of",
+    "habitat, color, shape, which is, which has",
 ];
 
 /// Evenly spread values within `scale` of 0, the same for the same `seed`.
@@ -49,10 +50,16 @@ pub fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
     Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
 }
 
-/// Classes of `dataset` with a template that is nobody's default.
+/// Classes of `dataset` with a template that is nobody's default; each is described by two texts.
 pub fn classes_of(dataset: &str, names: &[&str]) -> Classes {
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-    Classes::new(&names, dataset, "a centered satellite photo of {}.")
+    let classes = Classes::new(&names, dataset, "a centered satellite photo of {}.");
+    let describe = |name: &String| {
+        let texts = vec![format!("a type of {name}"), "texture of flower".to_owned()];
+        (name.clone(), texts)
+    };
+    let all: Descriptions = classes.names.iter().map(describe).collect();
+    classes.described(Some(Arc::new(all)))
 }
 
 /// Three classes.
