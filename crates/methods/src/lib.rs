@@ -20,12 +20,17 @@ pub mod training;
 
 mod cocoop;
 mod coop;
+mod dekg;
+mod dekg_tcp;
+mod dept;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
 mod maple;
+mod plot;
 mod prograd;
 mod promptsrc;
+mod tcp;
 mod tpt;
 mod vpt;
 mod zero_shot;
@@ -54,6 +59,11 @@ pub const METHODS: &[Entry] = &[
     ivlp::ENTRY,
     maple::ENTRY,
     kgcoop::ENTRY,
+    dekg::ENTRY,
+    tcp::ENTRY,
+    dekg_tcp::ENTRY,
+    dept::ENTRY,
+    plot::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     tpt::ENTRY,

@@ -14,7 +14,8 @@ use crate::entry::Entry;
 use crate::init::Init;
 use crate::method::{Batch, Classes, Images, Method, load_parameters};
 use crate::optimizer::{Optimizer, Rule};
-use crate::step::step;
+use crate::settings::Settings;
+use crate::step::{Step, step};
 
 /// How recorded runs of a method are replayed.
 #[derive(Clone, Copy)]
@@ -401,6 +402,19 @@ impl Stage<'_> {
         load_parameters(method.as_ref(), &self.recording.named("init."))?;
         Ok(method)
     }
+
+    /// The settings `table` as `read` types them, for a replay that looks inside of a method.
+    ///
+    /// # Errors
+    /// Settings that are wrong, by their names as parameters.
+    pub fn typed<C>(&self, table: toml::Table, read: impl FnOnce(&mut Settings) -> C) -> Result<C> {
+        let mut settings = Settings::new(table);
+        let config = read(&mut settings);
+        if let Some(p) = settings.finish().problems.first() {
+            bail!("params.{}: {}", p.field, p.message);
+        }
+        Ok(config)
+    }
 }
 
 /// Training steps: losses and their parts, first gradients, final values, logits before and after, and on other classes.
@@ -408,20 +422,44 @@ impl Stage<'_> {
 /// # Errors
 /// As [`replay`].
 pub fn steps(stage: &Stage, table: toml::Table, c: &mut Comparison) -> Result<()> {
+    let mut method = stage.start(table, &stage.recording.classes()?)?;
+    steps_of(stage, method.as_mut(), c)
+}
+
+/// As [`steps`], of a method that is built and has the recorded initial values. It is left bound to the other classes,
+/// where the recording has some.
+///
+/// # Errors
+/// As [`replay`].
+pub fn steps_of(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Result<()> {
+    steps_seen(stage, method, c, &mut |_, _, _| Ok(()))
+}
+
+/// What a replay compares of each step besides, by its number.
+pub type Seen<'a> = dyn FnMut(usize, &Step, &mut Comparison) -> Result<()> + 'a;
+
+/// As [`steps_of`], with a look at each step.
+///
+/// # Errors
+/// As [`replay`].
+pub fn steps_seen(
+    stage: &Stage,
+    method: &mut dyn Method,
+    c: &mut Comparison,
+    seen: &mut Seen,
+) -> Result<()> {
     let r = stage.recording;
-    let classes = r.classes()?;
-    let mut method = stage.start(table, &classes)?;
     let test = Images::Pixels(r.get("test_images")?.clone());
     if let Some(before) = r.tensors.get("logits.before") {
         c.logits(&method.predictor()?.logits(&test)?, before)?;
     }
-    train(stage, method.as_mut(), c)?;
-    c.parameters(method.as_ref(), &r.named("final."))?;
+    train_seen(stage, method, c, seen)?;
+    c.parameters(method, &r.named("final."))?;
     c.logits(&method.predictor()?.logits(&test)?, r.get("logits.after")?)?;
     let aggregated = r.named("gpa.");
     if !aggregated.is_empty() {
         method.finish()?;
-        c.parameters(method.as_ref(), &aggregated)?;
+        c.parameters(method, &aggregated)?;
         c.logits(&method.predictor()?.logits(&test)?, r.get("logits.gpa")?)?;
     }
     if let (Some(names), Some(novel)) = (r.texts("novel_classnames"), r.tensors.get("logits.novel"))
@@ -437,6 +475,19 @@ pub fn steps(stage: &Stage, table: toml::Table, c: &mut Comparison) -> Result<()
 /// # Errors
 /// As [`replay`].
 pub fn train(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Result<()> {
+    train_seen(stage, method, c, &mut |_, _, _| Ok(()))
+}
+
+/// As [`train`], with a look at each step.
+///
+/// # Errors
+/// As [`replay`].
+pub fn train_seen(
+    stage: &Stage,
+    method: &mut dyn Method,
+    c: &mut Comparison,
+    seen: &mut Seen,
+) -> Result<()> {
     let r = stage.recording;
     let images = r.get("images")?;
     let second = r.tensors.get("images2");
@@ -493,6 +544,7 @@ pub fn train(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Resu
                 }
             }
         }
+        seen(number, &done, c)?;
         method.end_epoch(number, losses.len())?;
         c.steps += 1;
     }

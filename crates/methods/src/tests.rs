@@ -11,7 +11,7 @@ use clip::Clip;
 
 use crate::parts::templates;
 use crate::{Batch, Classes, Entry, Images, Init, METHODS, Method, find};
-use tiny_clip::{base, clip, noise, pixels};
+pub(crate) use tiny_clip::{base, clip, noise, novel, pixels};
 
 fn build_for(
     entry: &Entry,
@@ -25,7 +25,7 @@ fn build_for(
     reading.config.build(&on, classes, &mut Init::seeded(1))
 }
 
-fn build(name: &str, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
+pub(crate) fn build(name: &str, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
     build_for(find(name).unwrap(), config, clip, &base()).unwrap()
 }
 
@@ -34,16 +34,16 @@ fn trained() -> impl Iterator<Item = &'static Entry> {
     METHODS.iter().filter(|e| e.training.is_some())
 }
 
-fn batch() -> Batch {
+pub(crate) fn batch() -> Batch {
     let labels = Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap();
     Batch::new(Images::Pixels(pixels(4, 3)), labels)
 }
 
-fn flat(t: &Tensor) -> Vec<f32> {
+pub(crate) fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn logits(method: &dyn Method, images: &Images) -> Vec<f32> {
+pub(crate) fn logits(method: &dyn Method, images: &Images) -> Vec<f32> {
     flat(&method.predictor().unwrap().logits(images).unwrap())
 }
 
