@@ -17,14 +17,14 @@ use crate::prompts::{DeepImage, ImagePrompt};
 const ROWS_AT_ONCE: usize = 1600;
 
 impl crate::Clip {
-    /// [`crate::Clip::fingerprint`], and in what numbers pictures go through: what features can differ by.
+    /// [`crate::Clip::identity`], and in what numbers pictures go through: what features can differ by.
     pub fn image_fingerprint(&self) -> String {
         let rounded = matches!(&self.image, crate::ImageTower::Transformer(t) if t.is_bfloat16());
-        match self.fingerprint() {
-            "" => String::new(),
-            weights if rounded => format!("{weights}-bfloat16"),
-            weights => weights.to_owned(),
+        let mut identity = self.identity();
+        if rounded && !identity.is_empty() {
+            identity += "-bfloat16";
         }
+        identity
     }
 }
 

@@ -5,12 +5,10 @@
 //! needs a tower of its own.
 
 pub mod changes;
-mod chunks;
 mod error;
 pub mod image;
 pub mod model;
 pub mod ops;
-mod packed;
 pub mod prompts;
 pub mod resnet;
 pub mod text;

@@ -14,7 +14,7 @@ use crate::prompts::{ImagePrompt, TextPrompt};
 use crate::resnet::ModifiedResNet;
 use crate::text::{Slot, TextPlan, TextTower};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Look, Weights};
 
 pub use crate::ops::unit;
 
@@ -49,6 +49,9 @@ pub struct Clip {
     pub logit_scale: Tensor,
     scale: f64,
     fingerprint: String,
+    /// What follows the fingerprint where these tensors are not run as OpenAI's are.
+    manner: String,
+    look: Look,
     /// Trained tensors by name, when made for training.
     trained: BTreeMap<String, Var>,
 }
@@ -84,6 +87,8 @@ impl Clip {
         let rows = weights.token_rows.as_deref();
         match Self::build(origin, weights.activation, rows, false, keep) {
             Ok(mut clip) => {
+                clip.manner = weights.manner();
+                clip.look = weights.look;
                 let digests = digests.into_inner().expect("no panic while held");
                 clip.fingerprint = weights.fingerprint_of(digests)?;
                 Ok(clip)
@@ -140,6 +145,7 @@ impl Clip {
         };
         let positional_embedding = source.get("positional_embedding")?;
         let width = positional_embedding.dim(1)?;
+        let [image_heads, text_heads] = origin.heads();
         let text = TextTower {
             token_embedding: source.get("token_embedding.weight")?,
             token_rows: token_rows.map(|ids| {
@@ -149,7 +155,7 @@ impl Clip {
                     .collect::<HashMap<_, _>>()
             }),
             positional_embedding,
-            blocks: source.blocks("transformer.resblocks", width, activation)?,
+            blocks: source.blocks("transformer.resblocks", width, text_heads, activation)?,
             norm: source.norm("ln_final")?,
             projection: source.get("text_projection")?,
             memory: None,
@@ -169,7 +175,12 @@ impl Clip {
                 class_embedding: source.get("visual.class_embedding")?,
                 positional_embedding: source.get("visual.positional_embedding")?,
                 norm_before: source.norm("visual.ln_pre")?,
-                blocks: source.blocks("visual.transformer.resblocks", width, activation)?,
+                blocks: source.blocks(
+                    "visual.transformer.resblocks",
+                    width,
+                    image_heads,
+                    activation,
+                )?,
                 norm_after: source.norm("visual.ln_post")?,
                 projection: source.get("visual.proj")?,
                 bfloat: Default::default(),
@@ -184,6 +195,8 @@ impl Clip {
             logit_scale,
             scale,
             fingerprint: String::new(),
+            manner: String::new(),
+            look: Look::default(),
             trained: source.trained,
         })
     }
@@ -214,6 +227,20 @@ impl Clip {
     /// SHA-256 over names, shapes and values of the tensors, hex.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The fingerprint and, where these tensors are not run as OpenAI's are, what says so
+    /// ([`Weights::identity`]): CLIPs of the same one give the same numbers. Empty where there is no fingerprint.
+    pub fn identity(&self) -> String {
+        match self.fingerprint.as_str() {
+            "" => String::new(),
+            fingerprint => format!("{fingerprint}{}", self.manner),
+        }
+    }
+
+    /// How pictures are to be made ready for the image tower.
+    pub fn look(&self) -> &Look {
+        &self.look
     }
 
     /// Numbers in all tensors of both towers; of a ResNet's, only the text tower's are counted.
@@ -439,6 +466,14 @@ impl Origin<'_> {
         }
     }
 
+    /// Heads of the image and the text tower, where they are known.
+    fn heads(&self) -> [Option<usize>; 2] {
+        match self {
+            Self::Tensors(_) => [None, None],
+            Self::Weights(weights, _) => weights.architecture.heads().map(|(n, _)| Some(n)),
+        }
+    }
+
     fn find(&self, name: &str) -> Result<&[usize]> {
         match self.shape(name) {
             Some(shape) => Ok(shape),
@@ -522,7 +557,14 @@ impl Source<'_> {
         ))
     }
 
-    fn blocks(&mut self, base: &str, width: usize, activation: Activation) -> Result<Vec<Block>> {
+    /// `heads` where they are known, else those of OpenAI's towers of this width.
+    fn blocks(
+        &mut self,
+        base: &str,
+        width: usize,
+        heads: Option<usize>,
+        activation: Activation,
+    ) -> Result<Vec<Block>> {
         let (origin, keep) = (self.origin, self.keep);
         let count = (0..)
             .take_while(|i| origin.shape(&format!("{base}.{i}.ln_1.weight")).is_some())
@@ -534,8 +576,7 @@ impl Source<'_> {
             let hidden = origin.find(&format!("{base}.{i}.mlp.c_fc.weight"))?;
             let shape = BlockShape {
                 width,
-                // Heads are 64 wide in every released CLIP; a narrower tower has one.
-                heads: (width / 64).max(1),
+                heads: heads.unwrap_or_else(|| weights::heads(width)),
                 hidden: hidden.first().copied().unwrap_or(0),
                 activation,
             };

@@ -8,7 +8,6 @@
 //! `B` images, `R` pixels a side, `D` channels after the last stage, `E` joint width.
 
 use candle_core::{D, DType, Result, Tensor, bail};
-use std::collections::BTreeMap;
 
 /// PyTorch's default in `BatchNorm2d`.
 const EPSILON: f64 = 1e-5;
@@ -165,8 +164,7 @@ pub struct ModifiedResNet {
     image_size: usize,
 }
 
-/// Tensors under OpenAI's names, float32 when they come out.
-/// Reads a tensor by its name.
+/// Reads a tensor by OpenAI's name, float32 when it comes out.
 struct Named<'a>(&'a dyn Fn(&str) -> Result<Tensor>);
 
 impl Named<'_> {
@@ -175,25 +173,9 @@ impl Named<'_> {
     }
 }
 
-fn find(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<Tensor> {
-    match tensors.get(name) {
-        Some(tensor) => Ok(tensor.clone()),
-        None => bail!("tensor {name} is missing"),
-    }
-}
-
 impl ModifiedResNet {
-    /// Folds the normalisations of `visual.*` into its convolutions.
-    ///
-    /// # Errors
-    /// When a tensor is missing or has an unfit shape.
-    pub fn new(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
-        Self::read(&|name| tensors.contains_key(name), &|name| {
-            find(tensors, name)
-        })
-    }
-
-    /// The same of tensors that are read one at a time, each once, so that none is held twice.
+    /// Folds the normalisations of `visual.*` into its convolutions. Tensors are read one at a time, each once, so that
+    /// none is held twice.
     ///
     /// # Errors
     /// Those of `read`, and when a tensor has an unfit shape.
@@ -307,6 +289,7 @@ impl ModifiedResNet {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use std::collections::BTreeMap;
 
     #[test]
     fn folding_is_the_normalisation() {
@@ -326,7 +309,7 @@ mod tests {
             .unwrap()
             .reshape((1, 1, 1, 1))
             .unwrap();
-        let y = Convolution::new(&Named(&|name| find(&tensors, name)), "c", "n", 1)
+        let y = Convolution::new(&Named(&|name| Ok(tensors[name].clone())), "c", "n", 1)
             .unwrap()
             .forward(&x)
             .unwrap();

@@ -416,7 +416,7 @@ fn fuzz_tokens() -> Tally {
 
 const CONFIG: &str = r#"{"model_type": "clip", "projection_dim": 4, "text_config": {"hidden_size": 8,
     "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 49408, "eos_token_id": 2, "hidden_act": "gelu"},
-    "vision_config": {"hidden_size": 8, "image_size": 8, "patch_size": 4, "num_hidden_layers": 1, "hidden_act": "gelu"}}"#;
+    "vision_config": {"hidden_size": 8, "image_size": 8, "patch_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_act": "gelu"}}"#;
 const OPEN_CLIP: &str = r#"{"model_cfg": {"embed_dim": 4, "quick_gelu": false, "vision_cfg": {"image_size": 8, "layers": 1,
     "width": 8, "patch_size": 4}, "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "layers": 1}}}"#;
 

@@ -1,10 +1,8 @@
 //! The towers against what the published code and candle-transformers compute from the same files.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "tests fail by panic and skip aloud"
-)]
+#![expect(clippy::unwrap_used, reason = "tests fail by panic")]
+
+mod shared;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,15 +10,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::clip as theirs;
 use clip::{Clip, Tokenizer};
+use shared::shared;
 
-/// The shared weight files, or a loud skip.
-fn shared(skipped: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/formats");
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED 1 test ({skipped}): no shared weight files beside the checkout");
-    None
+/// A CLIP that ships, and what OpenAI's code computes from it.
+fn published() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/published")
 }
 
 fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
@@ -44,12 +38,38 @@ fn expected(folder: &Path) -> (HashMap<String, Tensor>, Vec<String>) {
     (tensors, serde_json::from_str(&texts).unwrap())
 }
 
+/// Compares features and logits of the CLIP in `folder/file` with the published ones in `folder`.
+fn compare(folder: &Path, file: &str) {
+    let (want, texts) = expected(folder);
+    let clip = Clip::load(&folder.join(file)).unwrap();
+    let images = clip.encode_image(&want["pixels"]).unwrap();
+    let words = clip.encode_texts(&texts).unwrap();
+    let gaps = [
+        largest_gap(&images, &want["image_features"]),
+        largest_gap(&words, &want["text_features"]),
+    ];
+    assert!(
+        gaps.iter().all(|g| *g < 1e-4),
+        "{file}: image and text features are off by {gaps:?}"
+    );
+    let (i, t) = (
+        clip::model::unit(&images).unwrap(),
+        clip::model::unit(&words).unwrap(),
+    );
+    let gap = largest_gap(&clip.logits(&i, &t).unwrap(), &want["logits"]);
+    assert!(gap < 1e-4, "{file}: logits are off by {gap}");
+}
+
+#[test]
+fn the_clip_that_ships_gives_the_published_features_and_logits() {
+    compare(&published(), "openai.safetensors");
+}
+
 #[test]
 fn every_shared_format_gives_the_published_features_and_logits() {
-    let Some(folder) = shared("published features") else {
+    let Some(folder) = shared("models/formats") else {
         return;
     };
-    let (want, texts) = expected(&folder);
     for file in [
         "openai.safetensors",
         "openai_torchscript.pt",
@@ -58,29 +78,13 @@ fn every_shared_format_gives_the_published_features_and_logits() {
         "hf/pytorch_model.bin",
         "open_clip",
     ] {
-        let clip = Clip::load(&folder.join(file)).unwrap();
-        let images = clip.encode_image(&want["pixels"]).unwrap();
-        let words = clip.encode_texts(&texts).unwrap();
-        let gaps = [
-            largest_gap(&images, &want["image_features"]),
-            largest_gap(&words, &want["text_features"]),
-        ];
-        assert!(
-            gaps.iter().all(|g| *g < 1e-4),
-            "{file}: image and text features are off by {gaps:?}"
-        );
-        let (i, t) = (
-            clip::model::unit(&images).unwrap(),
-            clip::model::unit(&words).unwrap(),
-        );
-        let gap = largest_gap(&clip.logits(&i, &t).unwrap(), &want["logits"]);
-        assert!(gap < 1e-4, "{file}: logits are off by {gap}");
+        compare(&folder, file);
     }
 }
 
 #[test]
 fn candle_transformers_agrees_on_the_same_file() {
-    let Some(folder) = shared("second opinion") else {
+    let Some(folder) = shared("models/formats") else {
         return;
     };
     let (want, texts) = expected(&folder);

@@ -162,7 +162,7 @@ pub fn check(row: &Row, data_root: &Path, deep: bool, progress: impl Fn(usize) +
     report.missing = missing.into_iter().take(NAMED).collect();
     report.state = if report.missing_count > 0 || !report.broken.is_empty() {
         State::Partial
-    } else if report.notes.is_empty() {
+    } else if !report.notes.iter().any(Note::is_of_numbers) {
         State::Present
     } else {
         State::Differs

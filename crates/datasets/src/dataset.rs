@@ -61,13 +61,28 @@ pub enum Note {
         /// The first.
         first: PathBuf,
     },
-    /// Files in class folders that were passed over because their endings are not those of pictures.
+    /// Pictures in folders inside class folders: passed over, as the published code does.
+    Below {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: PathBuf,
+    },
+    /// Files in class folders that were passed over because their names are not those of pictures.
     Skipped {
         /// How many.
         count: usize,
         /// The first.
         first: PathBuf,
     },
+}
+
+impl Note {
+    /// Whether numbers on this dataset are other ones than without what it says. What a desktop's programs leave beside
+    /// pictures changes none.
+    pub fn is_of_numbers(&self) -> bool {
+        !matches!(self, Self::Skipped { .. })
+    }
 }
 
 impl fmt::Display for Note {
@@ -104,6 +119,13 @@ impl fmt::Display for Note {
                 write!(
                     f,
                     "{count} list entries repeat a picture, first {}",
+                    first.display()
+                )
+            }
+            Self::Below { count, first } => {
+                write!(
+                    f,
+                    "{count} more pictures lie in subfolders of class folders and were passed over, first {}; move them up to have them counted",
                     first.display()
                 )
             }
@@ -257,7 +279,15 @@ pub(crate) fn notes(row: &Row, lists: &readers::Lists, data_root: &Path) -> Vec<
     );
     notes.extend(
         lists
-            .skipped
+            .passed
+            .below
+            .clone()
+            .map(|(count, first)| Note::Below { count, first }),
+    );
+    notes.extend(
+        lists
+            .passed
+            .files
             .clone()
             .map(|(count, first)| Note::Skipped { count, first }),
     );

@@ -194,6 +194,12 @@ pub enum ProblemKind {
     /// A class folder without a single picture.
     #[error("holds no picture (jpg, jpeg, png, webp, gif, bmp)")]
     NoPictures,
+    /// A class folder whose pictures all lie in folders inside it.
+    #[error("holds no picture itself, but {count} in folders inside it; move them up")]
+    OnlyBelow {
+        /// How many.
+        count: usize,
+    },
     /// A folder holds too few pictures to be split.
     #[error(
         "holds {found} picture(s); splitting 50/20/30 needs at least {least} so that train, val and test all get one"

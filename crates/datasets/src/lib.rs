@@ -34,6 +34,6 @@ pub use error::{Error, Problem, ProblemKind};
 pub use pack::Pack;
 pub use picks::Picks;
 pub use picture::{Pictures, Rgb};
-pub use readers::split_file;
+pub use readers::{ClassNames, class_names_file, is_picture_name, split_file};
 pub use split::{ClassSet, Item, Origin, Part, Split, class_names};
 pub use stream::Stream;

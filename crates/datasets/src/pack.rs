@@ -15,7 +15,7 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use crate::split::hex;
-use crate::transform::test_view;
+use crate::transform::Look;
 use crate::{Error, Item, Pictures, Rgb, load};
 
 /// Changes whenever the same picture could give other bytes: with the format, a decoder or the resize.
@@ -47,7 +47,21 @@ impl Pack {
         items: &[Item],
         size: usize,
     ) -> Result<Self, Error> {
-        let key = key(pictures, items, size)?;
+        Self::open_or_build_as(&Look::default(), folder, pictures, items, size)
+    }
+
+    /// As [`open_or_build`](Self::open_or_build) for a model with a look of its own.
+    ///
+    /// # Errors
+    /// As [`open_or_build`](Self::open_or_build).
+    pub fn open_or_build_as(
+        look: &Look,
+        folder: &Path,
+        pictures: &dyn Pictures,
+        items: &[Item],
+        size: usize,
+    ) -> Result<Self, Error> {
+        let key = key(look, pictures, items, size)?;
         let path = folder.join(format!("{}.{EXTENSION}", &hex(&key)[..32]));
         if let Some(pack) = Self::open(&path, &key, items.len(), size) {
             return Ok(pack);
@@ -60,7 +74,7 @@ impl Pack {
         let pack = match Self::open(&path, &key, items.len(), size) {
             Some(pack) => pack,
             None => {
-                build(&path, &key, pictures, items, size)?;
+                build(look, &path, &key, pictures, items, size)?;
                 Self::open(&path, &key, items.len(), size).ok_or_else(|| Error::Pack {
                     path: path.clone(),
                     message: "it was written but does not read back".to_owned(),
@@ -169,7 +183,12 @@ fn start(count: usize) -> usize {
     (HEADER + count * 8).next_multiple_of(PAGE)
 }
 
-fn key(pictures: &dyn Pictures, items: &[Item], size: usize) -> Result<[u8; 32], Error> {
+fn key(
+    look: &Look,
+    pictures: &dyn Pictures,
+    items: &[Item],
+    size: usize,
+) -> Result<[u8; 32], Error> {
     use rayon::prelude::*;
     let stamps: Vec<String> = items
         .par_iter()
@@ -178,6 +197,7 @@ fn key(pictures: &dyn Pictures, items: &[Item], size: usize) -> Result<[u8; 32],
     let mut hasher = Sha256::new();
     hasher.update(MAGIC);
     hasher.update((size as u64).to_le_bytes());
+    hasher.update(look.of_views());
     for (item, stamp) in items.iter().zip(&stamps) {
         for text in [&*item.path.to_string_lossy(), stamp] {
             hasher.update((text.len() as u64).to_le_bytes());
@@ -205,6 +225,7 @@ fn checksum(data: &[u8]) -> u64 {
 }
 
 fn build(
+    look: &Look,
     path: &Path,
     key: &[u8; 32],
     pictures: &dyn Pictures,
@@ -212,7 +233,7 @@ fn build(
     size: usize,
 ) -> Result<(), Error> {
     let part = path.with_extension(format!("{}.part", std::process::id()));
-    let outcome = write(&part, key, pictures, items, size)
+    let outcome = write(look, &part, key, pictures, items, size)
         .and_then(|()| fs::rename(&part, path).map_err(Error::io(path)));
     if outcome.is_err() {
         let _ = fs::remove_file(&part);
@@ -221,6 +242,7 @@ fn build(
 }
 
 fn write(
+    look: &Look,
     part: &Path,
     key: &[u8; 32],
     pictures: &dyn Pictures,
@@ -233,7 +255,7 @@ fn write(
         .map_err(Error::io(part))?;
     let mut sums = Vec::with_capacity(items.len() * 8);
     let view = |_: usize, rgb: Rgb| {
-        let view = test_view(&rgb, size);
+        let view = look.test_view(&rgb, size);
         (checksum(&view.data), view.data)
     };
     load::batches(pictures, items, BATCH, view, |_, views| {
@@ -259,6 +281,7 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transform::test_view;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Coloured squares whose stamp can be changed, and which count how often they were decoded.

@@ -4,7 +4,7 @@
 //! they first appear in the list, train first and then val from the same stream, before base and novel are parted.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -177,7 +177,7 @@ fn picked<'a>(entry: &Value, known: &HashMap<&Path, &'a Item>) -> Result<&'a Ite
         _ => return Err(form()),
     };
     let item = known
-        .get(PathBuf::from(path).as_path())
+        .get(crate::readers::written(path).as_path())
         .ok_or_else(|| ProblemKind::Rule(format!("{path:?} is not in this list of the split")))?;
     if let Some((label, name)) = rest {
         let (label, name) = (

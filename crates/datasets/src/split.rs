@@ -427,9 +427,15 @@ pub(crate) fn stays_inside(path: &Path) -> bool {
     !text.is_empty()
         && !text.contains('\0')
         && !text.contains('\\')
+        && !is_on_a_drive(&text)
         && path
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+/// `C:/pictures/a.jpg`: absolute on Windows, and nothing that is meant elsewhere.
+fn is_on_a_drive(text: &str) -> bool {
+    matches!(text.as_bytes(), [letter, b':', b'/', ..] if letter.is_ascii_alphabetic())
 }
 
 /// Feeds a list of items to a hash so that no two lists give the same bytes.

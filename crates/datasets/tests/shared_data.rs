@@ -1,11 +1,14 @@
 //! Against the published lists and Pillow's pixels, where the development data lie beside the repository.
-//! Without them every test here says loudly that it was skipped.
+//! What always runs is smaller: `pillow.rs`, and the picks that CPython draws in the unit tests of `picks` and `cpython`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "tests fail by panic and skip aloud"
+    reason = "tests fail by panic and tell what they measured"
 )]
+
+#[path = "../../clip/tests/shared/mod.rs"]
+mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,18 +18,12 @@ use datasets::transform::{Filter, Region, resize, test_view};
 use datasets::{Catalogue, ClassSet, Dataset, Pack, Rgb, check, picks};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
+use shared::shared;
 
-/// The development data, or nothing and a line on stderr.
+/// The folder of the development data, if it has `what`.
 fn data(what: &str) -> Option<PathBuf> {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    if root.join(what).exists() {
-        return Some(root.to_owned());
-    }
-    eprintln!(
-        "SKIPPED (1 test): {} is not there",
-        root.join(what).display()
-    );
-    None
+    let path = shared(&format!("data/{what}"))?;
+    path.parent().map(Path::to_owned)
 }
 
 fn open(id: &str, root: &Path) -> Dataset {

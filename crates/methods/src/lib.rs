@@ -18,21 +18,29 @@ pub mod settings;
 pub mod step;
 pub mod training;
 
+mod ape;
+mod clip_adapter;
 mod cocoop;
 mod coop;
+mod ctpt;
 mod dekg;
 mod dekg_tcp;
-mod dept;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
+mod lp_plus_plus;
 mod maple;
-mod plot;
+mod mta;
 mod prograd;
 mod promptsrc;
+mod taskres;
 mod tcp;
+mod tda;
+mod tip_adapter;
+mod tip_adapter_f;
 mod tpt;
 mod vpt;
+mod zero;
 mod zero_shot;
 
 pub use cost::{Cost, ImageCost, TextCost};
@@ -52,6 +60,12 @@ pub use training::{Schedule, Training};
 /// Every method there is. Order is the order of tables and charts.
 pub const METHODS: &[Entry] = &[
     zero_shot::ENTRY,
+    tip_adapter::ENTRY,
+    ape::ENTRY,
+    clip_adapter::ENTRY,
+    tip_adapter_f::ENTRY,
+    taskres::ENTRY,
+    lp_plus_plus::ENTRY,
     coop::ENTRY,
     cocoop::ENTRY,
     vpt::ENTRY,
@@ -62,11 +76,13 @@ pub const METHODS: &[Entry] = &[
     dekg::ENTRY,
     tcp::ENTRY,
     dekg_tcp::ENTRY,
-    dept::ENTRY,
-    plot::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     tpt::ENTRY,
+    ctpt::ENTRY,
+    zero::ENTRY,
+    mta::ENTRY,
+    tda::ENTRY,
 ];
 
 /// The entry called `name`.

@@ -44,7 +44,7 @@ impl Replay {
     }
 }
 
-/// The entry whose runs a recording calls `name`.
+/// The entry whose runs a recording calls `name`; the first, where it is a run of several methods.
 pub fn recorded_as(name: &str) -> Option<&'static Entry> {
     crate::METHODS
         .iter()
@@ -104,6 +104,11 @@ impl Recording {
     pub fn words(&self, key: &str) -> String {
         let text = self.parameter(key).and_then(serde_json::Value::as_str);
         text.unwrap_or_default().replace('_', " ")
+    }
+
+    /// A number anywhere in the record, by its JSON pointer.
+    pub fn at(&self, pointer: &str) -> Option<f64> {
+        self.json.pointer(pointer)?.as_f64()
     }
 
     /// A top-level list of texts.
@@ -329,6 +334,44 @@ impl Comparison {
         }
     }
 
+    /// Compares how many rows of `scores` are largest at their label with recorded percent.
+    ///
+    /// # Errors
+    /// Another number of labels; nothing recorded.
+    pub fn accuracy(
+        &mut self,
+        name: &str,
+        scores: &Tensor,
+        labels: &[u32],
+        percent: Option<f64>,
+    ) -> Result<()> {
+        let Some(percent) = percent else {
+            bail!("{name}: must be a number");
+        };
+        let ours = crate::parts::shots::hits(scores, labels)?;
+        self.choice(name, ours, counted(percent, labels.len()));
+        Ok(())
+    }
+
+    /// Compares counts of `of` pictures, in the recorded tensor's order, with recorded percent.
+    ///
+    /// # Errors
+    /// Another number of counts.
+    pub fn hits(&mut self, name: &str, ours: &[u32], of: usize, percent: &Tensor) -> Result<()> {
+        let recorded: Vec<f64> = percent.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+        if recorded.len() != ours.len() {
+            bail!("{name}: {} points, recorded {}", ours.len(), recorded.len());
+        }
+        for (index, (ours, theirs)) in ours.iter().zip(recorded).enumerate() {
+            self.choice(
+                &format!("{name}[{index}]"),
+                *ours as usize,
+                counted(theirs, of),
+            );
+        }
+        Ok(())
+    }
+
     /// Compares every trained tensor with the recorded ones, which must be the same by name.
     ///
     /// # Errors
@@ -360,6 +403,11 @@ impl Comparison {
     }
 }
 
+/// How many of `of` pictures `percent` are.
+fn counted(percent: f64, of: usize) -> usize {
+    (percent * of as f64 / 100.0).round() as usize
+}
+
 /// Replays `recording` on the backbone it was recorded with.
 ///
 /// # Errors
@@ -367,22 +415,26 @@ impl Comparison {
 pub fn replay(clip: Arc<Clip>, recording: &Recording) -> Result<Comparison> {
     let name = recording.field("method").and_then(|m| m.as_str());
     let name = name.unwrap_or_default();
-    let Some(entry) = recorded_as(name) else {
+    if recorded_as(name).is_none() {
         bail!("method: {name:?} is not one of those that can be replayed");
-    };
+    }
     let mut comparison = Comparison::default();
-    let stage = Stage {
-        clip,
-        entry,
-        recording,
-    };
-    match entry.replay {
-        Replay::None => {}
-        Replay::Steps(_, settings) => {
-            let table = settings(recording)?;
-            steps(&stage, table, &mut comparison)?;
+    // A recording may be of several methods, one of which goes on from another.
+    let all = crate::METHODS.iter();
+    for entry in all.filter(|e| e.replay.names().contains(&name)) {
+        let stage = Stage {
+            clip: clip.clone(),
+            entry,
+            recording,
+        };
+        match entry.replay {
+            Replay::None => {}
+            Replay::Steps(_, settings) => {
+                let table = settings(recording)?;
+                steps(&stage, table, &mut comparison)?;
+            }
+            Replay::Own(_, run) => run(&stage, &mut comparison)?,
         }
-        Replay::Own(_, run) => run(&stage, &mut comparison)?,
     }
     Ok(comparison)
 }

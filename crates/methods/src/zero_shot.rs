@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, Var};
-use clip::{Clip, model::unit};
+use clip::Clip;
 
-use crate::parts::templates;
+use crate::parts::wording::Wording;
 use crate::{
     Backbones, Classes, Config, Cosine, Cost, Entry, Group, ImageCost, Init, Method, Needs,
     Predict, Replay, Settings, TextCost,
@@ -21,30 +21,22 @@ pub const ENTRY: Entry = Entry {
     source: "https://arxiv.org/abs/2103.00020",
     group: Group::TrainingFree,
     training: None,
-    read: |s| Box::new(Templates::read(s)),
+    read: |s| Box::new(ZeroShotConfig::read(s)),
     checkpoint: None,
     replay: Replay::None,
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Templates {
-    Dataset,
-    Ensemble,
-    Photo,
-}
+#[derive(Clone, Debug)]
+struct ZeroShotConfig(Wording);
 
-impl Templates {
+impl ZeroShotConfig {
     fn read(s: &mut Settings) -> Self {
         let help = "the dataset's own prompt, CoOp's ensemble of 7 (plus the dataset's), or \"a photo of a {}.\"";
-        match s.choice("templates", &["dataset", "ensemble", "photo"], help) {
-            "ensemble" => Self::Ensemble,
-            "photo" => Self::Photo,
-            _ => Self::Dataset,
-        }
+        Self(Wording::read(s, &["dataset", "ensemble", "photo"], help))
     }
 }
 
-impl Config for Templates {
+impl Config for ZeroShotConfig {
     fn needs(&self) -> Needs {
         Needs::features()
     }
@@ -57,19 +49,17 @@ impl Config for Templates {
     }
 
     fn build(&self, on: &Backbones, classes: &Classes, _: &mut Init) -> Result<Box<dyn Method>> {
-        let mut method = ZeroShot {
+        Ok(Box::new(ZeroShot {
             clip: on.clip.clone(),
-            templates: *self,
-            texts: on.clip.logit_scale.clone(),
-        };
-        method.bind(classes)?;
-        Ok(Box::new(method))
+            texts: self.0.texts(&on.clip, classes)?,
+            wording: self.0.clone(),
+        }))
     }
 }
 
 struct ZeroShot {
     clip: Arc<Clip>,
-    templates: Templates,
+    wording: Wording,
     /// `[K, E]`, unit length.
     texts: Tensor,
 }
@@ -80,24 +70,7 @@ impl Method for ZeroShot {
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
-        let mut used: Vec<&str> = match self.templates {
-            Templates::Dataset => vec![&classes.template],
-            Templates::Photo => vec![templates::PHOTO],
-            Templates::Ensemble => templates::SELECTED.to_vec(),
-        };
-        if self.templates == Templates::Ensemble && templates::joins_the_ensemble(&classes.dataset)
-        {
-            used.push(&classes.template);
-        }
-        let mut sum: Option<Tensor> = None;
-        for template in used {
-            let features = unit(&self.clip.encode_texts(&classes.texts(template))?)?;
-            sum = Some(match sum {
-                None => features,
-                Some(sum) => (sum + features)?,
-            });
-        }
-        self.texts = unit(&sum.expect("there is at least one template"))?;
+        self.texts = self.wording.texts(&self.clip, classes)?;
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! Finding the CLIP a suite or a user names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clip::weights::Weights;
+use clip::weights::{self, Activation, Given, Weights};
 use clip::{Clip, ImageTower, Keep};
+use datasets::transform::{Filter, Fit, Look};
 
 use crate::hub;
 
@@ -14,48 +15,183 @@ const DRAWN: &[u8] = include_bytes!("../assets/drawn-clip.safetensors");
 /// What it is called.
 pub const SHIPPED: &str = "drawn";
 
+/// What the user knows of weights that come without a configuration. A file FILE.toml beside FILE may say the same and
+/// more.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Told {
+    /// Non-linearity of weights without a configuration: quick-gelu, as OpenAI's, or gelu, as open_clip's [default: as
+    /// FILE.toml beside the weights says, else quick-gelu].
+    #[arg(long, value_name = "NAME", value_parser = activation)]
+    activation: Option<Activation>,
+    /// Attention heads of weights without a configuration: the image tower's and, after a comma, the text tower's
+    /// [default: as FILE.toml says, else as released models of their widths have].
+    #[arg(long, value_name = "IMAGE[,TEXT]", value_parser = heads)]
+    heads: Option<Heads>,
+}
+
+/// Heads of the image tower and of the text tower.
+type Heads = (usize, Option<usize>);
+
+fn activation(text: &str) -> Result<Activation, String> {
+    match text {
+        "quick-gelu" | "quick_gelu" | "quickgelu" => Ok(Activation::QuickGelu),
+        "gelu" => Ok(Activation::Gelu),
+        _ => Err("must be quick-gelu or gelu".to_owned()),
+    }
+}
+
+fn heads(text: &str) -> Result<Heads, String> {
+    let number = |text: &str| match text.trim().parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("must be a number of heads, or two with a comma between them".to_owned()),
+    };
+    match text.split_once(',') {
+        Some((image, text)) => Ok((number(image)?, Some(number(text)?))),
+        None => Ok((number(text)?, None)),
+    }
+}
+
+impl Told {
+    /// What is said here and, where nothing is, in the TOML file beside `path`.
+    fn of(&self, path: &Path) -> Result<Given> {
+        let given = Given {
+            activation: self.activation,
+            image_heads: self.heads.map(|(image, _)| image),
+            text_heads: self.heads.and_then(|(_, text)| text),
+            ..Given::default()
+        };
+        let beside = beside(path);
+        if !path.is_file() || !beside.is_file() {
+            return Ok(given);
+        }
+        let text = std::fs::read_to_string(&beside)
+            .with_context(|| format!("{}: cannot be read", beside.display()))?;
+        let written = toml::from_str(&text)
+            .map_err(|e| anyhow::anyhow!("{}: {}", beside.display(), e.message()))?;
+        Ok(given.or(written))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.activation.is_none() && self.heads.is_none()
+    }
+}
+
+/// `FILE.toml` for `FILE`.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".toml");
+    PathBuf::from(name)
+}
+
 /// Opens the weights of `given`, a path or a name, or of the backbone called `name` where nothing is given. Numbers
-/// are not read yet.
+/// are not read yet. What had to be assumed of them, and what was passed over in their file, is said.
 ///
 /// # Errors
-/// A file that is not a CLIP; a name that only a file can stand for, or that is not fetched yet.
-pub fn weights(name: &str, given: Option<&Path>) -> Result<Weights> {
+/// A file that is not a CLIP; a name that only a file can stand for, or that is not fetched yet; something told of a
+/// backbone that says it itself.
+pub fn weights(name: &str, given: Option<&Path>, told: &Told) -> Result<Weights> {
     let Some(path) = given else {
-        return match called(name)? {
+        return match called(name, told)? {
             Some(weights) => Ok(weights),
             None => bail!(
-                "backbone {name:?}: does not ship with promptbed and is not on the hub's list; pass its weights with \
-                 --model FILE"
+                "backbone {name:?}: does not ship with promptbed and is not on the hub's list{}; pass its weights with \
+                 --model FILE",
+                nearest(name)
             ),
         };
     };
     if path.exists() {
-        return Ok(clip::weights::open(path)?);
+        return open(path, told);
     }
-    if let Some(weights) = path.to_str().map(called).transpose()?.flatten() {
+    let name = path.to_str().unwrap_or_default();
+    if let Some(weights) = called(name, told)? {
         return Ok(weights);
     }
+    if let Some(snapshot) = hub::snapshot_of(name)? {
+        return open(&snapshot, told);
+    }
     bail!(
-        "{}: there is no such file or folder, and no backbone of that name in `promptbed model list` (--model)",
-        path.display()
+        "{}: there is no such file or folder, and no backbone of that name in `promptbed model list`{} (--model)",
+        path.display(),
+        nearest(name)
     )
 }
 
+/// `; did you mean ...?` with the known name nearest to `name`, if one is near.
+pub fn nearest(name: &str) -> String {
+    let all = hub::names();
+    let known = all.iter().map(String::as_str).chain([SHIPPED]);
+    let near = datasets::catalogue::closest(name, known);
+    near.map_or_else(String::new, |near| {
+        let canonical = hub::find(&near).map_or(near, |(canonical, _)| canonical);
+        format!("; did you mean `{canonical}`?")
+    })
+}
+
 /// The backbone called `name`, if any is.
-fn called(name: &str) -> Result<Option<Weights>> {
+fn called(name: &str, told: &Told) -> Result<Option<Weights>> {
     if name == SHIPPED {
-        let weights = clip::weights::embedded("drawn-clip.safetensors", DRAWN);
+        if !told.is_empty() {
+            bail!(
+                "--activation, --heads: are for weights that come without a configuration; {name} has one"
+            );
+        }
+        let weights = weights::embedded("drawn-clip.safetensors", DRAWN);
         return weights.map(Some).context("the shipped CLIP");
     }
-    let Some(known) = hub::known().remove(name) else {
+    let Some((canonical, known)) = hub::find(name) else {
         return Ok(None);
     };
     match known.cached() {
-        Some(path) => Ok(Some(clip::weights::open(&path)?)),
+        Some(path) => open(&path, told).map(Some),
         None => bail!(
-            "backbone {name:?}: is not here yet; get it with `promptbed model fetch {name}`, or pass its weights with \
-             --model FILE"
+            "backbone {name:?}: is not here yet; get it with `promptbed model fetch {canonical}`, or pass its weights \
+             with --model FILE"
         ),
+    }
+}
+
+/// Opens a file, a folder, or a repository's folder in the hub's cache.
+fn open(path: &Path, told: &Told) -> Result<Weights> {
+    let snapshot = hub::snapshot(path)?;
+    let path = snapshot.as_deref().unwrap_or(path);
+    let weights = weights::open_as(path, &told.of(path)?)?;
+    if let Some(assumed) = weights.assumed.sentence() {
+        crate::say!(
+            "note: {}: {assumed}; nothing beside the weights says so (--activation, --heads or {}.toml would)",
+            path.display(),
+            path.file_name().unwrap_or_default().to_string_lossy()
+        );
+    }
+    say_skipped(path, &weights.skipped);
+    Ok(weights)
+}
+
+/// Names the classes that a checkpoint has beside its tensors.
+pub(crate) fn say_skipped(path: &Path, classes: &[String]) {
+    if !classes.is_empty() {
+        crate::say!(
+            "note: {}: holds more than weights: {}; skipped as data, not executed",
+            path.display(),
+            classes.join(", ")
+        );
+    }
+}
+
+/// How this CLIP wants its pictures.
+pub fn look(clip: &Clip) -> Look {
+    let look = clip.look();
+    Look {
+        mean: look.mean,
+        std: look.deviation,
+        fit: match look.fit {
+            weights::Fit::Shortest => Fit::Shortest,
+            weights::Fit::Squash => Fit::Squash,
+        },
+        filter: match look.interpolation {
+            weights::Interpolation::Bicubic => Filter::Bicubic,
+            weights::Interpolation::Bilinear => Filter::Bilinear,
+        },
     }
 }
 
@@ -88,7 +224,7 @@ impl Kept {
 /// # Errors
 /// As [`weights`].
 pub fn load(name: &str, given: Option<&Path>) -> Result<Arc<Clip>> {
-    Kept::default().load(&weights(name, given)?)
+    Kept::default().load(&weights(name, given, &Told::default())?)
 }
 
 /// Makes pictures go through the image tower in bfloat16 where no prompt is in it and no gradient asked for.
@@ -122,7 +258,7 @@ pub fn takes<'a>(
 ) -> Result<()> {
     if matches!(
         weights.architecture.image,
-        clip::weights::ImageTower::Transformer { .. }
+        weights::ImageTower::Transformer { .. }
     ) {
         return Ok(());
     }

@@ -33,6 +33,9 @@ pub struct Known {
     pub weights: String,
     /// Configuration beside it.
     pub config: String,
+    /// Other names it goes by: OpenAI's own.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// Numbers in both towers.
     pub parameters: u64,
 }
@@ -54,10 +57,96 @@ pub fn known() -> BTreeMap<String, Known> {
     toml::from_str(TABLE).expect("the table ships with the program and is tested")
 }
 
+/// The backbone of this name, alias or repository with its own name; case and what parts words do not matter, as nobody
+/// remembers whether it is `ViT-B/16`, `ViT-B-16` or `vit_b16`.
+pub fn find(name: &str) -> Option<(String, Known)> {
+    let wanted = plain(name);
+    known()
+        .into_iter()
+        .find(|(own, k)| k.names(own).any(|n| plain(n) == wanted))
+}
+
+/// Every name, alias and repository there is.
+pub fn names() -> Vec<String> {
+    let known = known();
+    let names = known.iter().flat_map(|(own, k)| k.names(own));
+    names.map(str::to_owned).collect()
+}
+
+/// A name without what people write differently.
+fn plain(name: &str) -> String {
+    let name = ["https://huggingface.co/", "hf-hub:"]
+        .iter()
+        .find_map(|start| name.strip_prefix(start))
+        .unwrap_or(name);
+    let letters = name.chars().filter(|c| c.is_alphanumeric());
+    letters.flat_map(char::to_lowercase).collect()
+}
+
 fn cache() -> Cache {
-    match std::env::var_os("HF_HUB_CACHE").filter(|v| !v.is_empty()) {
-        Some(path) => Cache::new(path.into()),
-        None => Cache::from_env(),
+    // As the hub's own client does, `~` in these is the home folder.
+    let folder = |name: &str| {
+        let path = std::env::var_os(name).filter(|v| !v.is_empty())?;
+        let path = PathBuf::from(path);
+        Some(crate::cli::at_home(&path).unwrap_or(path))
+    };
+    match (folder("HF_HUB_CACHE"), folder("HF_HOME")) {
+        (Some(path), _) => Cache::new(path),
+        (None, Some(home)) => Cache::new(home.join("hub")),
+        (None, None) => Cache::from_env(),
+    }
+}
+
+/// The files of a repository's folder in the hub's cache (`models--openai--clip-vit-base-patch32`), at the commit its
+/// `main` was last fetched at; nothing for any other folder.
+///
+/// # Errors
+/// Such a folder with no files, or with those of several commits of which none is `main`.
+pub fn snapshot(folder: &Path) -> Result<Option<PathBuf>> {
+    let snapshots = folder.join("snapshots");
+    if !snapshots.is_dir() {
+        return Ok(None);
+    }
+    if let Ok(commit) = std::fs::read_to_string(folder.join("refs/main")) {
+        let files = snapshots.join(commit.trim());
+        if is_hash(commit.trim(), &[40]) && files.is_dir() {
+            return Ok(Some(files));
+        }
+    }
+    let entries = std::fs::read_dir(&snapshots)
+        .with_context(|| format!("{}: cannot be read", snapshots.display()))?;
+    let mut all: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_dir())
+        .collect();
+    all.sort();
+    match all.as_slice() {
+        [only] => Ok(Some(only.clone())),
+        [] => bail!("{}: holds no commit's files", snapshots.display()),
+        several => bail!(
+            "{}: holds {} commits, none of which is called main; name one of them",
+            snapshots.display(),
+            several.len()
+        ),
+    }
+}
+
+/// The files of the repository `owner/name` in the cache, if it was ever fetched, by whatever program.
+///
+/// # Errors
+/// As [`snapshot`].
+pub fn snapshot_of(repo: &str) -> Result<Option<PathBuf>> {
+    let repo = repo.strip_prefix("hf-hub:").unwrap_or(repo);
+    let is_part = |part: &str| {
+        let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(fit)
+    };
+    match repo.split_once('/') {
+        Some((owner, name)) if is_part(owner) && is_part(name) => {
+            snapshot(&cache().path().join(format!("models--{owner}--{name}")))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -68,6 +157,12 @@ pub fn is_offline() -> bool {
 }
 
 impl Known {
+    /// Its name, its repository and its aliases.
+    fn names<'a>(&'a self, own: &'a str) -> impl Iterator<Item = &'a str> {
+        let others = self.aliases.iter().map(String::as_str);
+        [own, self.repo.as_str()].into_iter().chain(others)
+    }
+
     fn repo(&self) -> Repo {
         Repo::new(self.repo.clone(), RepoType::Model)
     }
@@ -325,6 +420,43 @@ mod tests {
             assert!(k.parameters > 50_000_000 && !k.about.is_empty(), "{name}");
             for file in [&k.weights, &k.config] {
                 assert!(!file.contains(['/', '\\']), "{name}: {file}");
+            }
+        }
+    }
+
+    #[test]
+    fn backbones_are_found_by_the_names_people_know() {
+        for (name, own) in [
+            ("clip-vit-b16", "clip-vit-b16"),
+            ("ViT-B/16", "clip-vit-b16"),
+            ("ViT-B-16", "clip-vit-b16"),
+            ("vit_b16", "clip-vit-b16"),
+            ("ViT-L/14@336px", "clip-vit-l14-336"),
+            ("RN50", "clip-rn50"),
+            ("openai/clip-vit-base-patch32", "clip-vit-b32"),
+            (
+                "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+                "open-clip-vit-b32-laion2b",
+            ),
+        ] {
+            assert_eq!(
+                find(name).map(|(own, _)| own).as_deref(),
+                Some(own),
+                "{name}"
+            );
+        }
+        assert!(find("ViT-B/17").is_none() && find("").is_none());
+        assert_eq!(
+            crate::backbone::nearest("ViT-B/17"),
+            "; did you mean `clip-vit-b16`?"
+        );
+        assert_eq!(crate::backbone::nearest("something else"), "");
+        // No name stands for two.
+        let mut seen = BTreeMap::new();
+        for (own, k) in known() {
+            for name in k.names(&own) {
+                let other = seen.insert(plain(name), own.clone());
+                assert!(other.is_none_or(|o| o == own), "{name}");
             }
         }
     }

@@ -5,8 +5,7 @@
 macro_rules! out {
     ($($argument:tt)*) => {{
         use std::io::Write;
-        // A reader that went away (`promptbed ... | head`) is no error of ours.
-        let _ = writeln!(std::io::stdout(), $($argument)*);
+        $crate::output::printed(writeln!(std::io::stdout(), $($argument)*));
     }};
 }
 
@@ -25,6 +24,7 @@ pub mod hash;
 pub mod hub;
 pub mod machine;
 pub mod measure;
+pub mod output;
 pub mod pretrain;
 pub mod protocols;
 pub mod reason;

@@ -53,6 +53,9 @@ pub struct Record {
     /// What must be said of its datasets: counts that are not the published ones, a split that is not.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What tables call its datasets, by id; ids that stand for themselves are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub titles: BTreeMap<String, String>,
     /// What it took.
     pub cost: Cost,
     /// Where it comes from.

@@ -24,7 +24,7 @@ fn resolved(entry: &'static methods::Entry) -> Resolved {
 
 #[test]
 fn every_method_that_learns_is_counted() {
-    let weights = backbone::weights("drawn", None).unwrap();
+    let weights = backbone::weights("drawn", None, &backbone::Told::default()).unwrap();
     let architecture = weights.architecture.clone();
     let split = &datasets::drawn::open("drawn-textures").unwrap().split;
     let of = promptbed::run::population::Population::counted(split).unwrap();

@@ -1,16 +1,14 @@
 //! Recorded training runs of the published algorithms, replayed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "tests fail by panic and skip aloud"
-)]
+#[path = "../../clip/tests/shared/mod.rs"]
+mod shared;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use promptbed::measure::replay::{Replay, replay, traces_in};
+use shared::shared;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/traces")
@@ -41,18 +39,22 @@ fn every_recorded_run_replays_within_tolerance() {
     all_pass(&replays);
 }
 
-/// Twelve longer runs recorded from the published repositories themselves; too large to ship.
+/// Recorded from the authors' own trainers, over the same model and pictures.
+#[test]
+fn every_run_of_the_authors_code_replays_within_tolerance() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/published");
+    let replays = replay_all(&folder);
+    assert_eq!(replays.len(), 6);
+    all_pass(&replays);
+}
+
+/// Twelve longer runs of nine methods recorded from the published repositories themselves; too large to ship.
 #[test]
 fn the_traces_beside_the_repository_replay_within_tolerance() {
-    let folder = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../../shared/traces"
-    ));
-    if !folder.exists() {
-        eprintln!("skipped: 12 traces of shared/traces are not beside the repository");
+    let Some(folder) = shared("traces") else {
         return;
-    }
-    let replays = replay_all(folder);
+    };
+    let replays = replay_all(&folder);
     assert_eq!(replays.len(), 12);
     all_pass(&replays);
 }

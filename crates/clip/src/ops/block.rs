@@ -14,7 +14,7 @@ use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::rows;
 use super::scratch::{self, Buffer};
-use super::{composed, layer_norm, on_pool, parts, values, widened, with_values};
+use super::{composed, on_pool, values, widened, with_values};
 use crate::changes::BlockChange;
 
 /// The MLP's non-linearity.
@@ -154,37 +154,6 @@ impl Block {
             saved: Mutex::new(None),
         };
         x.contiguous()?.apply_op2(&self.theta, op)
-    }
-
-    /// As [`Block::forward`], with what a method changes. Differentiable in the change, too.
-    ///
-    /// # Errors
-    /// As [`Block::forward`], and when the change does not fit the block.
-    pub fn forward_with(
-        &self,
-        x: &Tensor,
-        layout: &Arc<Layout>,
-        select: Option<&[usize]>,
-        change: &BlockChange,
-    ) -> Result<Tensor> {
-        let out = match (change.is_inside(), x.device().is_cpu()) {
-            (false, _) => self.forward(x, layout, select)?,
-            (true, true) => parts::forward(self, change, x, layout, select)?,
-            (true, false) => composed::block(self, x, layout, select, change)?,
-        };
-        let Some(beside) = &change.beside else {
-            return Ok(out);
-        };
-        let [norm, _] = self.norms_with(change)?;
-        let going_on = match select {
-            None => x.clone(),
-            Some(positions) => {
-                let rows = layout.chosen(positions).into_iter().map(|r| r as u32);
-                x.index_select(&Tensor::new(rows.collect::<Vec<_>>(), x.device())?, 0)?
-            }
-        };
-        let normed = layer_norm(&going_on, &norm.gain, &norm.bias)?;
-        out + (beside.f)(&beside.tensors, &normed)?
     }
 }
 

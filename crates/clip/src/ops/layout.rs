@@ -148,6 +148,12 @@ impl Layout {
         self.ends.iter().map(|&n| self.nodes[n])
     }
 
+    /// Own position of each sequence's last row in the node in which it ends: what [`super::Block::forward`] selects where
+    /// a text is read.
+    pub fn last_rows(&self) -> Vec<usize> {
+        self.ends().map(|n| n.length - 1).collect()
+    }
+
     /// Which sequence ends in each node, if one does.
     pub(super) fn ending(&self) -> Vec<Option<usize>> {
         let mut of = vec![None; self.nodes.len()];

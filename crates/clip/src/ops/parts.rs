@@ -21,7 +21,7 @@ use crate::changes::{BlockChange, Norm, Projection};
 ///
 /// # Errors
 /// When shapes do not fit.
-pub(super) fn forward(
+fn forward(
     block: &Block,
     change: &BlockChange,
     x: &Tensor,
@@ -85,6 +85,37 @@ pub(super) fn forward(
 }
 
 impl Block {
+    /// As [`Block::forward`], with what a method changes. Differentiable in the change, too.
+    ///
+    /// # Errors
+    /// As [`Block::forward`], and when the change does not fit the block.
+    pub fn forward_with(
+        &self,
+        x: &Tensor,
+        layout: &Arc<Layout>,
+        select: Option<&[usize]>,
+        change: &BlockChange,
+    ) -> Result<Tensor> {
+        let out = match (change.is_inside(), x.device().is_cpu()) {
+            (false, _) => self.forward(x, layout, select)?,
+            (true, true) => forward(self, change, x, layout, select)?,
+            (true, false) => super::composed::block(self, x, layout, select, change)?,
+        };
+        let Some(beside) = &change.beside else {
+            return Ok(out);
+        };
+        let [norm, _] = self.norms_with(change)?;
+        let going_on = match select {
+            None => x.clone(),
+            Some(positions) => {
+                let rows = layout.chosen(positions).into_iter().map(|r| r as u32);
+                x.index_select(&Tensor::new(rows.collect::<Vec<_>>(), x.device())?, 0)?
+            }
+        };
+        let normed = layer_norm(&going_on, &norm.gain, &norm.bias)?;
+        out + (beside.f)(&beside.tensors, &normed)?
+    }
+
     /// The tensors of [`super::block::PARTS`] in their shapes, as views of the flat weights.
     pub(super) fn parts(&self) -> Result<Vec<Tensor>> {
         let mut at = 0;

@@ -1,11 +1,15 @@
 //! The sizes of a CLIP, read off its tensors, and which tensors a CLIP of these sizes has.
 
+use super::foreign;
 use crate::error::Fault;
 use crate::tokenizer::{CONTEXT, VOCABULARY};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every head of a released OpenAI CLIP has this width.
 const HEAD_WIDTH: usize = 64;
+/// Image towers of these widths have wider heads, as many as the second number, in every model that was released:
+/// open_clip's ViT-H, ViT-g, ViT-bigG and ViT-e (`model_configs/` at 3.3.0).
+const WIDE: [(usize, usize); 4] = [(1280, 16), (1408, 16), (1664, 16), (1792, 16)];
 /// Missing or unknown tensors that a message lists.
 const MOST_LISTED: usize = 8;
 
@@ -67,8 +71,26 @@ impl ImageTower {
     }
 }
 
-fn heads(width: usize) -> usize {
+/// Heads of OpenAI's towers of this width.
+pub(crate) fn heads(width: usize) -> usize {
     (width / HEAD_WIDTH).max(1)
+}
+
+/// Heads of the image tower of released models of this width.
+fn image_heads(width: usize) -> usize {
+    let wide = WIDE.iter().find(|(w, _)| *w == width);
+    wide.map_or_else(|| heads(width), |(_, heads)| *heads)
+}
+
+impl Architecture {
+    /// Heads of image and text tower, each with its width; a ResNet's are those of its pool.
+    pub fn heads(&self) -> [(usize, usize); 2] {
+        let image = match &self.image {
+            ImageTower::Transformer { blocks, .. } => (blocks.heads, blocks.width),
+            ImageTower::ResNet { width, heads, .. } => (*heads, 32 * width),
+        };
+        [image, (self.text.heads, self.text.width)]
+    }
 }
 
 /// Shapes by name, as found.
@@ -271,7 +293,8 @@ pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
         expected.put("visual.class_embedding", &[width]);
         expected.put("visual.positional_embedding", &[side * side + 1, width]);
         expected.affine("visual.ln_pre", width);
-        let blocks = transformer(shapes, "visual.", width);
+        let mut blocks = transformer(shapes, "visual.", width);
+        blocks.heads = image_heads(width);
         expected.transformer("visual.", &blocks);
         expected.affine("visual.ln_post", width);
         expected.put("visual.proj", &[width, embedding]);
@@ -305,13 +328,15 @@ fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
 
 pub(super) fn not_a_clip<'a>(
     missing: &[String],
-    found: impl ExactSizeIterator<Item = &'a String>,
+    found: impl ExactSizeIterator<Item = &'a String> + Clone,
 ) -> Fault {
     let count = found.len();
+    let family = foreign::family(found.clone());
+    let family = family.map_or(String::new(), |f| format!(" but {f}"));
     let problem = match count {
         0 => "is missing, as is every other tensor: this is not a CLIP".to_owned(),
         _ => format!(
-            "is missing, so this is not a CLIP; its {count} tensors are {}",
+            "is missing, so this is not a CLIP{family}; its {count} tensors are {}",
             listed(found)
         ),
     };
@@ -351,8 +376,10 @@ fn compare(shapes: &Shapes, expected: &[(String, Vec<usize>)]) -> Result<(), Vec
         .filter(|n| !names.contains(n) && *n != super::TOKEN_IDS)
         .collect();
     if !unknown.is_empty() {
+        let family = foreign::family(shapes.keys());
+        let family = family.map_or(String::new(), |f| format!("; together they look like {f}"));
         let problem = format!(
-            "{} tensors belong to no CLIP that can be run here",
+            "{} tensors belong to no CLIP that can be run here{family}",
             unknown.len()
         );
         faults.push(Fault::new(

@@ -1,18 +1,39 @@
-//! Configurations beside weights: what they claim is compared with the tensors, and they choose the activation.
+//! Configurations beside weights: what they claim is compared with the tensors, and they say what tensors do not: the
+//! activation, the heads, and how pictures are made ready.
+//!
+//! Fields are those of open_clip 3.3.0 (`model.py`, `transform.py`) and transformers 5.24.0 and before
+//! (`configuration_clip.py`, `configuration_utils.py`, `image_processing_clip.py`). Each is honoured, refused by name
+//! where it asks for what is not computed here, or changes no number of frozen towers; `tests/weights/fields.rs` walks
+//! over all of them.
 
-use super::architecture::{Architecture, ImageTower, Transformer};
+mod hugging_face;
+mod open_clip;
+
+pub(super) use hugging_face::{hugging_face, is_of_a_clip};
+pub(super) use open_clip::open_clip;
+
+use super::architecture::Transformer;
+use super::foreign;
+use super::settings::Look;
 use crate::error::{Error, Fault};
 use crate::ops::Activation;
-use crate::tokenizer::{CONTEXT, EOT, SOT, VOCABULARY};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+/// What a configuration says that tensors do not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) activation: Activation,
+    pub(super) text_heads: usize,
+    /// Of a vision transformer.
+    pub(super) image_heads: Option<usize>,
+    pub(super) look: Look,
+}
+
 /// Configurations are a few kilobytes.
 const LARGEST: u64 = 16 << 20;
-const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// A JSON file.
 pub(super) fn read(path: &Path) -> Result<Value, Error> {
@@ -21,7 +42,18 @@ pub(super) fn read(path: &Path) -> Result<Value, Error> {
     file.take(LARGEST)
         .read_to_string(&mut text)
         .map_err(Error::file(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::weights(path, "JSON", e.to_string()))
+    let json = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    serde_json::from_str(json).map_err(|e| {
+        // A pointer or a web page in its place says more than where the first brace is missing.
+        let is_json = json.trim_start().starts_with(['{', '[']);
+        let other = foreign::file(json.as_bytes()).filter(|_| !is_json);
+        Error::weights(path, "JSON", other.unwrap_or_else(|| e.to_string()))
+    })
+}
+
+/// Equal, whole numbers and others alike.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a))
 }
 
 /// Collects where a configuration and the tensors disagree.
@@ -36,6 +68,16 @@ impl Comparison<'_> {
         self.config.pointer(&pointer).filter(|v| !v.is_null())
     }
 
+    /// The fields of an object, if it is there.
+    fn fields(&self, object: &str) -> Vec<String> {
+        let found = match object {
+            "" => Some(self.config),
+            _ => self.find(object),
+        };
+        let fields = found.and_then(Value::as_object);
+        fields.map_or_else(Vec::new, |f| f.keys().cloned().collect())
+    }
+
     fn disagree(&mut self, field: &str, problem: String) {
         self.faults.push(Fault::new(field, problem));
     }
@@ -43,7 +85,12 @@ impl Comparison<'_> {
     /// A field that says how large something is.
     fn size(&mut self, field: &str, tensors: impl Into<Value>) {
         let tensors = tensors.into();
-        if let Some(claimed) = self.find(field).filter(|v| **v != tensors) {
+        let is_same = |claimed: &Value| {
+            let both = claimed.as_array().filter(|sides| sides.len() == 2);
+            // A side of a square, or both.
+            same(claimed, &tensors) || both.is_some_and(|b| b.iter().all(|v| same(v, &tensors)))
+        };
+        if let Some(claimed) = self.find(field).filter(|v| !is_same(v)) {
             let problem = format!("is {claimed}, but the tensors make it {tensors}");
             self.disagree(field, problem);
         }
@@ -52,35 +99,75 @@ impl Comparison<'_> {
     /// A field that changes what is computed, with the one value that is computed here.
     fn only(&mut self, field: &str, value: impl Into<Value>) {
         let value = value.into();
-        if let Some(claimed) = self.find(field).filter(|v| **v != value) {
+        if let Some(claimed) = self.find(field).filter(|v| !same(v, &value)) {
             let problem = format!("is {claimed}; only {value} can be run here");
             self.disagree(field, problem);
         }
     }
 
-    fn numbers(&mut self, field: &str, values: [f64; 3]) {
-        let Some(claimed) = self.find(field) else {
-            return;
+    /// A field that changes what is computed unless it is off.
+    fn off(&mut self, field: &str) {
+        let is_off = |v: &Value| match v {
+            Value::Bool(is_on) => !is_on,
+            Value::Number(n) => n.as_f64() == Some(0.0),
+            Value::String(s) => s.is_empty(),
+            Value::Array(a) => a.is_empty(),
+            Value::Object(o) => o.is_empty(),
+            Value::Null => true,
         };
-        let is_same = claimed.as_array().is_some_and(|c| {
-            c.len() == 3
-                && c.iter()
-                    .zip(values)
-                    .all(|(c, v)| c.as_f64().is_some_and(|c| (c - v).abs() < 1e-6))
-        });
-        if !is_same {
-            let problem = format!("is {claimed}; images are normalised with CLIP's {values:?}");
+        if let Some(claimed) = self.find(field).filter(|v| !is_off(v)) {
+            let problem = format!("is {claimed}, which cannot be run here; it has to be off");
             self.disagree(field, problem);
         }
     }
 
-    fn heads(&mut self, field: &str, tower: &Transformer) {
-        if let Some(claimed) = self.find(field).filter(|v| **v != json!(tower.heads)) {
-            let problem = format!(
-                "is {claimed}; at width {} it is {}: heads are 64 wide here",
-                tower.width, tower.heads
-            );
+    /// Three numbers, or one for all three channels.
+    fn triple(&mut self, field: &str, usual: [f32; 3]) -> [f64; 3] {
+        let usual = usual.map(f64::from);
+        let Some(claimed) = self.find(field).cloned() else {
+            return usual;
+        };
+        let found = match claimed.as_array() {
+            None => claimed.as_f64().map(|v| [v; 3]),
+            Some(all) => {
+                let all: Option<Vec<f64>> = all.iter().map(Value::as_f64).collect();
+                all.and_then(|a| <[f64; 3]>::try_from(a).ok())
+            }
+        };
+        let found = found.filter(|v| v.iter().all(|v| v.is_finite()));
+        found.unwrap_or_else(|| {
+            let problem = format!("is {claimed}; it is a number for each of red, green and blue");
             self.disagree(field, problem);
+            usual
+        })
+    }
+
+    /// Deviations are divided by.
+    fn deviation(&mut self, field: &str, usual: [f32; 3]) -> [f64; 3] {
+        let found = self.triple(field, usual);
+        if found.contains(&0.0) {
+            self.disagree(field, format!("is {found:?}; nothing can be divided by 0"));
+        }
+        found
+    }
+
+    /// A count of heads, or what the format means by leaving it out.
+    fn heads(&mut self, field: &str, tower: &Transformer, left_out: usize) -> usize {
+        let claimed = self.find(field);
+        let heads = claimed.map_or(Some(left_out), |v| {
+            v.as_u64().and_then(|n| n.try_into().ok())
+        });
+        match heads {
+            Some(n) if n > 0 && tower.width.is_multiple_of(n) => n,
+            _ => {
+                let said = claimed.map_or_else(
+                    || format!("is left out, which means {left_out}"),
+                    |v| format!("is {v}"),
+                );
+                let problem = format!("{said}; heads have to divide the width {}", tower.width);
+                self.disagree(field, problem);
+                1
+            }
         }
     }
 
@@ -94,140 +181,4 @@ impl Comparison<'_> {
             })
         }
     }
-}
-
-/// Compares a Hugging Face `config.json` (`CLIPConfig`) with the tensors and gives its activation.
-pub(super) fn hugging_face(path: &Path, found: &Architecture) -> Result<Activation, Error> {
-    let config = read(path)?;
-    let mut c = Comparison {
-        config: &config,
-        faults: Vec::new(),
-    };
-    c.only("model_type", "clip");
-    c.size("projection_dim", found.embedding);
-    let mut towers = vec![("text_config", &found.text)];
-    c.size("text_config.max_position_embeddings", CONTEXT);
-    c.size("text_config.vocab_size", VOCABULARY);
-    // 0 and 2 are what configurations said before the fields were used for anything, those of OpenAI's own
-    // repositories among them; features were and are read at the largest id, which is 49407 (`modeling_clip.py`,
-    // CLIPTextTransformer.forward).
-    if c.find("text_config.eos_token_id") != Some(&json!(2)) {
-        c.only("text_config.eos_token_id", EOT);
-        c.only("text_config.bos_token_id", SOT);
-    } else if c.find("text_config.bos_token_id") != Some(&json!(0)) {
-        c.only("text_config.bos_token_id", SOT);
-    }
-    match &found.image {
-        ImageTower::Transformer {
-            blocks,
-            patch,
-            image,
-        } => {
-            towers.push(("vision_config", blocks));
-            c.size("vision_config.patch_size", *patch);
-            c.size("vision_config.image_size", *image);
-            c.only("vision_config.num_channels", 3);
-        }
-        ImageTower::ResNet { .. } => c.disagree(
-            "vision_config",
-            "describes a transformer, the tensors are a ResNet".to_owned(),
-        ),
-    }
-    let mut activations = Vec::new();
-    for (tower, sizes) in towers {
-        c.size(&format!("{tower}.hidden_size"), sizes.width);
-        c.size(&format!("{tower}.intermediate_size"), sizes.hidden);
-        c.size(&format!("{tower}.num_hidden_layers"), sizes.layers);
-        c.heads(&format!("{tower}.num_attention_heads"), sizes);
-        c.only(&format!("{tower}.layer_norm_eps"), 1e-5);
-        let field = format!("{tower}.hidden_act");
-        match c.find(&field).map_or(Some("quick_gelu"), Value::as_str) {
-            Some("quick_gelu") => activations.push(Activation::QuickGelu),
-            Some("gelu") => activations.push(Activation::Gelu),
-            other => {
-                let problem = format!("is {other:?}; quick_gelu and gelu can be run here");
-                c.disagree(&field, problem);
-            }
-        }
-    }
-    if activations.len() == 2 && activations[0] != activations[1] {
-        c.disagree(
-            "hidden_act",
-            "differs between text_config and vision_config".to_owned(),
-        );
-    }
-    c.finish(path)?;
-    Ok(activations.first().copied().unwrap_or_default())
-}
-
-/// Compares an `open_clip_config.json` with the tensors and gives its activation.
-pub(super) fn open_clip(path: &Path, found: &Architecture) -> Result<Activation, Error> {
-    let config = read(path)?;
-    let mut c = Comparison {
-        config: &config,
-        faults: Vec::new(),
-    };
-    c.size("model_cfg.embed_dim", found.embedding);
-    c.size("model_cfg.text_cfg.context_length", CONTEXT);
-    c.size("model_cfg.text_cfg.vocab_size", VOCABULARY);
-    c.size("model_cfg.text_cfg.width", found.text.width);
-    c.size("model_cfg.text_cfg.layers", found.text.layers);
-    c.heads("model_cfg.text_cfg.heads", &found.text);
-    match &found.image {
-        ImageTower::Transformer {
-            blocks,
-            patch,
-            image,
-        } => {
-            c.size("model_cfg.vision_cfg.width", blocks.width);
-            c.size("model_cfg.vision_cfg.layers", blocks.layers);
-            c.size("model_cfg.vision_cfg.patch_size", *patch);
-            c.size("model_cfg.vision_cfg.image_size", *image);
-            if blocks.width >= 64 {
-                c.only("model_cfg.vision_cfg.head_width", 64);
-            }
-        }
-        ImageTower::ResNet {
-            width,
-            layers,
-            image,
-            ..
-        } => {
-            c.size("model_cfg.vision_cfg.width", *width);
-            c.size("model_cfg.vision_cfg.layers", layers.to_vec());
-            c.size("model_cfg.vision_cfg.image_size", *image);
-        }
-    }
-    for (field, value) in [
-        ("vision_cfg.timm_model_name", Value::Null),
-        ("vision_cfg.attentional_pool", json!(false)),
-        ("vision_cfg.global_average_pool", json!(false)),
-        ("vision_cfg.no_ln_pre", json!(false)),
-        ("vision_cfg.final_ln_after_pool", json!(false)),
-        ("vision_cfg.pool_type", json!("tok")),
-        ("text_cfg.hf_model_name", Value::Null),
-        ("text_cfg.embed_cls", json!(false)),
-        ("text_cfg.no_causal_mask", json!(false)),
-        ("text_cfg.pool_type", json!("argmax")),
-    ] {
-        c.only(&format!("model_cfg.{field}"), value);
-    }
-    c.numbers("preprocess_cfg.mean", MEAN);
-    c.numbers("preprocess_cfg.std", DEVIATION);
-    let activation = match c
-        .find("model_cfg.quick_gelu")
-        .map_or(Some(false), Value::as_bool)
-    {
-        Some(true) => Activation::QuickGelu,
-        Some(false) => Activation::Gelu,
-        None => {
-            c.disagree(
-                "model_cfg.quick_gelu",
-                "is neither true nor false".to_owned(),
-            );
-            Activation::Gelu
-        }
-    };
-    c.finish(path)?;
-    Ok(activation)
 }

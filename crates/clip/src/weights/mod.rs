@@ -1,27 +1,35 @@
 //! CLIP weights from every format the field uses, under one set of names.
 //!
 //! [`open`] takes a file or a folder and tells the format by its content. Pickles are data ([`pickle`]): nothing in
-//! one is executed. Sizes come from the tensors; a configuration that says otherwise is an error.
+//! one is executed. Sizes come from the tensors; a configuration that says otherwise is an error. What tensors do not
+//! say (activation, heads, how pictures are made ready) comes from the configuration beside them, from whoever
+//! [gives](open_as) it, or is [assumed](Weights::assumed).
 
 mod architecture;
 mod config;
 mod convert;
+mod foreign;
 mod names;
 mod opening;
 pub mod pickle;
 mod safetensors;
+mod settings;
+mod settled;
 mod stored;
 mod zip;
 
 pub use crate::error::{Error, Fault};
 pub use crate::ops::Activation;
+pub(crate) use architecture::heads;
 pub use architecture::{Architecture, ImageTower, Transformer};
-pub use opening::{embedded, open};
+pub use opening::{embedded, open, open_as};
+pub use settings::{Assumed, Fit, Given, Interpolation, Look};
 pub use stored::{Kind, Stored};
 
 use crate::tokenizer::VOCABULARY;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use settled::{Beside, Hint};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -65,8 +73,14 @@ pub struct Weights {
     path: PathBuf,
     /// Where they came from.
     pub format: Format,
-    /// The MLPs' non-linearity: the configuration's, else OpenAI's.
+    /// The MLPs' non-linearity: the configuration's, what was given, else OpenAI's.
     pub activation: Activation,
+    /// How pictures are made ready: the configuration's, what was given, else OpenAI's.
+    pub look: Look,
+    /// What nothing says, and was taken as usual.
+    pub assumed: Assumed,
+    /// Classes that a pickle names beside its weights: not needed, not executed, not read.
+    pub skipped: Vec<String>,
     /// Token ids of the rows of `token_embedding.weight`, where the file keeps only some; all are there if `None`.
     pub token_rows: Option<Vec<u32>>,
     /// Sizes.
@@ -109,7 +123,9 @@ impl Weights {
         path: &Path,
         mut named: BTreeMap<String, Vec<Stored>>,
         format: Format,
-        config: Option<PathBuf>,
+        config: Option<Beside>,
+        hint: Option<Hint>,
+        given: &Given,
     ) -> Result<Self, Error> {
         let fail = |faults| Error::Weights {
             path: path.to_owned(),
@@ -138,16 +154,13 @@ impl Weights {
         if !faults.is_empty() {
             return Err(fail(faults));
         }
-        let architecture = architecture::of(&shapes).map_err(fail)?;
+        let mut architecture = architecture::of(&shapes).map_err(fail)?;
         no_larger_than_the_files(&named).map_err(|fault| fail(vec![fault]))?;
         let ids = named.remove(TOKEN_IDS);
         let token_rows = token_rows(ids.as_deref().and_then(<[_]>::first), shapes[TOKENS][0])
             .map_err(|problem| Error::weights(path, TOKEN_IDS, problem))?;
-        let activation = match (&config, format) {
-            (None, _) => Activation::default(),
-            (Some(config), Format::OpenClip) => config::open_clip(config, &architecture)?,
-            (Some(config), _) => config::hugging_face(config, &architecture)?,
-        };
+        let (activation, look, assumed) =
+            settled::settled(path, &mut architecture, config.as_ref(), hint, given)?;
 
         let entries = named
             .into_iter()
@@ -162,6 +175,9 @@ impl Weights {
             path: path.to_owned(),
             format,
             activation,
+            look,
+            assumed,
+            skipped: Vec::new(),
             token_rows,
             architecture,
         })
@@ -196,6 +212,9 @@ impl Weights {
             path: path.to_owned(),
             format: Format::Safetensors,
             activation,
+            look: Look::default(),
+            assumed: Assumed::default(),
+            skipped: Vec::new(),
             token_rows,
             architecture,
         })
@@ -290,6 +309,23 @@ impl Weights {
     /// Every tensor whose bytes are damaged or whose numbers are not finite.
     pub fn fingerprint(&self) -> Result<String, Error> {
         self.fingerprint_of(BTreeMap::new())
+    }
+
+    /// What follows the fingerprint where the tensors are not run as OpenAI's are: `-gelu`, `-heads16x16`, `-pictures` and
+    /// a digest. Records, prompts and caches hold both, so that numbers of one are never taken for the other's.
+    pub fn manner(&self) -> String {
+        let heads = self.architecture.heads();
+        let usual = heads.map(|(_, width)| architecture::heads(width));
+        settings::manner(self.activation, heads, usual, &self.look)
+    }
+
+    /// The [fingerprint](Self::fingerprint) and the [manner](Self::manner): what two CLIPs that give the same numbers have
+    /// in common.
+    ///
+    /// # Errors
+    /// As [`fingerprint`](Self::fingerprint).
+    pub fn identity(&self) -> Result<String, Error> {
+        Ok(self.fingerprint()? + &self.manner())
     }
 
     /// The fingerprint, where the digests of some tensors are known.

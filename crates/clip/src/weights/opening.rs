@@ -1,8 +1,12 @@
 //! From a path to tensors in a file: which format it is, and which files belong to it.
 
+use super::pickle::{self, Program, Tree};
+use super::settings::Given;
+use super::settled::{Beside, Hint};
 use super::stored::{Mapped, Stored};
-use super::{Format, TOKENS, Weights, architecture, config, names, pickle, safetensors};
+use super::{Format, TOKENS, Weights, architecture, config, foreign, names, safetensors};
 use crate::error::{Error, Fault};
+use crate::ops::Activation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,35 +19,68 @@ use std::path::{Path, PathBuf};
 /// When the path cannot be read, holds no CLIP, is cut short, or disagrees with its configuration: every fault found,
 /// with the tensor or field and what would be right.
 pub fn open(path: &Path) -> Result<Weights, Error> {
+    open_as(path, &Given::default())
+}
+
+/// As [`open`], with what somebody knows of weights that have no configuration beside them.
+///
+/// # Errors
+/// As [`open`]; when what is given disagrees with the configuration or does not fit the sizes.
+pub fn open_as(path: &Path, given: &Given) -> Result<Weights, Error> {
     let Source {
         tensors,
         format,
-        config,
+        hint,
+        configs,
+        skipped,
+        strangers,
     } = if path.is_dir() {
         folder(path)?
     } else {
         file(path)?
     };
+    // The folder of another model is called by its name before its tensors are found wanting.
+    if let Some(config) = &configs.hugging_face {
+        config::is_of_a_clip(config)?;
+    }
+    // What weights do not need is named only where something is missing: it may be what stands in its place.
+    let with_strangers = |error: Error| match error {
+        Error::Weights { path, mut faults } => {
+            let named = strangers.iter().take(4);
+            faults.extend(named.map(|(field, class)| {
+                let field = if field.is_empty() { "pickle" } else { field };
+                Fault::new(field, pickle::not_needed(class))
+            }));
+            Error::Weights { path, faults }
+        }
+        other => other,
+    };
     let Some(named) = names::openai(tensors.clone()) else {
         let fault = architecture::not_a_clip(&[TOKENS.to_owned()], tensors.keys());
-        return Err(Error::Weights {
+        return Err(with_strangers(Error::Weights {
             path: path.to_owned(),
             faults: vec![fault],
-        });
+        }));
     };
     drop(tensors);
-    let config = match (named.is_hugging_face, config) {
-        (true, None) => {
-            Some(path.with_file_name("config.json")).filter(|c| path.is_file() && c.is_file())
-        }
-        (_, config) => config,
+    let (format, config) = match (named.is_hugging_face, configs) {
+        (true, configs) => (
+            Format::HuggingFace,
+            configs.hugging_face.map(Beside::HuggingFace),
+        ),
+        (
+            false,
+            Configs {
+                open_clip: Some(config),
+                ..
+            },
+        ) => (Format::OpenClip, Some(Beside::OpenClip(config))),
+        (false, _) => (format, None),
     };
-    let format = if named.is_hugging_face {
-        Format::HuggingFace
-    } else {
-        format
-    };
-    Weights::load(path, named.tensors, format, config)
+    let mut weights =
+        Weights::load(path, named.tensors, format, config, hint, given).map_err(with_strangers)?;
+    weights.skipped = skipped;
+    Ok(weights)
 }
 
 /// Reads safetensors with OpenAI's names that are part of the program; `name` stands for them in errors.
@@ -55,87 +92,169 @@ pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Weights, Error> {
     let Some(named) = names::openai(tensors) else {
         return Err(Error::weights(Path::new(name), TOKENS, "is missing"));
     };
-    Weights::load(Path::new(name), named.tensors, Format::Safetensors, None)
+    let (path, format) = (Path::new(name), Format::Safetensors);
+    let hint = Some(Hint::Known(Activation::QuickGelu));
+    Weights::load(path, named.tensors, format, None, hint, &Given::default())
+}
+
+/// Configurations that may belong to tensors, which depends on how those are called.
+#[derive(Default)]
+struct Configs {
+    hugging_face: Option<PathBuf>,
+    open_clip: Option<PathBuf>,
 }
 
 /// Tensors as a file names them.
 struct Source {
     tensors: BTreeMap<String, Stored>,
     format: Format,
-    config: Option<PathBuf>,
+    /// What the file says of the activation.
+    hint: Option<Hint>,
+    configs: Configs,
+    /// Classes of a pickle that weights do not need.
+    skipped: Vec<String>,
+    /// Where they stand.
+    strangers: BTreeMap<String, String>,
 }
 
+/// Names of open_clip's own weight files, and those that any folder on the hub may have.
+const CONVENTIONAL: [&str; 3] = ["open_clip_", "model.safetensors", "pytorch_model.bin"];
+
 fn file(path: &Path) -> Result<Source, Error> {
+    let mut source = alone(path)?;
+    let beside = |name: &str| Some(path.with_file_name(name)).filter(|c| c.is_file());
+    source.configs.hugging_face = beside(CONFIG).filter(|_| is_hugging_face(&source.tensors));
+    let is_conventional = path.file_name().is_some_and(|n| {
+        let name = n.to_string_lossy();
+        CONVENTIONAL.iter().any(|c| name.starts_with(c))
+    });
+    source.configs.open_clip = beside(OPEN_CLIP_CONFIG).filter(|_| is_conventional);
+    Ok(source)
+}
+
+fn is_hugging_face(tensors: &BTreeMap<String, Stored>) -> bool {
+    tensors
+        .keys()
+        .any(|n| n.contains("text_model.") || n.contains("vision_model."))
+}
+
+/// What a file holds, whatever lies beside it.
+fn alone(path: &Path) -> Result<Source, Error> {
     let mapped = Mapped::open(path)?;
-    let (tensors, format) = if safetensors::is_likely(mapped.bytes()) {
-        (safetensors::read(&mapped)?, Format::Safetensors)
-    } else if mapped.bytes().starts_with(b"PK") || mapped.bytes().starts_with(pickle::LEGACY_MAGIC)
-    {
+    let bytes = mapped.bytes();
+    let mut source = Source {
+        tensors: BTreeMap::new(),
+        format: Format::Safetensors,
+        hint: None,
+        configs: Configs::default(),
+        skipped: Vec::new(),
+        strangers: BTreeMap::new(),
+    };
+    if safetensors::is_likely(bytes) && !foreign::is_text(bytes) {
+        source.tensors = safetensors::read(&mapped)?;
+    } else if bytes.starts_with(b"PK") || bytes.starts_with(pickle::LEGACY_MAGIC) {
         let tree = pickle::read_mapped(mapped)?;
-        let format = if tree.is_torchscript() {
+        source.format = if tree.is_torchscript() {
             Format::TorchScript
         } else {
             Format::StateDict
         };
-        (tree.tensors()?, format)
+        source.hint = hint(&tree);
+        source.tensors = tree.tensors()?;
+        source.skipped = tree.skipped();
+        if !source.skipped.is_empty() {
+            source.strangers = tree.strangers();
+        }
     } else {
-        let head = &mapped.bytes()[..mapped.bytes().len().min(8)];
-        let problem = format!(
-            "begins with {head:02x?}, which is neither safetensors nor a file of torch.save"
-        );
+        let neither = "neither safetensors nor a file of torch.save";
+        let problem = match foreign::file(bytes) {
+            Some(what) => format!("is {neither}; it {what}"),
+            None => {
+                let head = &bytes[..bytes.len().min(8)];
+                format!("begins with {head:02x?}, which is {neither}")
+            }
+        };
         return Err(Error::weights(path, "file", problem));
-    };
-    // Beside weights that carry open_clip's own file name.
-    let is_open_clip = path
-        .file_name()
-        .is_some_and(|n| n.to_string_lossy().starts_with("open_clip_"));
-    let config =
-        Some(path.with_file_name(OPEN_CLIP_CONFIG)).filter(|c| is_open_clip && c.is_file());
-    let format = if config.is_some() {
-        Format::OpenClip
+    }
+    Ok(source)
+}
+
+/// What a pickle says of the activation besides its tensors.
+fn hint(tree: &Tree) -> Option<Hint> {
+    match tree.program() {
+        Some(Program { gelu: true, .. }) => return Some(Hint::Known(Activation::Gelu)),
+        Some(Program { sigmoid: true, .. }) => return Some(Hint::Known(Activation::QuickGelu)),
+        _ => {}
+    }
+    // What open_clip's trainer saves (`open_clip_train/main.py`, checkpoint_dict): the run's name, which says the model's
+    // unless somebody chose another.
+    let name = tree.get("name")?.text()?.to_owned();
+    tree.get("epoch")?.integer()?;
+    tree.get("state_dict")?;
+    let lower = name.to_lowercase();
+    let is_quick = lower.contains("quickgelu") || lower.contains("openai");
+    Some(if is_quick {
+        Hint::Trained(Activation::QuickGelu, name)
     } else {
-        format
-    };
-    Ok(Source {
-        tensors,
-        format,
-        config,
+        Hint::Trained(Activation::Gelu, name)
     })
 }
 
+const CONFIG: &str = "config.json";
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
-/// Weight files of a folder, the first that exists is read: its name, its configuration, whether it is an index.
-const IN_FOLDERS: [(&str, &str, bool); 6] = [
-    ("model.safetensors", "config.json", false),
-    ("model.safetensors.index.json", "config.json", true),
-    ("pytorch_model.bin", "config.json", false),
-    ("pytorch_model.bin.index.json", "config.json", true),
-    ("open_clip_model.safetensors", OPEN_CLIP_CONFIG, false),
-    ("open_clip_pytorch_model.bin", OPEN_CLIP_CONFIG, false),
+/// Weight files of a folder, the first that exists is read: its name, and whether it is an index.
+const IN_FOLDERS: [(&str, bool); 6] = [
+    ("model.safetensors", false),
+    ("model.safetensors.index.json", true),
+    ("pytorch_model.bin", false),
+    ("pytorch_model.bin.index.json", true),
+    ("open_clip_model.safetensors", false),
+    ("open_clip_pytorch_model.bin", false),
 ];
 
 fn folder(path: &Path) -> Result<Source, Error> {
-    let Some((name, config, is_index)) = IN_FOLDERS
+    let Some((name, is_index)) = IN_FOLDERS
         .iter()
-        .find(|(name, ..)| path.join(name).is_file())
+        .find(|(name, _)| path.join(name).is_file())
     else {
-        let names: Vec<&str> = IN_FOLDERS.iter().map(|(name, ..)| *name).collect();
-        return Err(Error::weights(
-            path,
-            "folder",
-            format!("holds none of {}", names.join(", ")),
-        ));
+        return Err(Error::weights(path, "folder", no_weights(path)));
     };
     let mut source = if *is_index {
         shards(path, name)?
     } else {
-        file(&path.join(name))?
+        alone(&path.join(name))?
     };
-    source.config = Some(path.join(config)).filter(|c| c.is_file());
-    if *config == OPEN_CLIP_CONFIG {
+    let there = |name: &str| Some(path.join(name)).filter(|c| c.is_file());
+    source.configs = Configs {
+        hugging_face: there(CONFIG).filter(|_| !name.starts_with("open_clip_")),
+        open_clip: there(OPEN_CLIP_CONFIG),
+    };
+    if name.starts_with("open_clip_") {
         source.format = Format::OpenClip;
     }
     Ok(source)
+}
+
+/// What a folder without weights of a known name holds instead.
+fn no_weights(path: &Path) -> String {
+    let names: Vec<&str> = IN_FOLDERS.iter().map(|(name, _)| *name).collect();
+    let mut problem = format!("holds none of {}", names.join(", "));
+    let held = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut held: Vec<String> = held
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    held.sort();
+    let endings = [".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar"];
+    let other = foreign::OTHER_FRAMEWORKS
+        .iter()
+        .find(|(name, _)| held.iter().any(|h| h == name));
+    let is_weights = |h: &&String| endings.iter().any(|e| h.to_lowercase().ends_with(e));
+    if let Some((name, what)) = other {
+        problem += &format!("; {name} is {what}");
+    } else if let Some(name) = held.iter().find(is_weights) {
+        problem += &format!("; if {name} is meant, give that file");
+    }
+    problem
 }
 
 /// `{"weight_map": {tensor: file}}`: every tensor from the file the index says.
@@ -167,12 +286,21 @@ fn shards(path: &Path, index: &str) -> Result<Source, Error> {
             )),
         }
     }
-    let mut tensors = BTreeMap::new();
+    let mut whole = Source {
+        tensors: BTreeMap::new(),
+        format: Format::HuggingFace,
+        hint: None,
+        configs: Configs::default(),
+        skipped: Vec::new(),
+        strangers: BTreeMap::new(),
+    };
     for (name, wanted) in files {
-        let mut shard = file(&path.join(name))?.tensors;
+        let mut shard = alone(&path.join(name))?;
+        whole.skipped.append(&mut shard.skipped);
+        whole.strangers.append(&mut shard.strangers);
         for tensor in wanted {
-            match shard.remove(tensor) {
-                Some(stored) => drop(tensors.insert(tensor.to_owned(), stored)),
+            match shard.tensors.remove(tensor) {
+                Some(stored) => drop(whole.tensors.insert(tensor.to_owned(), stored)),
                 None => faults.push(Fault::new(
                     format!("weight_map.{tensor}"),
                     format!("is not in {name}"),
@@ -181,11 +309,7 @@ fn shards(path: &Path, index: &str) -> Result<Source, Error> {
         }
     }
     if faults.is_empty() {
-        return Ok(Source {
-            tensors,
-            format: Format::HuggingFace,
-            config: None,
-        });
+        return Ok(whole);
     }
     Err(Error::Weights {
         path: index_path,

@@ -7,8 +7,10 @@ mod graph;
 mod machine;
 mod writer;
 
+pub(super) use machine::not_needed;
 pub use writer::{Value, write};
 
+use super::foreign;
 use super::stored::{Kind, Mapped, Record, Stored};
 use super::zip::Archive;
 use crate::error::Error;
@@ -40,7 +42,17 @@ struct Pickle {
     file: Arc<Mapped>,
     graph: Graph,
     storages: BTreeMap<String, Arc<Record>>,
-    is_torchscript: bool,
+    /// Of `torch.jit.save`: what the program beside the numbers, a text that nothing runs, calls.
+    program: Option<Program>,
+}
+
+/// What the program of a TorchScript archive calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    /// `torch.sigmoid`, of which QuickGELU is made.
+    pub(super) sigmoid: bool,
+    /// `torch.gelu`.
+    pub(super) gelu: bool,
 }
 
 /// Type of a storage class or dtype by its name.
@@ -75,7 +87,10 @@ pub(super) fn read_mapped(file: Arc<Mapped>) -> Result<Tree, Error> {
     } else if file.bytes().starts_with(LEGACY_MAGIC) {
         read_legacy(file)
     } else {
-        let problem = "is not a file of torch.save: neither a zip archive nor the pickles of torch before 1.6";
+        let what = foreign::file(file.bytes()).map_or(String::new(), |what| format!("; it {what}"));
+        let problem = format!(
+            "is not a file of torch.save: neither a zip archive nor the pickles of torch before 1.6{what}"
+        );
         Err(Error::weights(&file.path, "file", problem))
     }
 }
@@ -102,7 +117,10 @@ fn read_zip(file: Arc<Mapped>) -> Result<Tree, Error> {
             .chain(&archive.compressed)
             .take(4)
             .collect();
-        let problem = format!("has no data.pkl, so torch did not write it; it holds {some:?}");
+        let names = archive.records.keys().chain(&archive.compressed);
+        let what = foreign::archive(names).map_or(String::new(), |what| format!("; it is {what}"));
+        let problem =
+            format!("has no data.pkl, so torch did not write it; it holds {some:?}{what}");
         return Err(Error::weights(&file.path, "zip archive", problem));
     };
     if let Some(order) = archive.records.get(&format!("{folder}byteorder"))
@@ -124,15 +142,17 @@ fn read_zip(file: Arc<Mapped>) -> Result<Tree, Error> {
             Some((key.to_owned(), record.clone()))
         })
         .collect();
-    let is_torchscript = archive
-        .records
-        .contains_key(&format!("{folder}constants.pkl"));
+    let constants = format!("{folder}constants.pkl");
+    let program = archive.records.contains_key(&constants).then(|| {
+        let [sigmoid, gelu] = archive.mentions(".py", ["torch.sigmoid(", "torch.gelu("]);
+        Program { sigmoid, gelu }
+    });
     Ok(Tree {
         pickle: Arc::new(Pickle {
             file,
             graph,
             storages,
-            is_torchscript,
+            program,
         }),
         id,
     })
@@ -217,7 +237,7 @@ fn read_legacy(file: Arc<Mapped>) -> Result<Tree, Error> {
             file,
             graph,
             storages,
-            is_torchscript: false,
+            program: None,
         }),
         id,
     })
@@ -271,7 +291,45 @@ impl Tree {
 
     /// Written by `torch.jit.save`.
     pub(super) fn is_torchscript(&self) -> bool {
-        self.pickle.is_torchscript
+        self.pickle.program.is_some()
+    }
+
+    /// What the program of a file of `torch.jit.save` calls.
+    pub(super) fn program(&self) -> Option<Program> {
+        self.pickle.program
+    }
+
+    /// Classes that the pickle names and that weights do not need, in order: none was executed, and what they would have
+    /// made is not read.
+    pub fn skipped(&self) -> Vec<String> {
+        self.pickle.graph.foreign().iter().cloned().collect()
+    }
+
+    /// Where such things stand, by their keys joined with dots, and of which class they would be.
+    pub(super) fn strangers(&self) -> BTreeMap<String, String> {
+        let mut out = BTreeMap::new();
+        let mut open = vec![(String::new(), self.clone(), 0)];
+        let mut visits = 0;
+        while let Some((name, tree, depth)) = open.pop() {
+            if let Node::Foreign(class) = tree.node() {
+                out.insert(name, class.clone());
+                continue;
+            }
+            let entries = tree.entries();
+            visits += entries.len();
+            if depth >= DEEPEST || visits > MOST_VISITS || out.len() > LONGEST_KEY {
+                break;
+            }
+            for (key, value) in entries {
+                let joined = if name.is_empty() {
+                    key
+                } else {
+                    format!("{name}.{key}")
+                };
+                open.push((joined, value, depth + 1));
+            }
+        }
+        out
     }
 
     /// Keys and values of a dictionary, or attributes of an object, in order. Keys that are neither texts of

@@ -5,7 +5,7 @@
 use super::stored::{Mapped, Record};
 use crate::error::Error;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, OnceLock};
 
 const LOCAL: u32 = 0x0403_4b50;
@@ -13,6 +13,12 @@ const CENTRAL: u32 = 0x0201_4b50;
 const END: u32 = 0x0605_4b50;
 const END_64: u32 = 0x0606_4b50;
 const LOCATOR_64: u32 = 0x0706_4b50;
+
+/// The method of compressed records that is inflated.
+const DEFLATE: usize = 8;
+/// Bytes of a text that are looked at, and how many texts: programs of TorchScript are a few kilobytes each.
+const LONGEST_TEXT: u64 = 1 << 20;
+const MOST_TEXTS: usize = 2048;
 
 /// Reads little-endian fields; `None` past the end.
 struct Fields<'a>(&'a [u8]);
@@ -48,6 +54,8 @@ pub(crate) struct Archive {
     pub(crate) records: BTreeMap<String, Arc<Record>>,
     /// Names of compressed records, which are not read. PyTorch compresses the code in TorchScript archives.
     pub(crate) compressed: BTreeSet<String>,
+    /// Those of them that can be inflated, with where they lie: texts, never weights.
+    deflated: Vec<(String, Arc<Record>)>,
 }
 
 impl Archive {
@@ -60,6 +68,30 @@ impl Archive {
             }
         };
         archive.map_err(|problem| Error::weights(&file.path, "zip archive", problem))
+    }
+
+    /// Which of `words` stand in the texts whose names end in `ending`.
+    pub(crate) fn mentions<const N: usize>(&self, ending: &str, words: [&str; N]) -> [bool; N] {
+        let mut found = [false; N];
+        let plain = self.records.iter().map(|(name, r)| (name, r, false));
+        let packed = self.deflated.iter().map(|(name, r)| (name, r, true));
+        let texts = plain.chain(packed).filter(|(n, ..)| n.ends_with(ending));
+        for (_, record, is_packed) in texts.take(MOST_TEXTS) {
+            let mut text = Vec::new();
+            let bytes = record.bytes();
+            // What does not inflate is no text that says anything.
+            let _ = if is_packed {
+                let inflated = flate2::read::DeflateDecoder::new(bytes);
+                inflated.take(LONGEST_TEXT).read_to_end(&mut text)
+            } else {
+                bytes.take(LONGEST_TEXT).read_to_end(&mut text)
+            };
+            let text = String::from_utf8_lossy(&text);
+            for (found, word) in found.iter_mut().zip(words) {
+                *found |= text.contains(word);
+            }
+        }
+        found
     }
 
     /// The folder all records of a PyTorch file lie in, with its slash: where `data.pkl` is.
@@ -109,10 +141,23 @@ fn read_directory(file: &Arc<Mapped>, start: usize, count: usize) -> Result<Arch
             name,
             method,
             size,
+            packed,
             checksum,
             local,
         } = entry;
         if method != 0 {
+            let start = data(bytes, local)
+                .filter(|at| at.checked_add(packed).is_some_and(|end| end <= bytes.len()));
+            if let Some(start) = start.filter(|_| method == DEFLATE) {
+                let record = Record {
+                    file: file.clone(),
+                    start,
+                    length: packed,
+                    checksum: 0,
+                    is_intact: OnceLock::new(),
+                };
+                archive.deflated.push((name.clone(), Arc::new(record)));
+            }
             archive.compressed.insert(name);
             continue;
         }
@@ -136,6 +181,8 @@ struct Entry {
     name: String,
     method: usize,
     size: usize,
+    /// Bytes in the file.
+    packed: usize,
     checksum: u32,
     /// Offset of the local header.
     local: usize,
@@ -168,10 +215,12 @@ fn entry(fields: &mut Fields) -> Option<Entry> {
         }
     }
     let size = usize::try_from(size).ok()?;
+    let packed = usize::try_from(packed).ok()?;
     Some(Entry {
         name,
         method,
         size,
+        packed,
         checksum,
         local: usize::try_from(local).ok()?,
     })

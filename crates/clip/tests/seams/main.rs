@@ -12,7 +12,7 @@ use candle_core::{Result, Tensor, Var};
 use clip::Clip;
 use clip::changes::{Beside, Changes, Dropout, LowRank, Norm, Projection};
 use clip::ops::{Activation, scale_gradient};
-use naive::{Hooks, LAYERS, Tensors, WIDTH, noise, var};
+use naive::{Hooks, LAYERS, Project, Tensors, WIDTH, noise, var};
 use std::sync::Arc;
 
 fn clip(tensors: &Tensors) -> Clip {
@@ -203,7 +203,7 @@ fn a_branch_of_small_scale_is_trained_as_if_the_scale_were_one() {
 
 /// Hooks of [`All`].
 fn hooked<'a>(
-    project: &'a dyn Fn(usize, usize, &Tensor) -> Result<Option<Tensor>>,
+    project: &'a Project<'a>,
     beside: &'a dyn Fn(usize, &Tensor) -> Result<Option<Tensor>>,
 ) -> Hooks<'a> {
     Hooks {

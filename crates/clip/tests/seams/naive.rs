@@ -61,10 +61,16 @@ pub struct Hooks<'a> {
     /// The input `[T, W]` of a block.
     pub before: &'a dyn Fn(usize, Tensor) -> Result<Tensor>,
     /// Block, projection 0 to 3 (q, k, v, out), its input; added to its output.
-    pub project: &'a dyn Fn(usize, usize, &Tensor) -> Result<Option<Tensor>>,
+    pub project: &'a Project<'a>,
     /// Block and `ln_1` of its input; added to its output.
     pub beside: &'a dyn Fn(usize, &Tensor) -> Result<Option<Tensor>>,
 }
+
+/// Runs one sequence or picture, by its index, with hooks of its own.
+pub type Each<'a> = dyn Fn(usize, &dyn Fn(&Hooks) -> Result<Tensor>) -> Result<Tensor> + 'a;
+
+/// What [`Hooks::project`] is.
+pub type Project<'a> = dyn Fn(usize, usize, &Tensor) -> Result<Option<Tensor>> + 'a;
 
 impl Default for Hooks<'_> {
     fn default() -> Self {
@@ -166,12 +172,7 @@ impl Naive<'_> {
     }
 
     /// Features `[K, E]` of sequences.
-    pub fn texts(
-        &self,
-        all: &[Vec<Slot>],
-        context: Option<&Tensor>,
-        hooks: &dyn Fn(usize, &dyn Fn(&Hooks) -> Result<Tensor>) -> Result<Tensor>,
-    ) -> Tensor {
+    pub fn texts(&self, all: &[Vec<Slot>], context: Option<&Tensor>, hooks: &Each) -> Tensor {
         let rows: Vec<Tensor> = all
             .iter()
             .enumerate()
@@ -195,12 +196,7 @@ impl Naive<'_> {
     }
 
     /// Last hidden states `[B, T, W]` of pictures.
-    pub fn images(
-        &self,
-        pixels: &Tensor,
-        tokens: Option<&Tensor>,
-        hooks: &dyn Fn(usize, &dyn Fn(&Hooks) -> Result<Tensor>) -> Result<Tensor>,
-    ) -> Tensor {
+    pub fn images(&self, pixels: &Tensor, tokens: Option<&Tensor>, hooks: &Each) -> Tensor {
         let rows: Vec<Tensor> = (0..pixels.dim(0).unwrap())
             .map(|i| {
                 let picture = pixels.get(i).unwrap();

@@ -149,7 +149,7 @@ fn a_configuration_that_disagrees_names_both() {
             "\"layers\": 1, \"width\": 64",
             "\"layers\": 12, \"pool_type\": \"avg\"",
         )
-        .replace("0.4578275", "0.5");
+        .replace("0.4578275", "\"half\"");
     std::fs::write(folder.path().join("open_clip_config.json"), config).unwrap();
     let error = refusal(folder.path());
     for part in [

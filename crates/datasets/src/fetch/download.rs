@@ -175,7 +175,7 @@ impl Job<'_> {
         let refused = || FetchError::Status {
             url: self.url.to_owned(),
             status: status.as_u16(),
-            text: status.canonical_reason().unwrap_or_default().to_owned(),
+            text: status.canonical_reason().unwrap_or("(unknown)").to_owned(),
         };
         let length = header("Content-Length").and_then(|text| text.trim().parse::<u64>().ok());
         let (start, all) = match status.as_u16() {

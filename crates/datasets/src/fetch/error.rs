@@ -40,7 +40,7 @@ pub enum FetchError {
         url: String,
         /// The HTTP status.
         status: u16,
-        /// Its words.
+        /// What the standard calls it.
         text: String,
     },
     /// The server has a file of another length.

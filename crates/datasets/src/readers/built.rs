@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::folders::{Skipped, folder_names, pictures};
+use super::folders::{Passed, folder_names, pictures};
 use super::matlab::Matlab;
-use super::{Lists, joined, json_error, read_named};
+use super::{Lists, PassedOver, joined, json_error, read_named, written};
 use crate::catalogue::{Row, Unsplit};
 use crate::cpython::Random;
 use crate::error::{Problem, ProblemKind};
@@ -25,8 +25,9 @@ pub(super) fn read(row: &Row, unsplit: &Unsplit, root: &Path) -> Result<Lists, E
     let mut listed = None;
     let (split, from) = match unsplit {
         Unsplit::ClassFolders { ignore, rename } => {
-            let (split, skipped) = class_folders(&images, ignore, rename)?;
-            listed = Some(skipped);
+            let named = |folder: &str| Ok(rename.get(folder).cloned());
+            let (split, passed) = class_folders(&images, ignore, named)?;
+            listed = Some(passed);
             (split, images)
         }
         Unsplit::BreedLists { train, test } => (
@@ -68,31 +69,41 @@ pub(super) fn read(row: &Row, unsplit: &Unsplit, root: &Path) -> Result<Lists, E
             root.join(labels),
         ),
     };
-    let (listed, skipped) = listed.map_or((false, None), |skipped| (true, skipped));
+    let (listed, passed) = listed.map_or((false, PassedOver::default()), |passed| (true, passed));
     Ok(Lists {
         split,
         from,
         listed,
-        skipped,
+        passed,
     })
 }
 
-/// `DTD.read_and_split_data`: classes are the sorted folders, each shuffled and cut 50/20/30.
+/// `DTD.read_and_split_data`: classes are the sorted folders, each shuffled and cut 50/20/30. `named` gives the name of
+/// a folder where it is another than the folder's own, or what is wrong with the folder.
 pub(super) fn class_folders(
     images: &Path,
     ignore: &[String],
-    rename: &BTreeMap<String, String>,
-) -> Result<(Split, Option<(usize, PathBuf)>), Error> {
+    named: impl Fn(&str) -> Result<Option<String>, ProblemKind>,
+) -> Result<(Split, PassedOver), Error> {
     let mut problems = Vec::new();
-    let mut skipped = Skipped::default();
+    let mut passed = Passed::default();
     let mut groups = Vec::new();
     let folders = folder_names(images)?
         .into_iter()
         .filter(|folder| !ignore.contains(folder));
     for (folder, label) in folders.zip(0..) {
         let before = problems.len();
-        let names = pictures(&images.join(&folder), &folder, &mut skipped, &mut problems)?;
-        let name = rename.get(&folder).unwrap_or(&folder).clone();
+        let names = pictures(&images.join(&folder), &folder, &mut passed, &mut problems)?;
+        let name = match named(&folder) {
+            Ok(name) => name.unwrap_or_else(|| folder.clone()),
+            Err(kind) => {
+                problems.push(Problem {
+                    field: folder,
+                    kind,
+                });
+                continue;
+            }
+        };
         let paths: Vec<PathBuf> = names
             .iter()
             .map(|picture| joined(&folder, picture))
@@ -114,7 +125,7 @@ pub(super) fn class_folders(
             problems,
         });
     }
-    Ok((fifty_twenty_thirty(groups), skipped.found()))
+    Ok((fifty_twenty_thirty(groups), passed.found()))
 }
 
 /// Half of 3 pictures is 2, a fifth is 1: nothing is left for test. 4 is the fewest that fill all three lists.
@@ -245,7 +256,7 @@ fn breeds(path: &Path) -> Result<Vec<Item>, Error> {
             let (picture, label) = (words.next()?, words.next()?.parse::<u32>().ok()?);
             let (breed, _) = picture.rsplit_once('_')?;
             Some(Item {
-                path: format!("{picture}.jpg").into(),
+                path: written(&format!("{picture}.jpg")),
                 label: label.checked_sub(1)?,
                 class_name: breed.to_lowercase(),
             })

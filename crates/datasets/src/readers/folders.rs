@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Lists, joined, read_named};
+use super::names::{of_lines, pair};
+use super::{Lists, PassedOver, joined, json_error, read_named};
 use crate::catalogue::Row;
 use crate::error::{Problem, ProblemKind};
 use crate::split::{Origin, Part};
 use crate::{Error, Item, Split};
 
-/// Endings of picture files, in lower case.
-const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
+/// Endings of picture files, in lower case: the one list of the program.
+pub const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 
 /// Class folders. With `parts`, the folders of train, val and test stand below the images folder and labels are the
 /// ranks of the sorted class folders (as `ImageNet.read_data` does); without, the pictures are split as the
@@ -20,21 +21,35 @@ const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 /// The published code takes pictures in the file system's order; here they are sorted, so that picks repeat.
 pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
     let images = row.images_folder(root);
-    let Some(parts) = &row.parts else {
-        let (split, skipped) = super::built::class_folders(&images, &row.ignore, &row.rename)?;
-        return Ok(Lists {
-            split,
-            from: images,
-            listed: true,
-            skipped,
-        });
-    };
     let names = match &row.names {
         Some(names) => Some((names, read_folder_names(&root.join(names))?)),
         None => None,
     };
+    // The row's own word goes before the file's.
+    let named = |folder: &str| match (row.rename.get(folder), &names) {
+        (Some(name), _) => Ok(Some(name.clone())),
+        (None, None) => Ok(None),
+        (None, Some((file, names))) => match names.get(folder) {
+            Some(name) => Ok(Some(name.clone())),
+            None => Err(ProblemKind::UnknownName {
+                name: folder.to_owned(),
+                file: file.display().to_string(),
+            }),
+        },
+    };
+    let Some(parts) = &row.parts else {
+        let (split, passed) = super::built::class_folders(&images, &row.ignore, named)?;
+        renames_name_folders(row, &images, std::slice::from_ref(&images))?;
+        return Ok(Lists {
+            split,
+            from: images,
+            listed: true,
+            passed,
+        });
+    };
     let mut problems = Vec::new();
-    let mut skipped = Skipped::default();
+    let mut passed = Passed::default();
+    let mut searched = Vec::new();
     let mut labels: Option<HashMap<String, u32>> = None;
     let mut split = Split {
         train: vec![],
@@ -52,6 +67,7 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
         } else {
             images.join(folder)
         };
+        searched.push(folder.clone());
         let classes: Vec<String> = folder_names(&folder)?
             .into_iter()
             .filter(|name| !row.ignore.contains(name))
@@ -82,20 +98,15 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
                 });
                 continue;
             };
-            let name = match &names {
-                Some((file, names)) => match names.get(&class) {
-                    Some(name) => name.clone(),
-                    None => {
-                        let file = file.display().to_string();
-                        let kind = ProblemKind::UnknownName { name: class, file };
-                        problems.push(Problem {
-                            field: folder.display().to_string(),
-                            kind,
-                        });
-                        continue;
-                    }
-                },
-                None => row.rename.get(&class).unwrap_or(&class).clone(),
+            let name = match named(&class) {
+                Ok(name) => name.unwrap_or_else(|| class.clone()),
+                Err(kind) => {
+                    problems.push(Problem {
+                        field: folder.display().to_string(),
+                        kind,
+                    });
+                    continue;
+                }
             };
             let on_disk = folder.join(&class);
             let class = if below.is_empty() {
@@ -103,7 +114,7 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
             } else {
                 format!("{below}/{class}")
             };
-            let pictures = pictures(&on_disk, &class, &mut skipped, &mut problems)?;
+            let pictures = pictures(&on_disk, &class, &mut passed, &mut problems)?;
             items.extend(pictures.iter().map(|picture| Item {
                 path: joined(&class, picture),
                 label,
@@ -117,11 +128,31 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
             problems,
         });
     }
+    renames_name_folders(row, &images, &searched)?;
     Ok(Lists {
         split,
         from: images,
         listed: true,
-        skipped: skipped.found(),
+        passed: passed.found(),
+    })
+}
+
+/// A `rename` of a folder that is not there would do nothing: a slip of the pen.
+fn renames_name_folders(row: &Row, images: &Path, folders: &[PathBuf]) -> Result<(), Error> {
+    let is_there = |name: &String| folders.iter().any(|folder| folder.join(name).is_dir());
+    let absent = row.rename.keys().filter(|name| !is_there(name));
+    let problems: Vec<Problem> = absent
+        .map(|name| Problem {
+            field: format!("[{}] rename", row.id),
+            kind: ProblemKind::Rule(format!("{name:?} is no class folder")),
+        })
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Entries {
+        path: images.to_owned(),
+        problems,
     })
 }
 
@@ -129,12 +160,15 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
 pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
     let images = row.images_folder(root);
     let names_path = root.join(row.names.as_deref().unwrap_or(Path::new("")));
-    let names: Vec<String> = read_pairs(&names_path)?
-        .into_iter()
-        .map(|(_, name)| name)
-        .collect();
+    let hint = "a class name a line, alone or behind its WordNet id";
+    // Of ids of any length: they are no words.
+    let names = of_lines(
+        &read_named(&names_path, "the file of class names", hint)?,
+        2,
+    )
+    .names;
     let mut problems = Vec::new();
-    let mut skipped = Skipped::default();
+    let mut passed = Passed::default();
     let mut classes: BTreeMap<u32, String> = BTreeMap::new();
     for folder in folder_names(&images)? {
         match folder.parse::<u32>() {
@@ -159,7 +193,7 @@ pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
     }
     let mut test = Vec::new();
     for (label, folder) in classes {
-        let pictures = pictures(&images.join(&folder), &folder, &mut skipped, &mut problems)?;
+        let pictures = pictures(&images.join(&folder), &folder, &mut passed, &mut problems)?;
         test.extend(pictures.iter().map(|picture| Item {
             path: joined(&folder, picture),
             label,
@@ -182,7 +216,7 @@ pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
         split,
         from: images,
         listed: true,
-        skipped: skipped.found(),
+        passed: passed.found(),
     })
 }
 
@@ -199,7 +233,7 @@ fn prefix(folder: &Path) -> String {
         .join("/")
 }
 
-/// Lines `<folder> <class name>` (ImageNet's `classnames.txt`), by folder.
+/// Lines `<folder> <class name>` (ImageNet's `classnames.txt`) or a JSON object of names by folder, by folder.
 fn read_folder_names(path: &Path) -> Result<HashMap<String, String>, Error> {
     Ok(read_pairs(path)?.into_iter().collect())
 }
@@ -207,6 +241,11 @@ fn read_folder_names(path: &Path) -> Result<HashMap<String, String>, Error> {
 fn read_pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
     let hint = "lines of a folder's name, a space, and the name of the class; ImageNet's is in DATASETS.md of github.com/KaiyangZhou/CoOp";
     let text = read_named(path, "the file of class names", hint)?;
+    if text.trim_start().starts_with('{') {
+        let names: BTreeMap<String, String> =
+            serde_json::from_str(&text).map_err(|error| json_error(path, &error))?;
+        return Ok(names.into_iter().collect());
+    }
     let mut problems = Vec::new();
     let mut pairs = Vec::new();
     for (index, line) in text
@@ -214,8 +253,8 @@ fn read_pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
     {
-        match line.trim().split_once(' ') {
-            Some((folder, name)) => pairs.push((folder.to_owned(), name.trim().to_owned())),
+        match pair(line) {
+            Some((folder, name)) => pairs.push((folder.to_owned(), name.to_owned())),
             None => problems.push(Problem {
                 field: format!("line {}", index + 1),
                 kind: ProblemKind::Form {
@@ -235,49 +274,93 @@ fn read_pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
     }
 }
 
-/// Files that were passed over because their names are not those of pictures.
+/// What was passed over so far.
 #[derive(Default)]
-pub(super) struct Skipped {
+pub(super) struct Passed {
+    files: Counted,
+    below: Counted,
+}
+
+/// How many, and the first.
+#[derive(Default)]
+struct Counted {
     count: usize,
     first: Option<PathBuf>,
 }
 
-impl Skipped {
-    pub(super) fn found(self) -> Option<(usize, PathBuf)> {
+impl Counted {
+    fn add(&mut self, folder: &Path, names: &[String]) {
+        if let Some(first) = names.first() {
+            self.count += names.len();
+            self.first.get_or_insert_with(|| folder.join(first));
+        }
+    }
+
+    fn found(self) -> Option<(usize, PathBuf)> {
         self.first.map(|first| (self.count, first))
     }
 }
 
-/// The picture files of a class folder, sorted; a folder without any is a problem under its name.
+impl Passed {
+    pub(super) fn found(self) -> PassedOver {
+        PassedOver {
+            files: self.files.found(),
+            below: self.below.found(),
+        }
+    }
+}
+
+/// The picture files of a class folder, sorted; a folder without any is a problem under its name. The published code
+/// does not look into folders inside it, so what lies there is counted and said.
 pub(super) fn pictures(
     folder: &Path,
     name: &str,
-    skipped: &mut Skipped,
+    passed: &mut Passed,
     problems: &mut Vec<Problem>,
 ) -> Result<Vec<String>, Error> {
     let (pictures, others) = picture_names(folder)?;
-    if let Some(first) = others.first() {
-        skipped.count += others.len();
-        skipped.first.get_or_insert_with(|| folder.join(first));
+    passed.files.add(folder, &others);
+    let before = passed.below.count;
+    let mut open = entries(folder, true)?;
+    // Last in, first out: the first in order of names is looked at first.
+    open.reverse();
+    while let Some(below) = open.pop() {
+        let inner = folder.join(&below);
+        let (pictures, others) = picture_names(&inner)?;
+        passed.below.add(&inner, &pictures);
+        passed.files.add(&inner, &others);
+        // A link may lead back to where it lies.
+        if !inner.is_symlink() {
+            let deeper = entries(&inner, true)?.into_iter().rev();
+            open.extend(deeper.map(|name| format!("{below}/{name}")));
+        }
     }
     if pictures.is_empty() {
+        let kind = match passed.below.count - before {
+            0 => ProblemKind::NoPictures,
+            count => ProblemKind::OnlyBelow { count },
+        };
         problems.push(Problem {
             field: name.to_owned(),
-            kind: ProblemKind::NoPictures,
+            kind,
         });
     }
     Ok(pictures)
 }
 
-/// Names of picture files and of other files in a folder, both sorted; hidden ones and folders left out.
+/// Whether a file is a picture by its name: one of [`ENDINGS`], and not hidden, as `._a.jpg` is, which a Mac leaves beside
+/// `a.jpg` and which holds no picture.
+pub fn is_picture_name(name: &str) -> bool {
+    let ending = Path::new(name).extension();
+    let ending = ending.map(|ending| ending.to_ascii_lowercase());
+    !name.starts_with('.')
+        && ending.is_some_and(|ending| ENDINGS.iter().any(|&known| ending == known))
+}
+
+/// Names of picture files and of other files in a folder, both sorted; folders left out.
 pub(crate) fn picture_names(folder: &Path) -> Result<(Vec<String>, Vec<String>), Error> {
-    let is_picture = |name: &String| {
-        let ending = Path::new(name)
-            .extension()
-            .map(|ending| ending.to_ascii_lowercase());
-        ending.is_some_and(|ending| ENDINGS.iter().any(|&known| ending == known))
-    };
-    Ok(entries(folder, false)?.into_iter().partition(is_picture))
+    let all = entries(folder, false)?;
+    Ok(all.into_iter().partition(|name| is_picture_name(name)))
 }
 
 /// Names of the folders in a folder, sorted; hidden ones left out.
@@ -310,7 +393,8 @@ fn entries(folder: &Path, folders: bool) -> Result<Vec<String>, Error> {
                     },
                 }],
             })?;
-        if is_folder == folders && !name.starts_with('.') {
+        let is_hidden = is_folder && name.starts_with('.');
+        if is_folder == folders && !is_hidden {
             names.push(name);
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Lists, read_named};
+use super::{Lists, PassedOver, read_named, written};
 use crate::catalogue::Row;
 use crate::error::{Problem, ProblemKind};
 use crate::split::{Origin, Part};
@@ -63,7 +63,7 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
             };
             match labels.get(name) {
                 Some(&label) => items.push(Item {
-                    path: format!("{picture}.jpg").into(),
+                    path: written(&format!("{picture}.jpg")),
                     label,
                     class_name: name.to_owned(),
                 }),
@@ -96,6 +96,6 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
         split,
         from,
         listed: false,
-        skipped: None,
+        passed: PassedOver::default(),
     })
 }

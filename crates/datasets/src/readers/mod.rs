@@ -4,6 +4,7 @@ mod built;
 mod folders;
 mod lists;
 mod matlab;
+mod names;
 mod presence;
 mod split_json;
 
@@ -17,6 +18,8 @@ use crate::error::{Problem, ProblemKind};
 use crate::split::Part;
 use crate::{Error, Split};
 
+pub use folders::is_picture_name;
+pub use names::{ClassNames, class_names_file};
 pub(crate) use presence::missing;
 
 /// The largest split, names or catalogue file that is read: ten times ImageNet's training list.
@@ -30,8 +33,17 @@ pub(crate) struct Lists {
     pub from: PathBuf,
     /// True when the reader listed the pictures itself, so that they need not be looked for.
     pub listed: bool,
-    /// Files in class folders that are no pictures: how many, and the first.
-    pub skipped: Option<(usize, PathBuf)>,
+    /// What was passed over in class folders.
+    pub passed: PassedOver,
+}
+
+/// What lies in class folders and is in no list: how many, and the first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PassedOver {
+    /// Files that are no pictures by their names.
+    pub files: Option<(usize, PathBuf)>,
+    /// Pictures in folders inside class folders.
+    pub below: Option<(usize, PathBuf)>,
 }
 
 /// Reads the lists of a row below `root`. The entries are checked, the pictures are not looked for.
@@ -162,6 +174,12 @@ fn problem(part: Part, index: usize, field: &str, kind: ProblemKind) -> Problem 
         field: format!("{}[{index}]{field}", part.name()),
         kind,
     }
+}
+
+/// A path as a list writes it: `\` of Windows parts folders as `/` does, so that the lists of one machine are those of
+/// any other.
+pub(crate) fn written(path: &str) -> PathBuf {
+    PathBuf::from(path.replace('\\', "/"))
 }
 
 /// A relative path as the split file writes it: with `/`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Lists, json_error, problem, read_named, shown};
+use super::{Lists, PassedOver, json_error, problem, read_named, shown, written};
 use crate::error::{Problem, ProblemKind};
 use crate::split::{Origin, Part};
 use crate::{Error, Item, Split};
@@ -18,7 +18,7 @@ pub(super) fn read(path: &Path) -> Result<Lists, Error> {
         split,
         from: path.to_owned(),
         listed: false,
-        skipped: None,
+        passed: PassedOver::default(),
     })
 }
 
@@ -83,7 +83,7 @@ fn item(entry: &Value) -> Result<Item, (&'static str, ProblemKind)> {
     let text = path.as_str().filter(|path| !path.is_empty());
     let number = label.as_u64().and_then(|label| u32::try_from(label).ok());
     Ok(Item {
-        path: text.ok_or_else(|| form(".path", path, "a path"))?.into(),
+        path: written(text.ok_or_else(|| form(".path", path, "a path"))?),
         label: number.ok_or_else(|| form(".label", label, "a whole number from 0"))?,
         class_name: name
             .as_str()

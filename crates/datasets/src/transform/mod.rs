@@ -21,11 +21,85 @@ pub const CROP_SCALE: (f64, f64) = (0.08, 1.0);
 /// Width over height of a training crop.
 pub const CROP_RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
 
-/// What a model is shown at test time: the shorter side resized to `size`, then the central `size` x `size`.
+/// How a picture becomes a square at test time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// The shorter side is resized, then the middle is cut out.
+    #[default]
+    Shortest,
+    /// Both sides are resized.
+    Squash,
+}
+
+/// How one model wants its pictures. CLIP's, unless its own configuration says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// Taken off pixels in 0..1, of red, green and blue.
+    pub mean: [f32; 3],
+    /// What they are divided by then.
+    pub std: [f32; 3],
+    /// At test time.
+    pub fit: Fit,
+    /// Of the resize at test time. Training crops are bicubic whatever the model, as in open_clip.
+    pub filter: Filter,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+            fit: Fit::Shortest,
+            filter: Filter::Bicubic,
+        }
+    }
+}
+
+impl Look {
+    /// What the model is shown of a picture at test time, `size` x `size`.
+    ///
+    /// # Panics
+    /// When the picture is empty or `size` is 0.
+    pub fn test_view(&self, picture: &Rgb, size: usize) -> Rgb {
+        match self.fit {
+            Fit::Shortest => cut_out(picture, size, self.filter),
+            Fit::Squash => resize(picture, Region::whole(picture), size, size, self.filter),
+        }
+    }
+
+    /// `ToTensor` and `Normalize`: `out` is `[3, height, width]`.
+    ///
+    /// # Panics
+    /// When `out` does not have 3 x height x width places.
+    pub fn normalise(&self, picture: &Rgb, out: &mut [f32]) {
+        normalise_by(picture, self.mean, self.std, out);
+    }
+
+    /// [`normalise`](Self::normalise) into a new `[3, height, width]`.
+    pub fn normalised(&self, picture: &Rgb) -> Vec<f32> {
+        let mut out = vec![0.0; 3 * picture.width * picture.height];
+        self.normalise(picture, &mut out);
+        out
+    }
+
+    /// What tells test views of this look from those of CLIP's, before they are normalised; empty where they are equal.
+    pub(crate) fn of_views(&self) -> String {
+        match (self.fit, self.filter) {
+            (Fit::Shortest, Filter::Bicubic) => String::new(),
+            (fit, filter) => format!("{fit:?} {filter:?}"),
+        }
+    }
+}
+
+/// What CLIP is shown at test time: the shorter side resized to `size`, then the central `size` x `size`.
 ///
 /// # Panics
 /// When the picture is empty or `size` is 0.
 pub fn test_view(picture: &Rgb, size: usize) -> Rgb {
+    Look::default().test_view(picture, size)
+}
+
+fn cut_out(picture: &Rgb, size: usize, filter: Filter) -> Rgb {
     let (width, height) = resized(picture.width, picture.height, size);
     let window = Region {
         left: crop_offset(width, size),
@@ -38,7 +112,7 @@ pub fn test_view(picture: &Rgb, size: usize) -> Rgb {
         Region::whole(picture),
         (width, height),
         window,
-        Filter::Bicubic,
+        filter,
     )
 }
 
@@ -173,7 +247,7 @@ pub fn random_region(
 /// # Panics
 /// When `out` does not have 3 x height x width places.
 pub fn normalise(picture: &Rgb, out: &mut [f32]) {
-    normalise_by(picture, CLIP_MEAN, CLIP_STD, out);
+    Look::default().normalise(picture, out);
 }
 
 /// As [`normalise`] with another mean and deviation. Bit-equal to PyTorch in float32.
@@ -203,9 +277,7 @@ pub fn normalise_by(picture: &Rgb, mean: [f32; 3], std: [f32; 3], out: &mut [f32
 
 /// [`normalise`] into a new `[3, height, width]`.
 pub fn normalised(picture: &Rgb) -> Vec<f32> {
-    let mut out = vec![0.0; 3 * picture.width * picture.height];
-    normalise(picture, &mut out);
-    out
+    Look::default().normalised(picture)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::Rgb;
 use crate::stream::Stream;
-use crate::transform::normalised;
+use crate::transform::Look;
 
 const CHAINS: usize = 3;
 const LONGEST_CHAIN: usize = 3;
@@ -25,8 +25,8 @@ enum Operation {
 }
 
 /// Mixes three chains of operations into a view: `[3, n, n]`, normalised. The mixing is done on normalised pixels.
-pub(super) fn augmix(view: &Rgb, stream: &mut Stream) -> Vec<f32> {
-    let plain = normalised(view);
+pub(super) fn augmix(view: &Rgb, look: &Look, stream: &mut Stream) -> Vec<f32> {
+    let plain = look.normalised(view);
     let shares = stream.dirichlet(&[1.0; CHAINS]);
     let skip = stream.beta(1.0, 1.0) as f32;
     let mut mixed = vec![0f32; plain.len()];
@@ -35,7 +35,7 @@ pub(super) fn augmix(view: &Rgb, stream: &mut Stream) -> Vec<f32> {
         for _ in 0..1 + stream.below(LONGEST_CHAIN) {
             chain = draw(view.width, stream).apply(&chain);
         }
-        for (sum, value) in mixed.iter_mut().zip(normalised(&chain)) {
+        for (sum, value) in mixed.iter_mut().zip(look.normalised(&chain)) {
             *sum += share as f32 * value;
         }
     }

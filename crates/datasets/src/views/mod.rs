@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::Rgb;
 use crate::stream::Stream;
-use crate::transform::{Filter, normalised, random_view, test_view};
+use crate::transform::{Filter, Look, random_view};
 
 /// The `count` views of TPT, each `[3, size, size]` and normalised: view 0 is the test view, the others random crops
 /// (bilinear, torchvision's default, unlike training) flipped half the time and, with `mix`, put through AugMix.
@@ -23,18 +23,33 @@ pub fn tpt_views(
     mix: bool,
     stream: &mut Stream,
 ) -> Vec<Vec<f32>> {
+    tpt_views_as(&Look::default(), picture, size, count, mix, stream)
+}
+
+/// As [`tpt_views`] for a model with a look of its own.
+///
+/// # Panics
+/// As [`tpt_views`].
+pub fn tpt_views_as(
+    look: &Look,
+    picture: &Rgb,
+    size: usize,
+    count: usize,
+    mix: bool,
+    stream: &mut Stream,
+) -> Vec<Vec<f32>> {
     // Every view gets its own stream, so that they can be made on all cores.
     let seeds: Vec<u64> = (0..count).map(|_| stream.next_u64()).collect();
     let view = |(number, &seed): (usize, &u64)| {
         if number == 0 {
-            return normalised(&test_view(picture, size));
+            return look.normalised(&look.test_view(picture, size));
         }
         let mut stream = Stream::named(seed, "tpt view", number as u64);
         let view = random_view(picture, size, Filter::Bilinear, &mut stream);
         if mix {
-            augmix::augmix(&view, &mut stream)
+            augmix::augmix(&view, look, &mut stream)
         } else {
-            normalised(&view)
+            look.normalised(&view)
         }
     };
     seeds.par_iter().enumerate().map(view).collect()
@@ -43,6 +58,7 @@ pub fn tpt_views(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transform::{normalised, test_view};
 
     fn picture() -> Rgb {
         let mut stream = Stream::named(11, "picture", 0);

@@ -62,7 +62,7 @@ fn a_download_that_was_given_up_is_continued_by_the_next_call() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{}/list.bin: the server answers 503 No; gave up after 3 attempts without progress. \
+            "{}/list.bin: the server answers 503 Service Unavailable; gave up after 3 attempts without progress. \
              120000 bytes are kept, the same command continues there",
             server.url
         )
@@ -259,7 +259,7 @@ fn a_file_that_is_not_there_is_no_matter_of_patience() {
         .to_string();
     assert_eq!(
         error,
-        format!("{}/list.bin: the server answers 404 No", server.url)
+        format!("{}/list.bin: the server answers 404 Not Found", server.url)
     );
     assert_eq!(server.requests().len(), 1);
 }

@@ -35,6 +35,19 @@ pub fn joins_the_ensemble(dataset: &str) -> bool {
     listed("ensemble", dataset).is_none()
 }
 
+/// Whether the authors of TDA and Tip-Adapter use the seven instead of the dataset's own prompt.
+pub fn has_the_seven(dataset: &str) -> bool {
+    listed("seven", dataset).is_some()
+}
+
+/// The prompts that the methods that learn on features average: CLIP's seven on ImageNet, elsewhere the dataset's own.
+pub fn on_features(classes: &Classes) -> Vec<&str> {
+    match listed("seven", &classes.dataset) {
+        Some(_) => SELECTED.to_vec(),
+        None => vec![&classes.template],
+    }
+}
+
 /// The prompt that CLIP's authors and half of the family use for everything.
 pub const PHOTO: &str = "a photo of a {}.";
 
@@ -78,9 +91,14 @@ mod tests {
         assert_eq!(of("prograd", "imagenet-sketch"), PHOTO);
         assert_eq!(of("prograd", "my-folder"), "own {}.");
         assert!(!joins_the_ensemble("imagenet") && joins_the_ensemble("imagenet-v2"));
+        assert!(has_the_seven("imagenet-v2") && !has_the_seven("eurosat"));
+        let v2 = Classes::new(&[], "imagenet-v2", "own {}.");
+        assert_eq!(on_features(&v2), SELECTED);
+        let own = Classes::new(&[], "eurosat", "own {}.");
+        assert_eq!(on_features(&own), ["own {}."]);
         let all = BY_DATASET
             .iter()
-            .filter(|(method, _)| *method != "ensemble");
+            .filter(|(method, _)| !["ensemble", "seven"].contains(&method.as_str()));
         for template in all.flat_map(|(_, own)| own.values()) {
             assert_eq!(template.matches("{}").count(), 1, "{template}");
         }

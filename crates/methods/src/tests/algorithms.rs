@@ -38,7 +38,7 @@ fn prograd_removes_the_opposing_part_and_nothing_else() {
     let (mut acted, mut left) = (0, 0);
     for lambda in [1.0, 0.8] {
         let mut method = build("prograd", &format!("n_ctx = 5\nlambda = {lambda:?}"), &clip);
-        scatter(method.as_ref());
+        scatter(method.as_ref(), &clip);
         for labels in [
             [0u32, 0, 0, 0],
             [1, 1, 1, 1],

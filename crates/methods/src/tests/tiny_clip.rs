@@ -76,6 +76,7 @@ fn vocabulary() -> Vec<u32> {
     let mut ids: BTreeSet<u32> = BTreeSet::new();
     for text in WORDS.iter().chain(&BASE).chain(&NOVEL) {
         ids.extend(tokenizer.sequence(&text.replace('_', " ")).unwrap());
+        ids.extend(tokenizer.sequence(text).unwrap());
     }
     for template in templates::imagenet().iter().chain(&templates::SELECTED) {
         ids.extend(tokenizer.sequence(&template.replace("{}", "")).unwrap());

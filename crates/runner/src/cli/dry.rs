@@ -9,7 +9,6 @@ use datasets::Catalogue;
 
 use super::Done;
 use super::run::Share;
-use crate::backbone;
 use crate::measure::estimate::rate::Rates;
 use crate::measure::estimate::{self, Line};
 use crate::run::plan::{self, Cell};
@@ -18,6 +17,7 @@ use crate::run::sizes;
 use crate::run::suite::Suite;
 use crate::run::sweep::Sweep;
 use crate::run::work::Load;
+use crate::{backbone, hub};
 
 /// Lists the trials and what each method's take.
 ///
@@ -30,6 +30,7 @@ pub fn run(
     catalogue: &Catalogue,
     data: Option<&Path>,
     model: Option<&Path>,
+    told: &backbone::Told,
     jobs: Option<u16>,
 ) -> Result<Done> {
     let populations = estimate::populations(&suite, catalogue, data)?;
@@ -40,11 +41,12 @@ pub fn run(
     }
     let cells = plan::cells(&suite);
     let mut notes = Vec::new();
+    let canonical = hub::find(&suite.backbone).map_or_else(|| suite.backbone.clone(), |(n, _)| n);
     let (architecture, clip) = if model.is_some() || suite.backbone == "drawn" {
-        let weights = backbone::weights(&suite.backbone, model)?;
+        let weights = backbone::weights(&suite.backbone, model, told)?;
         let clip = Arc::new(Clip::from_weights(&weights)?);
         (weights.architecture, Some(clip))
-    } else if let Some(released) = sizes::released(&suite.backbone) {
+    } else if let Some(released) = sizes::released(&canonical) {
         notes.push(format!(
             "{}: no weights were given (--model); counted with its published sizes",
             suite.backbone

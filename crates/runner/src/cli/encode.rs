@@ -5,24 +5,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
+use clip::Tokenizer;
 use clip::model::unit;
-use clip::{Clip, Tokenizer};
-use datasets::transform::{normalise, test_view};
 use indicatif::ProgressBar;
-use rayon::prelude::*;
 
 use super::Done;
+use super::pictures::Named;
 use crate::backbone;
 
 /// Texts or pictures through a tower at once: memory is bounded by this, not by their number.
 pub(super) const AT_ONCE: usize = 64;
-/// File endings of pictures in a folder.
-const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// Encode texts and pictures: writes `tokens` i64 [n, 77], `text_features` and `image_features` f32 [n, E].
 ///
 /// Features are as CLIP returns them, not of unit length, unless --normalize is given. Names of pictures stand, in
-/// order, in the file's metadata under `images`.
+/// order, in the file's metadata under `images`. A picture that cannot be read is named and left out, and the exit code
+/// is 1 then.
 ///
 /// Example: promptbed encode --model ViT-B-16.pt --images photos --out features.safetensors
 #[derive(clap::Args)]
@@ -31,11 +29,13 @@ pub struct Encode {
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
+    told: backbone::Told,
+    #[command(flatten)]
     kept: backbone::Kept,
     /// JSON list of strings.
     #[arg(long)]
     texts: Option<PathBuf>,
-    /// Pictures, or folders of them (every jpg, jpeg, png and webp below, sorted).
+    /// Pictures, or folders of them (every jpg, jpeg, png, webp, gif and bmp below, sorted).
     #[arg(long, num_args = 1..)]
     images: Vec<PathBuf>,
     /// Safetensors file with `pixels` f32 [n, 3, R, R], already normalised.
@@ -55,8 +55,8 @@ impl Encode {
             bail!("nothing to encode: pass --texts, --images or --pixels");
         }
         let texts = self.texts.as_deref().map(texts).transpose()?;
-        let images = pictures(&self.images)?;
-        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        let mut images = Named::find(&self.images)?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
         let clip = self.kept.load(&weights)?;
         let mut out: Vec<(&str, Tensor)> = Vec::new();
         let mut metadata = HashMap::new();
@@ -86,16 +86,21 @@ impl Encode {
             out.push(("text_features", finish(pieces.collect::<Result<_>>()?)?));
             bar.finish_and_clear();
         }
-        if !images.is_empty() {
-            let bar = bar(images.len(), "pictures");
-            let pieces = images.chunks(AT_ONCE).map(|chunk| {
-                let features = clip.encode_image(&view(&clip, chunk)?)?.detach();
+        if !images.files.is_empty() {
+            let bar = bar(images.files.len(), "pictures");
+            let (mut pieces, mut names) = (Vec::new(), Vec::new());
+            for chunk in images.pieces(AT_ONCE) {
+                if let Some((read, pixels)) = images.view(&clip, &chunk)? {
+                    pieces.push(clip.encode_image(&pixels)?.detach());
+                    names.extend(read.iter().map(|p| p.display().to_string()));
+                }
                 bar.inc(chunk.len() as u64);
-                Ok(features)
-            });
-            out.push(("image_features", finish(pieces.collect::<Result<_>>()?)?));
+            }
             bar.finish_and_clear();
-            let names: Vec<String> = images.iter().map(|p| p.display().to_string()).collect();
+            if pieces.is_empty() {
+                images.all_read()?;
+            }
+            out.push(("image_features", finish(pieces)?));
             metadata.insert("images".to_owned(), serde_json::to_string(&names)?);
         }
         if let Some(path) = &self.pixels {
@@ -120,7 +125,11 @@ impl Encode {
             crate::out!("{name} {:?}", tensor.dims());
         }
         crate::say!("{}", self.out.display());
-        Ok(Done::All)
+        Ok(if images.all_read()? {
+            Done::All
+        } else {
+            Done::NotAll
+        })
     }
 }
 
@@ -138,56 +147,6 @@ fn texts(path: &Path) -> Result<Vec<String>> {
         bail!("{}: the list is empty", path.display());
     }
     Ok(texts)
-}
-
-/// Files as given, folders as the pictures below them, sorted.
-pub(super) fn pictures(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut all = Vec::new();
-    for path in given {
-        if !path.is_dir() {
-            all.push(path.clone());
-            continue;
-        }
-        let (mut below, mut folders) = (Vec::new(), vec![path.clone()]);
-        while let Some(folder) = folders.pop() {
-            let entries = std::fs::read_dir(&folder)
-                .with_context(|| format!("{}: cannot be read", folder.display()))?;
-            for entry in entries {
-                let entry = entry
-                    .with_context(|| format!("{}", folder.display()))?
-                    .path();
-                let ending = entry
-                    .extension()
-                    .map(|e| e.to_string_lossy().to_lowercase());
-                if entry.is_dir() {
-                    folders.push(entry);
-                } else if ending.is_some_and(|e| PICTURES.contains(&e.as_str())) {
-                    below.push(entry);
-                }
-            }
-        }
-        if below.is_empty() {
-            bail!("{}: holds no jpg, jpeg, png or webp", path.display());
-        }
-        below.sort();
-        all.extend(below);
-    }
-    Ok(all)
-}
-
-/// Normalised pixels `[n, 3, R, R]` of picture files.
-pub(super) fn view(clip: &Clip, paths: &[PathBuf]) -> Result<Tensor> {
-    let size = clip.image_size();
-    let each = 3 * size * size;
-    let mut data = vec![0f32; paths.len() * each];
-    data.par_chunks_mut(each)
-        .zip(paths)
-        .try_for_each(|(out, path)| -> Result<()> {
-            normalise(&test_view(&datasets::open_picture(path)?, size), out);
-            Ok(())
-        })?;
-    let shape = (paths.len(), 3, size, size);
-    Ok(Tensor::from_vec(data, shape, &Device::Cpu)?)
 }
 
 /// Reads `pixels` of a safetensors file.

@@ -51,6 +51,8 @@ pub struct Eval {
     #[arg(long)]
     cache: Option<PathBuf>,
     #[command(flatten)]
+    told: backbone::Told,
+    #[command(flatten)]
     kept: backbone::Kept,
     #[command(flatten)]
     given: Given,
@@ -70,10 +72,10 @@ impl Eval {
         let dataset = open(&self.dataset, &catalogue, self.data.as_deref())?;
         let needs = saved.config.needs();
         saved.check_alone()?;
-        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
         backbone::takes(&weights, [(saved.algorithm.as_str(), needs.sees)])?;
         let clip = self.kept.load(&weights)?;
-        saved.check_backbone(clip.fingerprint())?;
+        saved.check_backbone(&clip.identity())?;
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let feed = Arc::new(Feed::new(dataset, clip.clone()).with_cache(cache));
         let target = Target {

@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
-use clap::{Parser, Subcommand};
+use clap::error::Error;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod bench;
 mod cache;
@@ -12,6 +13,8 @@ mod eval;
 mod export;
 mod methods;
 mod model;
+mod paths;
+mod pictures;
 mod plot;
 mod predict;
 mod pretrain;
@@ -20,6 +23,8 @@ mod run;
 mod table;
 mod verify;
 mod words;
+
+pub(crate) use paths::typed as at_home;
 
 /// Benchmarks and reproduces prompt tuning of vision-language models.
 #[derive(Parser)]
@@ -61,6 +66,16 @@ pub enum Done {
 }
 
 impl Cli {
+    /// What was asked for on the command line. A leading `~/` of every path is the home folder: shells expand it only
+    /// where it stands at the start of a word.
+    ///
+    /// # Errors
+    /// What is wrong with it; help and version, which are to be printed.
+    pub fn read() -> Result<Self, Error> {
+        let command = paths::of_homes(Self::command());
+        Self::from_arg_matches(&command.try_get_matches()?)
+    }
+
     /// Does what was asked.
     ///
     /// # Errors

@@ -71,12 +71,12 @@ struct Fetch {
 
 impl Fetch {
     fn run(self) -> Result<Done> {
-        let all = hub::known();
-        let known = all.get(&self.name).with_context(|| {
-            let names: Vec<&str> = all.keys().map(String::as_str).collect();
+        let (_, known) = hub::find(&self.name).with_context(|| {
+            let names: Vec<String> = hub::known().into_keys().collect();
             format!(
-                "{}: is no backbone that can be fetched; there are {}",
+                "{}: is no backbone that can be fetched{}; there are {}",
                 self.name,
+                backbone::nearest(&self.name),
                 names.join(", ")
             )
         })?;
@@ -103,11 +103,13 @@ impl Fetch {
 struct Check {
     /// File or folder of any known format, or a name of `model list`.
     model: PathBuf,
+    #[command(flatten)]
+    told: backbone::Told,
 }
 
 impl Check {
     fn run(self) -> Result<Done> {
-        let weights = backbone::weights(backbone::SHIPPED, Some(&self.model))?;
+        let weights = backbone::weights(backbone::SHIPPED, Some(&self.model), &self.told)?;
         let described = describe(&weights)?;
         crate::out!("model         {}", self.model.display());
         for (name, value) in described {
@@ -122,6 +124,23 @@ fn blocks(t: &Transformer) -> String {
         "{} blocks, width {}, {} heads, MLP {}",
         t.layers, t.width, t.heads, t.hidden
     )
+}
+
+fn of_assumed(value: String, assumed: &Option<String>) -> String {
+    match assumed {
+        Some(_) => format!("{value} (assumed)"),
+        None => value,
+    }
+}
+
+/// How wide the heads are.
+fn heads(weights: &Weights) -> String {
+    let [image, text] = weights
+        .architecture
+        .heads()
+        .map(|(n, width)| width / n.max(1));
+    let widths = format!("{image} wide in the image tower, {text} in the text tower");
+    of_assumed(widths, &weights.assumed.heads)
 }
 
 fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
@@ -163,8 +182,16 @@ fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
         ("format", weights.format.to_string()),
         ("image tower", image),
         ("text tower", blocks(&a.text)),
+        ("heads", heads(weights)),
         ("joint width", a.embedding.to_string()),
-        ("activation", format!("{:?}", weights.activation)),
+        (
+            "activation",
+            of_assumed(
+                format!("{:?}", weights.activation),
+                &weights.assumed.activation,
+            ),
+        ),
+        ("pictures", weights.look.to_string()),
         ("tokenizer", rows),
         (
             "parameters",
@@ -172,6 +199,6 @@ fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
         ),
         ("stored in", kinds.join(", ")),
         ("computes in", "float32".to_owned()),
-        ("fingerprint", weights.fingerprint()?),
+        ("fingerprint", weights.identity()?),
     ])
 }

@@ -9,25 +9,26 @@ use methods::{Classes, Images, Init, Needs, Predict as Scores, Sees};
 use serde_json::json;
 
 use super::Done;
-use super::encode::{AT_ONCE, pictures, view};
+use super::encode::AT_ONCE;
+use super::pictures::Named;
 use crate::backbone;
 use crate::run::prompts::{Given, Saved};
 
 /// Name what pictures show: prints the likeliest of the given classes and their probabilities.
 ///
 /// Without --prompts it is zero-shot CLIP. No dataset and no folder layout is needed; `_` in class names is read as a
-/// space.
+/// space. A picture that cannot be read is named, the others are answered, and the exit code is 1 then.
 ///
 /// Example: promptbed predict photos/ --classes "cat,dog,garden gnome" --model ViT-B-16.pt
 #[derive(clap::Args)]
 pub struct Predict {
-    /// Pictures, or folders of them (every jpg, jpeg, png and webp below, sorted).
+    /// Pictures, or folders of them (every jpg, jpeg, png, webp, gif and bmp below, sorted).
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
     /// Class names, separated by commas.
     #[arg(long, value_delimiter = ',', required_unless_present = "classes_file")]
     classes: Vec<String>,
-    /// Text file with a class name a line.
+    /// File of class names: one a line, WordNet ids or numbers in front of all of them left out; or a JSON list.
     #[arg(long, conflicts_with = "classes")]
     classes_file: Option<PathBuf>,
     /// Learned prompts: of a results folder, or a checkpoint of the published code.
@@ -40,6 +41,8 @@ pub struct Predict {
     /// ships].
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    told: backbone::Told,
     #[command(flatten)]
     kept: backbone::Kept,
     #[command(flatten)]
@@ -59,7 +62,7 @@ impl Predict {
             bail!("--template: {:?} has no {{}} for the name", self.template);
         }
         let classes = Classes::new(&names, "", &self.template);
-        let pictures = pictures(&self.pictures)?;
+        let mut pictures = Named::find(&self.pictures)?;
         let saved = match &self.prompts {
             Some(path) => Some(Saved::read(path, &self.given)?),
             None if self.given.method.is_some() || !self.given.set.is_empty() => {
@@ -74,7 +77,7 @@ impl Predict {
         if matches!(sees, Sees::Views { .. }) {
             bail!("--prompts: a method that tunes on views of each picture runs in a suite only");
         }
-        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
         if let Some(saved) = &saved {
             saved.check_alone()?;
             backbone::takes(&weights, [(saved.algorithm.as_str(), sees)])?;
@@ -82,7 +85,7 @@ impl Predict {
         let clip = self.kept.load(&weights)?;
         let method = match (&saved, &self.prompts) {
             (Some(saved), Some(path)) => {
-                saved.check_backbone(clip.fingerprint())?;
+                saved.check_backbone(&clip.identity())?;
                 saved
                     .method(&clip, &classes)
                     .with_context(|| format!("{}", path.display()))?
@@ -97,17 +100,23 @@ impl Predict {
         };
         let scores = method.predictor()?;
         let at_once = if needs.one_at_a_time() { 1 } else { AT_ONCE };
-        for chunk in pictures.chunks(at_once) {
-            let pixels = view(&clip, chunk)?;
+        for chunk in pictures.pieces(at_once) {
+            let Some((read, pixels)) = pictures.view(&clip, &chunk)? else {
+                continue;
+            };
             let images = match sees {
                 Sees::Pixels => Images::Pixels(pixels),
                 _ => Images::Features(clip.encode_image(&pixels)?),
             };
-            for (path, row) in chunk.iter().zip(probabilities(scores.as_ref(), &images)?) {
+            for (path, row) in read.iter().zip(probabilities(scores.as_ref(), &images)?) {
                 self.show(&path.display().to_string(), &names, &row);
             }
         }
-        Ok(Done::All)
+        Ok(if pictures.all_read()? {
+            Done::All
+        } else {
+            Done::NotAll
+        })
     }
 
     /// The class names, each once.
@@ -115,10 +124,14 @@ impl Predict {
         let (given, field) = match &self.classes_file {
             None => (self.classes.clone(), "--classes".to_owned()),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("{}: cannot be read", path.display()))?;
-                let lines = text.lines().map(str::to_owned).collect();
-                (lines, path.display().to_string())
+                let read = datasets::class_names_file(path)?;
+                if let Some(what) = read.left_out {
+                    crate::say!(
+                        "note: {}: {what} stand in front of the names and are left out",
+                        path.display()
+                    );
+                }
+                (read.names, path.display().to_string())
             }
         };
         let names: Vec<String> = given

@@ -44,6 +44,8 @@ pub struct Run {
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
+    told: backbone::Told,
+    #[command(flatten)]
     kept: backbone::Kept,
     /// Trials at a time [default: all cores for a small CLIP, else 1]. Changes no result.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
@@ -100,10 +102,11 @@ impl Run {
                 &catalogue,
                 self.data.as_deref(),
                 self.model.as_deref(),
+                &self.told,
                 self.jobs,
             );
         }
-        let weights = backbone::weights(&suite.backbone, self.model.as_deref())?;
+        let weights = backbone::weights(&suite.backbone, self.model.as_deref(), &self.told)?;
         backbone::takes(&weights, suite.sees())?;
         let architecture = weights.architecture.clone();
         let mut clip = self.kept.load(&weights)?;
@@ -130,7 +133,7 @@ impl Run {
         let mut teachers = BTreeMap::new();
         for name in suite.methods.iter().filter_map(|l| l.teacher.as_ref()) {
             if !teachers.contains_key(name) {
-                let teacher = backbone::weights(name, None)
+                let teacher = backbone::weights(name, None, &backbone::Told::default())
                     .and_then(|weights| self.kept.load(&weights))
                     .with_context(|| format!("{}: teacher", self.suite.display()))?;
                 teachers.insert(name.clone(), teacher);

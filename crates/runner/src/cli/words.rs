@@ -22,6 +22,8 @@ pub struct Words {
     /// CLIP weights: a file, a folder or a name of `model list` [default: the CLIP that ships].
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    told: backbone::Told,
     /// Words a vector.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
@@ -35,8 +37,8 @@ pub struct Words {
 impl Words {
     pub fn run(self) -> Result<Done> {
         let saved = Saved::read(&self.prompts, &self.given)?;
-        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref())?;
-        saved.check_backbone(&weights.fingerprint()?)?;
+        let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
+        saved.check_backbone(&weights.identity()?)?;
         let table = weights.tensor("token_embedding.weight")?; // [N, W]
         let width = table.dim(1)?;
         let word = |row: usize| {

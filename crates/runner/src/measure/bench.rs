@@ -224,14 +224,16 @@ pub fn load(name: &str) -> Result<Clip> {
     if name == "drawn" {
         return Ok(Arc::unwrap_or_clone(crate::backbone::shipped()?));
     }
-    let path = Path::new(name);
+    let path = crate::cli::at_home(Path::new(name)).map_err(anyhow::Error::msg)?;
     if !path.exists() {
         bail!(
             "--backbone {name:?}: neither {}, drawn, nor a weight file",
             backbone::names().join(", ")
         );
     }
-    Ok(Clip::load(path)?)
+    let told = crate::backbone::Told::default();
+    let weights = crate::backbone::weights(name, Some(&path), &told)?;
+    Ok(Clip::from_weights(&weights)?)
 }
 
 /// GFLOP/s of one large product on all threads of the current pool: the median of five.

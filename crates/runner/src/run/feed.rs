@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::Clip;
-use datasets::transform::{normalise, test_view, train_view_of};
+use datasets::transform::{Look, train_view_of};
 use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn};
 use rayon::prelude::*;
 
@@ -128,6 +128,8 @@ pub struct Feed {
     pub dataset: Dataset,
     clip: Arc<Clip>,
     size: usize,
+    /// How the backbone wants its pictures.
+    look: Look,
     /// Features of all test pictures `[n, E]` and each path's row; encoded in list order, whoever asks first, so that
     /// no number depends on the order of trials.
     features: Mutex<Option<(Tensor, HashMap<PathBuf, u32>)>>,
@@ -143,11 +145,12 @@ pub struct Feed {
 impl Feed {
     /// Nothing is decoded yet.
     pub fn new(dataset: Dataset, clip: Arc<Clip>) -> Self {
-        let size = clip.image_size();
+        let (size, look) = (clip.image_size(), crate::backbone::look(&clip));
         Self {
             dataset,
             clip,
             size,
+            look,
             features: Mutex::default(),
             views: Mutex::default(),
             pixels: Kept::new(&KEPT),
@@ -174,7 +177,7 @@ impl Feed {
         let mut data = vec![0f32; pictures.len() * each];
         data.par_chunks_mut(each)
             .zip(pictures)
-            .for_each(|(out, p)| normalise(p, out));
+            .for_each(|(out, p)| self.look.normalise(p, out));
         Ok(Tensor::from_vec(
             data,
             (pictures.len(), 3, self.size, self.size),
@@ -192,7 +195,8 @@ impl Feed {
         if packed.is_none() {
             let items = &self.dataset.split.test;
             let folder = cache.packs(&self.dataset.id);
-            let pack = Pack::open_or_build(&folder, &*self.dataset.source, items, self.size)?;
+            let (look, source) = (&self.look, &*self.dataset.source);
+            let pack = Pack::open_or_build_as(look, &folder, source, items, self.size)?;
             let places = items
                 .iter()
                 .zip(0..)
@@ -214,7 +218,10 @@ impl Feed {
             if let Some(picture) = self.pixels.get(&*item.path) {
                 return Ok(picture);
             }
-            let picture = Arc::new(test_view(&self.dataset.source.rgb(item)?, self.size));
+            let picture = self
+                .look
+                .test_view(&self.dataset.source.rgb(item)?, self.size);
+            let picture = Arc::new(picture);
             self.pixels.keep(item.path.clone(), &picture);
             Ok(picture)
         });
@@ -284,7 +291,14 @@ impl Feed {
     ) -> Result<Tensor> {
         let picture = self.dataset.source.rgb(item)?;
         let mut stream = Stream::named(seed, "tuning-views", index);
-        let views = datasets::views::tpt_views(&picture, self.size, count, augmix, &mut stream);
+        let views = datasets::views::tpt_views_as(
+            &self.look,
+            &picture,
+            self.size,
+            count,
+            augmix,
+            &mut stream,
+        );
         Ok(Tensor::from_vec(
             views.concat(),
             (count, 3, self.size, self.size),

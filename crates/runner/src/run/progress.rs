@@ -1,5 +1,6 @@
 //! What a person sees while a sweep runs: bars on a terminal, plain lines elsewhere.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -26,6 +27,19 @@ struct Plain {
     failed: usize,
     started: Instant,
     spoken: Option<Instant>,
+    /// Why trials failed, and which was the first.
+    reasons: HashMap<String, String>,
+}
+
+impl Plain {
+    /// What is said of a trial that failed: the reason the first time, which trial it was after that.
+    fn failure(&mut self, key: &str, reason: &str) -> String {
+        if let Some(first) = self.reasons.get(reason) {
+            return format!("failed: {key}: as {first}");
+        }
+        self.reasons.insert(reason.to_owned(), key.to_owned());
+        format!("failed: {key}: {reason}")
+    }
 }
 
 impl Progress {
@@ -56,6 +70,7 @@ impl Progress {
             failed: 0,
             started: Instant::now(),
             spoken: None,
+            reasons: HashMap::new(),
         };
         Self {
             bars,
@@ -103,7 +118,7 @@ impl Progress {
         p.done += 1;
         let failure = match &record.outcome {
             Outcome::Finished => None,
-            Outcome::Failed { reason, .. } => Some(format!("failed: {}: {reason}", record.key)),
+            Outcome::Failed { reason, .. } => Some(p.failure(&record.key, reason)),
         };
         p.failed += usize::from(failure.is_some());
         if let Some((multi, overall, jobs)) = &self.bars {

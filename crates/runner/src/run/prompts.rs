@@ -288,7 +288,8 @@ impl Saved {
     pub fn check_backbone(&self, fingerprint: &str) -> Result<()> {
         match &self.description {
             Some(d) if d.backbone_fingerprint != fingerprint => bail!(
-                "{}: was learned on the CLIP with fingerprint {}, this one is {fingerprint}; pass the right --model",
+                "{}: was learned on the CLIP with fingerprint {}, this one is {fingerprint}; pass the right --model, and \
+                 with it what was said of it then (--activation, --heads)",
                 self.path.display(),
                 d.backbone_fingerprint
             ),
@@ -404,6 +405,7 @@ fn is_of_a_tower(key: &str) -> bool {
 /// The tensors of a published checkpoint: its `state_dict`, or the dictionary itself.
 fn checkpoint(path: &Path) -> Result<BTreeMap<String, Held>> {
     let tree = clip::weights::pickle::read(path)?;
+    crate::backbone::say_skipped(path, &tree.skipped());
     let inner = tree.get("state_dict").unwrap_or(tree);
     let mut out = BTreeMap::new();
     for (name, stored) in inner.tensors()? {

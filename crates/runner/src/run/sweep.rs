@@ -322,12 +322,13 @@ impl Sweep {
             losses: Vec::new(),
             learning_rates: Vec::new(),
             notes: self.notes(trial),
+            titles: self.titles(trial),
             cost: Cost::default(),
             provenance: Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 commit: env!("PROMPTBED_COMMIT").to_owned(),
                 backbone: self.suite.backbone.clone(),
-                backbone_fingerprint: self.clip.fingerprint().to_owned(),
+                backbone_fingerprint: self.clip.identity(),
                 split_hash: feed.split_hash().to_owned(),
                 picks_hash: trial
                     .picks
@@ -423,7 +424,7 @@ impl Sweep {
         let mut notes: Vec<String> = Vec::new();
         for target in self.targets(&trial.planned, self.line_of(trial)) {
             let dataset = &target.feed.dataset;
-            for note in &dataset.notes {
+            for note in dataset.notes.iter().filter(|n| n.is_of_numbers()) {
                 let note = format!("{}: {note}", dataset.id);
                 if !notes.contains(&note) {
                     notes.push(note);
@@ -431,6 +432,18 @@ impl Sweep {
             }
         }
         notes
+    }
+
+    /// What tables call its datasets, where that is not their ids.
+    fn titles(&self, trial: &Trial) -> BTreeMap<String, String> {
+        let own = &self.feeds[&trial.planned.dataset].dataset;
+        let targets = self.targets(&trial.planned, self.line_of(trial));
+        let all = targets.iter().map(|t| &t.feed.dataset).chain([own]);
+        // Drawn ones go by their ids: their titles say what is drawn, and rows of a catalogue say how they are called.
+        let is_drawn = |id: &str| datasets::drawn::datasets().iter().any(|d| d.id == id);
+        all.filter(|d| d.title != d.id && !is_drawn(&d.id))
+            .map(|d| (d.id.clone(), d.title.clone()))
+            .collect()
     }
 
     /// What training a trial cannot do without.

@@ -86,6 +86,11 @@ static ROWS: LazyLock<BTreeMap<String, Row>> = LazyLock::new(|| {
     toml::from_str(include_str!("../../assets/looks.toml")).expect("looks.toml is tested")
 });
 
+/// What follows the name of a method that chose by test or whole validation pictures.
+pub const PEEKS: &str = " \u{2020}";
+/// Colour of methods that stand behind the few that matter.
+pub const GREY: (u8, u8, u8) = (0xb4, 0xb4, 0xb4);
+
 /// The look of a method. The first method of an algorithm wears the algorithm's; further ones keep its colour, with
 /// other markers and broken lines, and go by their labels.
 pub fn look(method: &Method) -> Look {
@@ -100,6 +105,12 @@ pub fn look(method: &Method) -> Look {
     };
     if method.label != method.algorithm {
         look.name.clone_from(&method.label);
+    }
+    if method.peeks {
+        look.name += PEEKS;
+    }
+    if method.is_grey {
+        look.colour = GREY;
     }
     if method.variant > 0 {
         let place = MARKERS
@@ -160,6 +171,8 @@ mod tests {
             algorithm: algorithm.to_owned(),
             variant,
             is_trained: true,
+            peeks: false,
+            is_grey: false,
         }
     }
 

@@ -184,9 +184,9 @@ impl<'a> Painter<'a> {
         match place {
             Place::Average => format!("Average over {}", self.section.targets().count()),
             Place::Dataset(d) if self.section.source.as_deref() == Some(d) => {
-                format!("{d} (source)")
+                format!("{} (source)", self.section.called(d))
             }
-            Place::Dataset(d) => d.to_owned(),
+            Place::Dataset(d) => self.section.called(d).to_owned(),
         }
     }
 }

@@ -11,6 +11,7 @@ use minijinja::value::Serde;
 use serde::Serialize;
 
 use crate::record::TestSet;
+use crate::show::looks;
 use crate::show::published::Published;
 use crate::show::summary::Summary;
 use crate::show::table::against;
@@ -86,6 +87,7 @@ pub fn render(stores: &[Store]) -> Result<String, ReportError> {
         title: format!("promptbed: {}", names.join(", ")),
         subtitle: subtitle(&loaded),
         notes: view::notes(&summary.health.notes()),
+        groups: groups(&summary),
         sections,
         published: (!pairs.is_empty()).then(|| published_table(&pairs)),
         published_note: against::NOTE,
@@ -106,12 +108,46 @@ struct Page {
     title: String,
     subtitle: String,
     notes: Vec<Note>,
+    /// Kinds of methods, with the names that tables have for those that are there.
+    groups: Vec<Group>,
     sections: Vec<SectionView>,
     published: Option<TableView>,
     published_note: &'static str,
     provenance: TableView,
     suites: Vec<Suite>,
     trials: TableView,
+}
+
+/// A kind of methods, to choose which to see.
+#[derive(Serialize)]
+struct Group {
+    title: &'static str,
+    names: Vec<String>,
+    /// The names as the page's script reads them.
+    json: String,
+}
+
+/// The kinds of methods that are there; none where there is nothing to choose.
+fn groups(summary: &Summary) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for kind in methods::Group::ALL {
+        let mut names: Vec<String> = Vec::new();
+        for method in summary.sections.iter().flat_map(|s| &s.methods) {
+            let is_of = methods::find(&method.algorithm).is_some_and(|e| e.group == kind);
+            let name = looks::look(method).name;
+            if is_of && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if !names.is_empty() {
+            groups.push(Group {
+                title: kind.title(),
+                json: serde_json::to_string(&names).expect("texts serialise"),
+                names,
+            });
+        }
+    }
+    groups
 }
 
 /// What a folder is called; `.` by its real name.

@@ -9,6 +9,7 @@ mod order;
 #[cfg(test)]
 pub mod sample;
 mod section;
+pub(crate) mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 

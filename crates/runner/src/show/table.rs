@@ -6,6 +6,7 @@ mod csv;
 mod latex;
 mod markdown;
 mod terminal;
+mod uses;
 
 use std::path::{Path, PathBuf};
 
@@ -134,7 +135,17 @@ pub fn render_all_as(
         source,
     })?;
     let mut written = Vec::new();
-    for mut table in tables(&Summary::new(loaded).with_spread(spread)) {
+    let summary = Summary::new(loaded).with_spread(spread);
+    let sections = summary.sections.iter();
+    // However seeds are summed up, a method used what it used.
+    for section in sections.filter(|_| spread == Spread::Sample) {
+        for (extension, text) in uses::render(section) {
+            let path = folder.join(format!("{}-methods.{extension}", section.slug()));
+            replace(&path, text.as_bytes())?;
+            written.push(path);
+        }
+    }
+    for mut table in tables(&summary) {
         if spread == Spread::AsPublished {
             table.slug += "-as-published";
         }

@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,8 +10,25 @@ use super::StoreError;
 /// Tells apart the temporary files of threads of one process.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// Puts `bytes` at `path`: written aside, flushed to the disk, renamed over it.
+/// Puts `bytes` at `path`: written aside, flushed to the disk, renamed over it. A link is followed: what it leads to is
+/// replaced, and the link stays. A device or pipe is written to, for it cannot be replaced without being lost.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let fail = |source| StoreError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let place = match place(path).map_err(fail)? {
+        Place::File(place) => place,
+        Place::Stream(mut stream) => {
+            let written = stream.write_all(bytes).and_then(|()| stream.flush());
+            // A reader that went away is no error, as on standard output.
+            return match written {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+                other => other.map_err(fail),
+            };
+        }
+    };
+    let path = place.as_path();
     let aside = aside(path);
     let written = File::create(&aside).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -26,6 +43,59 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         });
     }
     settle(&aside, path)
+}
+
+/// Where bytes for a path go.
+enum Place {
+    /// A file that is there or will be, by a name that is no link.
+    File(PathBuf),
+    /// What cannot be replaced.
+    Stream(Box<dyn Write>),
+}
+
+/// Links that lead from one to the next before somebody has tied a knot; the kernel's own limit.
+const MOST_LINKS: usize = 40;
+
+fn place(path: &Path) -> io::Result<Place> {
+    let mut at = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        // Our own streams are written through: opened again, a file behind them would be written from its start.
+        match at.to_str() {
+            Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => {
+                return Ok(Place::Stream(Box::new(io::stdout())));
+            }
+            Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => {
+                return Ok(Place::Stream(Box::new(io::stderr())));
+            }
+            _ => {}
+        }
+        let kind = match fs::symlink_metadata(&at) {
+            Ok(data) => data.file_type(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Place::File(at)),
+            Err(error) => return Err(error),
+        };
+        if kind.is_dir() {
+            return Err(io::Error::other("is a folder; name a file"));
+        }
+        if kind.is_file() {
+            return Ok(Place::File(at));
+        }
+        if !kind.is_symlink() || is_of_a_process(&at) {
+            let stream = fs::OpenOptions::new().write(true).open(&at)?;
+            return Ok(Place::Stream(Box::new(stream)));
+        }
+        let to = fs::read_link(&at)?;
+        at = at.parent().unwrap_or(Path::new("")).join(to);
+    }
+    Err(io::Error::other("is a link that leads to itself"))
+}
+
+/// Whether this is an open file of a process (`/proc/1/fd/3`, `/dev/fd/3`), whose link may name what is no path.
+fn is_of_a_process(path: &Path) -> bool {
+    let Some(folder) = path.parent() else {
+        return false;
+    };
+    (path.starts_with("/proc") && folder.ends_with("fd")) || folder == Path::new("/dev/fd")
 }
 
 /// A hidden name beside `path` that no other writer uses.

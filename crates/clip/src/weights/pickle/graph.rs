@@ -1,11 +1,15 @@
 //! What a pickle makes: objects that refer to each other, and the list of globals it may name.
 
+use std::collections::BTreeSet;
+
 /// Index of a node in its graph.
 pub(super) type Id = usize;
 
 /// Objects and members of lists. More than any checkpoint of CLIP has; a few bytes can ask for a copy of a long
 /// list, so this is what bounds memory.
 const MOST_MEMBERS: usize = 8_000_000;
+/// Classes beside the weights that are remembered by name.
+const MOST_FOREIGN: usize = 64;
 
 /// One object.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,8 @@ pub(super) enum Node {
         class: String,
         state: Option<Id>,
     },
+    /// What a global that weights do not need would have made: nothing but its name is known, whatever is done to it.
+    Foreign(String),
     /// What a persistent id points to; the reader of the file knows.
     Persistent(Id),
     /// A view of a storage.
@@ -61,6 +67,31 @@ pub(super) enum Role {
     Name,
     /// A class whose instances are kept as inert data.
     Class,
+    /// Not on the list: what it makes is a [`Node::Foreign`].
+    Foreign,
+}
+
+/// Whether a global is one that pickles name to do harm: a file that asks for it is refused whole, though nothing
+/// would be executed.
+pub(super) fn is_harmful(module: &str, name: &str) -> bool {
+    let root = module.split('.').next().unwrap_or(module);
+    let functions = [
+        "eval",
+        "exec",
+        "execfile",
+        "compile",
+        "open",
+        "__import__",
+        "breakpoint",
+        "input",
+    ];
+    match root {
+        "os" | "posix" | "nt" | "subprocess" | "commands" | "pty" | "sys" | "runpy"
+        | "importlib" | "ctypes" | "socket" | "shutil" | "webbrowser" | "pickle" | "_pickle"
+        | "marshal" | "pip" | "urllib" | "requests" | "code" | "bdb" | "pdb" => true,
+        "builtins" | "__builtin__" => functions.contains(&name),
+        _ => false,
+    }
 }
 
 impl Role {
@@ -124,11 +155,23 @@ impl Role {
 pub(super) struct Graph {
     nodes: Vec<Node>,
     members: usize,
+    foreign: BTreeSet<String>,
 }
 
 impl Graph {
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Globals that weights do not need and that were named, up to a number.
+    pub(super) fn foreign(&self) -> &BTreeSet<String> {
+        &self.foreign
+    }
+
+    pub(super) fn remember_foreign(&mut self, name: &str) {
+        if self.foreign.len() < MOST_FOREIGN {
+            self.foreign.insert(name.to_owned());
+        }
     }
 
     pub(super) fn node_mut(&mut self, id: Id) -> &mut Node {
@@ -144,9 +187,10 @@ impl Graph {
             Node::List(items) => items.len(),
             Node::Dict(entries) => 2 * entries.len(),
             Node::Tensor { shape, strides, .. } => shape.len() + strides.len(),
-            Node::Text(text) | Node::Global(text, _) | Node::Object { class: text, .. } => {
-                text.len() / 8
-            }
+            Node::Text(text)
+            | Node::Global(text, _)
+            | Node::Object { class: text, .. }
+            | Node::Foreign(text) => text.len() / 8,
             Node::Bytes(bytes) | Node::Long(bytes) => bytes.len() / 8,
             _ => 0,
         };

@@ -1,9 +1,11 @@
 //! A pickle machine that builds data and nothing else.
 //!
 //! Opcodes as in Python's `pickletools`, protocols 0 to 5. No name in a pickle is ever looked up, let alone called:
-//! a global is a piece of text that must be on the list of [`Role::of`], and "calling" one rearranges its arguments.
+//! a global is a piece of text, and "calling" one on the list of [`Role::of`] rearranges its arguments. Any other gives
+//! a [`Node::Foreign`], of which nothing but the name is known: checkpoints carry the settings of their run beside the
+//! weights. Where such a thing stands in the place of what is read, that is an error.
 
-use super::graph::{Graph, Id, Node, Role};
+use super::graph::{Graph, Id, Node, Role, is_harmful};
 use std::collections::HashMap;
 
 /// Longest name of a global, and most arguments of one.
@@ -32,7 +34,13 @@ pub(super) fn run(graph: &mut Graph, bytes: &[u8]) -> Result<(Id, usize), Refusa
         let at = machine.at;
         match machine.step() {
             Ok(None) => {}
-            Ok(Some(top)) => return Ok((top, machine.at)),
+            Ok(Some(top)) => match machine.graph.node(top) {
+                Node::Foreign(name) | Node::Global(name, Role::Foreign) => {
+                    let problem = not_needed(name);
+                    return Err(Refusal { at, problem });
+                }
+                _ => return Ok((top, machine.at)),
+            },
             Err(problem) => return Err(Refusal { at, problem }),
         }
     }
@@ -145,9 +153,11 @@ impl<'a> Machine<'a> {
         let full = format!("{module}.{name}");
         match Role::of(module, name) {
             Some(role) => self.push(Node::Global(full, role)),
-            None => Err(format!(
-                "global {full:?} is not one that weights need; nothing was executed"
-            )),
+            None if is_harmful(module, name) => Err(not_needed(&full)),
+            None => {
+                self.graph.remember_foreign(&full);
+                self.push(Node::Global(full, Role::Foreign))
+            }
         }
     }
 
@@ -168,6 +178,7 @@ impl<'a> Machine<'a> {
         }
         match self.graph.node_mut(top) {
             Node::Dict(entries) => entries.extend(pairs.map(|p| (p[0], p[1]))),
+            Node::Foreign(_) => {}
             other => return Err(format!("items are set on {}", describe(other))),
         }
         Ok(())
@@ -177,6 +188,7 @@ impl<'a> Machine<'a> {
         let top = self.top()?;
         match self.graph.node_mut(top) {
             Node::List(members) => members.extend(items),
+            Node::Foreign(_) => {}
             other => return Err(format!("members are appended to {}", describe(other))),
         }
         Ok(())
@@ -190,8 +202,19 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// The name of what weights do not need: a class, or what came of one.
+    fn foreign(&self, id: Id) -> Option<String> {
+        match self.graph.node(id) {
+            Node::Foreign(name) | Node::Global(name, Role::Foreign) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
     /// "Calls" a global.
     fn reduce(&mut self, function: Id, arguments: Id) -> Result<(), String> {
+        if let Some(name) = self.foreign(function) {
+            return self.push(Node::Foreign(name));
+        }
         let Node::Global(name, role) = self.graph.node(function).clone() else {
             return Err(format!("{} is called", describe(self.graph.node(function))));
         };
@@ -207,6 +230,9 @@ impl<'a> Machine<'a> {
                 let [inner, _class, arguments, ..] = given[..] else {
                     return Err(wrong());
                 };
+                if let Some(name) = self.foreign(inner) {
+                    return self.push(Node::Foreign(name));
+                }
                 match self.graph.node(inner) {
                     Node::Global(_, Role::Tensor | Role::First) => {
                         return self.reduce(inner, arguments);
@@ -249,6 +275,7 @@ impl<'a> Machine<'a> {
                 )
             }
             Role::Name => return Err(format!("{name} is called")),
+            Role::Foreign => Node::Foreign(name),
             Role::Class => self.object(name, &given)?,
         };
         self.push(node)
@@ -291,6 +318,9 @@ impl<'a> Machine<'a> {
     }
 
     fn new_object(&mut self, class: Id, arguments: Id) -> Result<(), String> {
+        if let Some(name) = self.foreign(class) {
+            return self.push(Node::Foreign(name));
+        }
         match self.graph.node(class).clone() {
             Node::Global(name, Role::Class) => {
                 let arguments = self.arguments(arguments)?;
@@ -309,6 +339,8 @@ impl<'a> Machine<'a> {
             Node::Object { state: held, .. } => *held = Some(state),
             // Attributes of an OrderedDict (`_metadata`) or of a parameter say nothing about the weights.
             Node::Dict(_) | Node::Tensor { .. } => {}
+            // Nor does the state of what is not needed.
+            Node::Foreign(_) | Node::Global(_, Role::Foreign) => {}
             other => return Err(format!("a state is given to {}", describe(other))),
         }
         Ok(())
@@ -513,6 +545,11 @@ impl<'a> Machine<'a> {
     }
 }
 
+/// What is said of a global that is not on the list.
+pub(in crate::weights) fn not_needed(name: &str) -> String {
+    format!("global {name:?} is not one that weights need; nothing was executed")
+}
+
 /// The head of a text, for messages.
 fn shown(text: &str) -> &str {
     &text[..text.floor_char_boundary(60)]
@@ -527,7 +564,7 @@ fn describe(node: &Node) -> String {
         Node::List(_) => "a list".to_owned(),
         Node::Dict(_) => "a dictionary".to_owned(),
         Node::Global(name, _) => name.clone(),
-        Node::Object { class, .. } => format!("an instance of {class}"),
+        Node::Object { class, .. } | Node::Foreign(class) => format!("an instance of {class}"),
         Node::Persistent(_) => "a storage".to_owned(),
         Node::Tensor { .. } => "a tensor".to_owned(),
     }

@@ -69,7 +69,14 @@ fn made_up() -> Vec<String> {
 pub fn names_of(path: &Path) -> Result<Vec<String>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("--names {}", path.display()))?;
-    let names: Vec<String> = text.lines().map(|l| l.trim().to_owned()).collect();
+    let read = datasets::class_names_file(path).context("--names")?;
+    let is_plain = read.left_out.is_none() && !text.trim_start().starts_with(['[', '{']);
+    let names: Vec<String> = if is_plain {
+        let lines = text.trim_start_matches('\u{feff}').lines();
+        lines.map(|l| l.trim().to_owned()).collect()
+    } else {
+        read.names
+    };
     let mut seen = std::collections::BTreeMap::new();
     let mut problems = Vec::new();
     for (name, line) in names.iter().zip(1..) {

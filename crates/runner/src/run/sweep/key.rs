@@ -37,7 +37,7 @@ impl Sweep {
             "settings": method.settings,
             "protocol": p.protocol,
             "views": self.suite.views.to_string(),
-            "backbone": self.clip.fingerprint(),
+            "backbone": self.clip.identity(),
             "split": feed.split_hash(),
             "template": feed.dataset.template,
             "targets": targets,
@@ -67,7 +67,7 @@ impl Sweep {
         }
         // and what few methods need.
         if let Some(teacher) = self.teacher(line) {
-            all["teacher"] = teacher.fingerprint().into();
+            all["teacher"] = teacher.identity().into();
         }
         if let Some(path) = &line.descriptions {
             let read = |id: &String| self.descriptions.get(&(path.clone(), id.clone()));

@@ -63,7 +63,7 @@ impl Painter<'_> {
             frame.finish(&mut drawing, &style, &class_set.title());
             let diagonal = [(frame.left, frame.bottom), (frame.right, frame.top)];
             drawing.line(&diagonal, GREY_INK, 0.7 * style.line, Dash::Dashed);
-            for method in &section.methods {
+            for method in section.drawn() {
                 let of = analysis
                     .reliability
                     .iter()

@@ -32,7 +32,7 @@ impl Painter<'_> {
         let value = |method: &Method| section.entry(method, place, metric, shots).figure();
         let mut points: Vec<(Look, f64, Figure)> = Vec::new();
         let mut references: Vec<(Look, Figure)> = Vec::new();
-        for method in &section.methods {
+        for method in section.drawn() {
             let Some(figure) = value(method) else {
                 continue;
             };
@@ -48,7 +48,7 @@ impl Painter<'_> {
             return None;
         }
 
-        let keys = section.methods.iter().filter(|m| value(m).is_some());
+        let keys = section.drawn().filter(|m| value(m).is_some());
         let keys = keys
             .map(|m| Key {
                 look: look(m),

@@ -141,7 +141,7 @@ impl Painter<'_> {
             return;
         }
 
-        let looks: Vec<(&Method, Look)> = section.methods.iter().map(|m| (m, look(m))).collect();
+        let looks: Vec<(&Method, Look)> = section.drawn().map(|m| (m, look(m))).collect();
         // References first, lines over them, points on top.
         for (method, look) in looks.iter().filter(|(m, _)| !m.is_trained) {
             if let Some(f) = figure(method, 0) {

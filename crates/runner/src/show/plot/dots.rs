@@ -16,7 +16,7 @@ impl Painter<'_> {
         shots: usize,
     ) -> Drawing {
         let (section, style) = (self.section, self.style);
-        let looks: Vec<(&Method, Look)> = section.methods.iter().map(|m| (m, look(m))).collect();
+        let looks: Vec<(&Method, Look)> = section.drawn().map(|m| (m, look(m))).collect();
         let keys = looks
             .iter()
             .map(|(_, look)| Key {

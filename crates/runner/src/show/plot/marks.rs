@@ -2,7 +2,7 @@
 
 use super::Style;
 use super::canvas::{Align, BLACK_INK, Drawing, Ink, WHITE_INK, text_width};
-use crate::show::looks::{Dash, Look, Marker};
+use crate::show::looks::{Dash, GREY, Look, Marker};
 
 /// A regular polygon or star: `n` corners at `radius`, in between at `inner`, the first corner up, turned by `turn`.
 fn corners(n: usize, radius: f64, inner: Option<f64>, turn: f64) -> Vec<(f64, f64)> {
@@ -111,7 +111,20 @@ pub struct Legend {
 
 impl Legend {
     /// Lays the keys out: as few rows as fit, then columns evened out.
-    pub fn new(keys: Vec<Key>, style: &Style) -> Self {
+    pub fn new(mut keys: Vec<Key>, style: &Style) -> Self {
+        // Grey methods are told apart by nobody, so they stand there once.
+        let is_grey = |key: &Key| key.look.colour == GREY;
+        let grey = keys.iter().filter(|k| is_grey(k)).count();
+        if grey > 0 {
+            let mut first = true;
+            keys.retain(|k| !is_grey(k) || std::mem::take(&mut first));
+            let place = keys.iter().position(is_grey).expect("one is kept");
+            let mut others = keys.remove(place);
+            others.look.name = format!("{grey} others");
+            others.look.marker = Marker::Circle;
+            others.look.dash = Dash::Solid;
+            keys.push(others);
+        }
         let sample = 2.6 * style.text;
         let widths: Vec<f64> = keys
             .iter()

@@ -33,7 +33,7 @@ impl Painter<'_> {
             };
             Some((of(base)?, of(novel)?))
         };
-        let methods: Vec<&Method> = section.methods.iter().filter(|m| *m != reference).collect();
+        let methods: Vec<&Method> = section.drawn().filter(|m| *m != reference).collect();
         let mut points = Vec::new();
         let mut averages = Vec::new();
         for method in &methods {

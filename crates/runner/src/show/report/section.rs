@@ -174,7 +174,7 @@ impl Pages<'_> {
             return "no method has every result of its average yet.".to_owned();
         };
         let on = match place {
-            Place::Dataset(dataset) => format!("on {dataset}"),
+            Place::Dataset(dataset) => format!("on {}", section.called(dataset)),
             Place::Average => format!("averaged over {} datasets", section.targets().count()),
         };
         let mut text = format!(

@@ -16,6 +16,10 @@ pub struct Method {
     pub variant: usize,
     /// Whether it has labelled training pictures. One that does not stands beside every number of shots.
     pub is_trained: bool,
+    /// Whether it chose by test pictures or by a whole validation split, as some released code does.
+    pub peeks: bool,
+    /// Whether charts draw it grey: one of many, and not among the few that matter.
+    pub is_grey: bool,
 }
 
 /// Accuracies of one method on one class set of one dataset at one number of shots.

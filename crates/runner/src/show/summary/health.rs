@@ -1,6 +1,6 @@
 //! What a reader must know before believing a figure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Section;
@@ -126,11 +126,16 @@ impl Health {
         }
         if !self.failed.is_empty() {
             notes.push(format!("{} failed.", count(self.failed.len(), "trial")));
-            notes.extend(
-                self.failed
-                    .iter()
-                    .map(|f| format!("  {}: {}", f.trial, f.reason)),
-            );
+            let mut said: BTreeMap<&str, &str> = BTreeMap::new();
+            notes.extend(self.failed.iter().map(|f| {
+                // A reason that many trials share (a class name that is too long) is told once.
+                let first = *said.entry(&f.reason).or_insert(&f.trial);
+                if first == f.trial {
+                    format!("  {}: {}", f.trial, f.reason)
+                } else {
+                    format!("  {}: as {first}", f.trial)
+                }
+            }));
         }
         if !self.missing.is_empty() {
             notes.push(format!(

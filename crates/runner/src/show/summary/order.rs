@@ -36,6 +36,10 @@ pub(super) fn methods(records: &[&Record], planned: &[&Planned]) -> Vec<Method> 
             algorithm: (*algorithm).to_owned(),
             variant: order[..i].iter().filter(|m| m.1 == *algorithm).count(),
             is_trained: is_trained(label),
+            peeks: records
+                .iter()
+                .any(|r| r.method == *label && super::uses::peeks(r)),
+            is_grey: false,
         })
         .collect()
 }

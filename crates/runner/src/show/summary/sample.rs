@@ -99,6 +99,7 @@ pub fn record(
         losses: vec![1.5, 0.75, 0.5],
         learning_rates: vec![1e-5, 2e-3, 1e-3],
         notes: Vec::new(),
+        titles: BTreeMap::new(),
         cost: Cost {
             train_seconds: 2.5 * method.len() as f64 * shots as f64,
             test_seconds: 3.0,

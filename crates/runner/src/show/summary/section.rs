@@ -6,12 +6,18 @@ use super::Spending;
 use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
+use super::uses::Uses;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
 use crate::stats;
 use crate::store::Planned;
 
 type CellKey = (String, String, TestSet, usize);
+
+/// Most methods that charts can tell apart by colour and marker.
+const IN_COLOUR: usize = 12;
+/// How many keep their colour where there are more.
+const BEST: usize = 8;
 
 /// One protocol on one backbone (and from one source dataset, where the protocol has one).
 #[derive(Clone, Debug)]
@@ -36,9 +42,13 @@ pub struct Section {
     pub seeds: BTreeSet<u64>,
     /// What the finished trials took, by method and shots.
     pub spending: BTreeMap<(String, usize), Spending>,
+    /// What each method uses, by its label.
+    pub uses: BTreeMap<String, Uses>,
     /// How seeds are summed up.
     pub(super) spread: Spread,
     names_backbone: bool,
+    /// What datasets are called, where that is not their ids.
+    titles: BTreeMap<String, String>,
     cells: BTreeMap<CellKey, Cell>,
 }
 
@@ -78,8 +88,10 @@ impl Section {
             shots: Vec::new(),
             seeds: BTreeSet::new(),
             spending: super::cost::spending(&records),
+            uses: super::uses::uses(&records),
             spread: Spread::default(),
             names_backbone,
+            titles: records.iter().flat_map(|r| r.titles.clone()).collect(),
             cells: BTreeMap::new(),
         };
         let trained = planned
@@ -96,7 +108,33 @@ impl Section {
         section.seeds = trained.iter().map(|t| t.1).collect();
         section.expect(&records, &planned);
         section.fill(&records);
+        section.shade();
         section
+    }
+
+    /// With more methods than eyes can follow, leaves colour to the best, and to zero-shot CLIP which all are held
+    /// against: by the headline's average at the largest number of shots.
+    fn shade(&mut self) {
+        let Some(metric) = self.headline().filter(|_| self.methods.len() > IN_COLOUR) else {
+            return;
+        };
+        let most = self.shots.last().copied().unwrap_or(0);
+        let mean = |method: &Method| {
+            let entry = self.entry(method, Place::Average, metric, most);
+            entry.figure().map_or(f64::NEG_INFINITY, |f| f.mean)
+        };
+        let mut order: Vec<(f64, usize)> = self.methods.iter().map(mean).zip(0..).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let kept: BTreeSet<usize> = order.iter().take(BEST).map(|(_, place)| *place).collect();
+        for (place, method) in self.methods.iter_mut().enumerate() {
+            method.is_grey = !kept.contains(&place) && method.algorithm != "zero-shot";
+        }
+    }
+
+    /// Methods in the order that charts draw them: grey ones first, so that they lie behind.
+    pub fn drawn(&self) -> impl Iterator<Item = &Method> {
+        let grey = self.methods.iter().filter(|m| m.is_grey);
+        grey.chain(self.methods.iter().filter(|m| !m.is_grey))
     }
 
     /// Notes in every cell which seeds it should have.
@@ -184,6 +222,11 @@ impl Section {
         }
     }
 
+    /// What tables and charts call a dataset: its title, where its row has one.
+    pub fn called<'a>(&'a self, dataset: &'a str) -> &'a str {
+        self.titles.get(dataset).map_or(dataset, String::as_str)
+    }
+
     /// How seeds are summed up.
     pub fn spread(&self) -> Spread {
         self.spread
@@ -193,7 +236,7 @@ impl Section {
     pub fn title(&self) -> String {
         let mut title = self.protocol.title.to_owned();
         if let Some(source) = &self.source {
-            title += &format!(" from {source}");
+            title += &format!(" from {}", self.called(source));
         }
         if self.names_backbone {
             title += &format!(", {} ({})", self.backbone, self.short_fingerprint());

@@ -384,3 +384,30 @@ fn a_cell_holds_what_the_last_stage_left() {
     let cell = section.cell(method(section, "coop"), "dtd", TestSet::ALL, 16);
     assert_eq!(cell.unwrap().values, [(1, 60.0)]);
 }
+
+#[test]
+fn of_many_methods_the_best_and_zero_shot_keep_their_colour() {
+    let mut records = vec![trial(
+        "zero-shot",
+        "dtd",
+        0,
+        1,
+        &[("base", 30.0), ("novel", 30.0)],
+    )];
+    let mut add = |count: usize| {
+        for i in records.len() - 1..count {
+            let at = 40.0 + i as f64;
+            let label = format!("coop-m{i}");
+            records.push(trial(&label, "dtd", 16, 1, &[("base", at), ("novel", at)]));
+        }
+        let summary = Summary::new(&loaded(records.clone()));
+        let methods = &summary.sections[0].methods;
+        let coloured = methods.iter().filter(|m| !m.is_grey);
+        coloured.map(|m| m.label.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(add(11).len(), 12, "as many as can be told apart");
+    let kept = add(15);
+    assert_eq!(kept.len(), 9);
+    assert_eq!(kept[0], "zero-shot");
+    assert!(kept.contains(&"coop-m14".to_owned()) && !kept.contains(&"coop-m3".to_owned()));
+}

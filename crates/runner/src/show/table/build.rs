@@ -100,9 +100,9 @@ impl<'a> View<'a> {
         match place {
             Place::Average => "Average".to_owned(),
             Place::Dataset(d) if self.section.source.as_deref() == Some(d) => {
-                format!("{d} (source)")
+                format!("{} (source)", self.section.called(d))
             }
-            Place::Dataset(d) => d.to_owned(),
+            Place::Dataset(d) => self.section.called(d).to_owned(),
         }
     }
 
@@ -137,6 +137,9 @@ impl<'a> View<'a> {
             text += " H = 2bn/(b+n) of the seed-averaged base and novel accuracy; the average's H is that of the \
                      averaged base and novel columns, not an average of H.";
         }
+        if section.methods.iter().any(|m| m.peeks) {
+            text += " \u{2020}: chose by test pictures or by a whole validation split, as its released code does.";
+        }
         if section.source.is_some() {
             text += " The average leaves the source out.";
         }
@@ -170,7 +173,7 @@ impl<'a> View<'a> {
                         if cell.is_whole() || !is_asked {
                             continue;
                         }
-                        let mut note = format!("{name}, {dataset}");
+                        let mut note = format!("{name}, {}", self.section.called(dataset));
                         if method.is_trained {
                             note += &format!(", {}", shots_name(shots));
                         }
@@ -248,7 +251,10 @@ impl<'a> View<'a> {
 
     fn mean_of(&self, shots: &[usize]) -> String {
         let of = match self.section.targets().count() {
-            1 => self.section.targets().next().unwrap_or_default().to_owned(),
+            1 => {
+                let only = self.section.targets().next().unwrap_or_default();
+                self.section.called(only).to_owned()
+            }
             n => format!("average of {n} datasets"),
         };
         match shots {

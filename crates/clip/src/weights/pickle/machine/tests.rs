@@ -95,3 +95,61 @@ fn long_names_are_cut_in_messages() {
     let bytes = [b"I".as_slice(), &[b'x'; 100_000], b"\n."].concat();
     assert!(refusal(&bytes).len() < 200);
 }
+
+/// `{"args": ..., "epoch": 5}` where the dots are what `call` makes of a class; its letters are bytes.
+fn beside(class: &str, call: &str) -> Vec<u8> {
+    let mut bytes = b"\x80\x02}q\x00(X\x04\x00\x00\x00args".to_vec();
+    bytes.extend(format!("c{class}\n").bytes());
+    bytes.extend(call.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
+    bytes.extend(b"X\x05\x00\x00\x00epochK\x05u.");
+    bytes
+}
+
+#[test]
+fn what_weights_do_not_need_is_inert_and_remembered_by_name() {
+    for (class, call) in [
+        // An instance with a state, one of a call, one that is a dictionary or a list of its own, and a bare class.
+        ("argparse\nNamespace", ")\u{81}}(X\u{2}\0\0\0lrK\u{1}ub"),
+        ("pathlib\nPosixPath", "X\u{1}\0\0\0a\u{85}R"),
+        ("easydict\nEasyDict", ")R(X\u{1}\0\0\0aK\u{1}u"),
+        ("my.module\nTrail", ")R(K\u{1}K\u{2}e"),
+        ("builtins\ngetattr", "X\u{1}\0\0\0a\u{85}R"),
+        ("my.module\nKind", ""),
+        // What came of a call is called itself.
+        ("my.module\nmaker", ")R)R"),
+    ] {
+        let mut graph = Graph::default();
+        let bytes = beside(class, call);
+        let (top, _) = run(&mut graph, &bytes).unwrap_or_else(|e| panic!("{class}: {}", e.problem));
+        let Node::Dict(entries) = graph.node(top) else {
+            panic!("{class}: {:?}", graph.node(top))
+        };
+        assert_eq!(entries.len(), 2, "{class}");
+        assert_eq!(*graph.node(entries[1].1), Node::Int(5), "{class}");
+        let name = class.replace('\n', ".");
+        assert!(graph.foreign().contains(&name), "{class}");
+        assert!(
+            matches!(
+                graph.node(entries[0].1),
+                Node::Foreign(_) | Node::Global(_, Role::Foreign)
+            ),
+            "{class}"
+        );
+    }
+}
+
+#[test]
+fn what_only_an_attack_names_is_refused_wherever_it_stands() {
+    for class in [
+        "posix\nsystem",
+        "os\nsystem",
+        "subprocess\nPopen",
+        "builtins\nexec",
+        "__builtin__\neval",
+        "importlib.util\nfind_spec",
+    ] {
+        let bytes = beside(class, ")R");
+        assert!(refusal(&bytes).contains("nothing was executed"), "{class}");
+    }
+    assert!(refusal(&beside("my.module\nKind", "")[..20]).contains("cut short"));
+}

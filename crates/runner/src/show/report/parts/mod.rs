@@ -11,6 +11,7 @@ mod cost;
 mod differences;
 mod lead;
 mod tables;
+mod uses;
 
 /// Every part, in the order of a section.
 pub(super) const PARTS: &[Part] = &[
@@ -19,6 +20,7 @@ pub(super) const PARTS: &[Part] = &[
     differences::PART,
     calibration::PART,
     classes::PART,
+    uses::PART,
     cost::PART,
 ];
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
+use super::Slot;
 use crate::ops::Layout;
-use crate::text::Slot;
 
 /// One position of a packed row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,6 @@ pub(crate) struct Packed {
     pub(crate) rows: Vec<Row>,
     /// Packed rows that hold context, with the context row.
     pub(crate) context: Arc<Vec<(usize, usize)>>,
-    /// Own position of each sequence's last row in the node in which it ends.
-    pub(crate) ends: Vec<usize>,
 }
 
 impl Packed {
@@ -60,7 +58,6 @@ impl Packed {
         });
         Ok(Self {
             context: Arc::new(context.collect()),
-            ends: layout.ends().map(|n| n.length - 1).collect(),
             layout: Arc::new(layout),
             rows: trees.rows,
         })
@@ -118,7 +115,6 @@ impl Packed {
             });
         let grown = Self {
             context: Arc::new(context.collect()),
-            ends: layout.ends().map(|n| n.length - 1).collect(),
             layout: Arc::new(layout),
             rows,
         };
@@ -315,5 +311,19 @@ mod tests {
         // These share nothing, and are sorted.
         let sorted = [vec![tokens(&[2, 9]), tokens(&[1, 9])]];
         assert!(!Packed::new(&sorted, 77).unwrap().is_apart());
+    }
+
+    #[test]
+    fn the_modules_example_has_the_rows_that_it_says() {
+        let texts = ["a photo of a sea horse.", "a photo of a sea lion."].map(|text| {
+            let ids = crate::Tokenizer::shared().sequence(text).unwrap();
+            tokens(&ids)
+        });
+        assert_eq!(texts.each_ref().map(Vec::len), [9, 9]);
+        let packed = Packed::new(&[texts.to_vec()], 77).unwrap();
+        let lengths: Vec<usize> = packed.layout.nodes().iter().map(|n| n.length).collect();
+        assert_eq!((lengths, packed.rows.len()), (vec![6, 3, 3], 12));
+        assert_eq!(packed.layout.path(2), [0, 1, 2, 3, 4, 5, 9, 10, 11]);
+        assert_eq!(packed.layout.last_rows(), [2, 2]);
     }
 }

@@ -1,8 +1,4 @@
-//! The causal text tower, which takes prompts as data.
-//!
-//! Sequences are cut after their end token, lie packed without padding, and what some of them share at their start (start
-//! token, shared context, shared deep prompts, first words of class names) is computed once for them. All three are
-//! exact: the tower is causal, and its output is read at the end token (arXiv 2103.00020, section 2.4).
+//! The causal text tower over packed rows.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,22 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor, TensorId, Var, bail};
 
+use super::Slot;
+use super::tree::Packed;
 use crate::changes::{BlockChange, Norm};
 use crate::ops::{Block, Put, Work, layer_norm, put_rows};
-use crate::packed::Packed;
 use crate::prompts::{At, TextPrompt};
-
-/// Longest sequence CLIP's positions allow, start and end tokens included.
-pub const CONTEXT_LENGTH: usize = 77;
-
-/// One position of a text sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Slot {
-    /// A vocabulary word, by its token id.
-    Token(u32),
-    /// A learned vector: a row of [`TextPrompt::context`].
-    Context(usize),
-}
 
 /// Sequences laid out for the tower; made once for a set of classes, used every step.
 #[derive(Clone, Debug)]
@@ -51,7 +36,7 @@ pub(crate) struct Part {
 impl TextPlan {
     /// Number of sequences, which is the number of features that come out.
     pub fn sequences(&self) -> usize {
-        self.whole.packed.ends.len()
+        self.whole.packed.layout.sequences()
     }
 
     /// Packed rows the tower computes.
@@ -149,7 +134,7 @@ impl TextTower {
         self.plan(&groups)
     }
 
-    pub(crate) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
+    pub(super) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
         let packed = Packed::new(groups, self.positional_embedding.dim(0)?)?;
         let base = if self.embeddings().iter().any(|t| t.track_op()) {
             None
@@ -272,12 +257,12 @@ impl TextTower {
     /// What [`TextTower::encode`] and its gradient cannot do without.
     pub fn work(&self, plan: &TextPlan) -> Work {
         let last = self.blocks.len().saturating_sub(1);
-        let packed = &plan.whole.packed;
+        let (packed, ends) = (&plan.whole.packed, plan.whole.packed.layout.last_rows());
         let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
             b.shape
-                .work(&packed.layout, (i == last).then_some(&packed.ends[..]))
+                .work(&packed.layout, (i == last).then_some(&ends[..]))
         });
-        let projection = 2.0 * (packed.ends.len() * self.projection.elem_count()) as f64;
+        let projection = 2.0 * (ends.len() * self.projection.elem_count()) as f64;
         blocks.fold(
             Work {
                 forward: projection,
@@ -287,32 +272,8 @@ impl TextTower {
         )
     }
 
-    /// Features `[sequences, E]`, not normalised, in the order of the plan: each sequence is read at its last row, the end
-    /// token. Differentiable in the prompt, and in the tower's own tensors where they are trained.
-    ///
-    /// # Errors
-    /// A context row the prompt does not have, or what does not fit the tower.
-    pub fn encode(&self, plan: &TextPlan, prompt: &TextPrompt) -> Result<Tensor> {
-        if prompt.context.is_none() && !plan.whole.packed.context.is_empty() {
-            bail!("the sequences name context rows, the prompt has none");
-        }
-        prompt.check(self.depth())?;
-        if prompt.changes.drops() && (!plan.whole.packed.is_apart() || prompt.grows()) {
-            bail!("dropout needs a plan made by `plan_apart`, and no rows that enter at a block");
-        }
-        // Pieces hand over the gradient of the prompt alone.
-        let in_pieces = prompt.is_tracked() && !self.is_tracked();
-        if in_pieces && self.projection.device().is_cpu() {
-            let pieces = self.pieces(plan)?;
-            if pieces.len() > 1 {
-                return self.encode_pieces(pieces, prompt);
-            }
-        }
-        self.encode_part(&plan.whole, prompt)
-    }
-
     /// As [`TextTower::encode`], all at once.
-    pub(crate) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
+    pub(super) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
         let mut packed = Cow::Borrowed(&part.packed);
         let mut x = match &part.base {
             Some(base) if part.embeddings == self.embeddings().map(Tensor::id) => base.clone(),
@@ -343,7 +304,8 @@ impl TextTower {
                 x = put_rows(&x, &deep.rows, &rows, put)?;
             }
             let last = i + 1 == self.blocks.len();
-            let select = last.then_some(&packed.ends[..]);
+            let ends = last.then(|| packed.layout.last_rows());
+            let select = ends.as_deref();
             let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
             x = block.forward_with(&x, &packed.layout, select, change)?;
         }

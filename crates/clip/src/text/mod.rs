@@ -1,0 +1,38 @@
+//! The causal text tower, which takes prompts as data.
+//!
+//! Sequences are cut after their end token, lie packed without padding, and what some of them share at their start (start
+//! token, shared context, shared deep prompts, first words of class names) is computed once for them. All three are
+//! exact: the tower is causal, and its output is read at the end token (arXiv 2103.00020, section 2.4).
+//!
+//! # One example through all stages
+//!
+//! *"a photo of a sea horse."* and *"a photo of a sea lion."*
+//!
+//! 1. **Sequences** ([`Slot`]): two times nine slots, from the start token to the end token. A method puts
+//!    [`Slot::Context`] where its learned vectors stand in place of words.
+//! 2. **Tree** (`tree.rs`, made by [`TextTower::plan`]): what both start with once, then what is each one's own; three
+//!    nodes, twelve rows. The last row of a sequence is always its own, for there it is read.
+//!
+//!    ```text
+//!    node 0   rows 0-5    start a photo of a sea
+//!    node 1   rows 6-8      horse . end
+//!    node 2   rows 9-11     lion . end
+//!    ```
+//! 3. **Layout** ([`crate::ops::Layout`]): which rows see which. A row sees the rows of the nodes above its own, those
+//!    before it in its own, and itself: row 10 sees 0 to 5, 9 and 10, at the positions 0 to 7 of its sequence. Rows get
+//!    the embeddings of their tokens or context rows, and of these positions.
+//! 4. **Blocks** (`tower.rs`): each takes all twelve rows, but for the last: there keys and values are of all rows,
+//!    queries and the MLP of the two rows that are read, 8 and 11. Rows that enter at a block ([`crate::How::Insert`])
+//!    enter a node: three of them behind the start token make node 0 nine rows long, and the layout anew.
+//! 5. **Features**: two, from `ln_final` and the projection of the two rows.
+//! 6. **Pieces** (`pieces.rs`): a plan of more than 1,024 rows is cut into pieces where a gradient is asked for, each
+//!    with a tree of its own. Forward keeps as many graphs as [`TextTower::memory`] lets; backward encodes the others
+//!    again, one at a time, so that the bound changes no bit.
+
+mod pieces;
+mod sequence;
+mod tower;
+mod tree;
+
+pub use sequence::Slot;
+pub use tower::{TextPlan, TextTower};

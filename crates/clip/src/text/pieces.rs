@@ -1,0 +1,271 @@
+//! Text features in pieces, so that the graph that waits for its gradient has a bound.
+//!
+//! Sequences are cut into the same pieces whatever the bound, and their gradients are added up in the same order. The
+//! bound only decides how many pieces keep their graph between forward and backward; the others are encoded again for
+//! their gradient, one at a time: the same numbers, bit for bit, for one more forward pass. Sequences do not see each
+//! other, so that a piece's features are those of the whole.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Result, Shape, Tensor, Var, bail};
+
+use super::Slot;
+use super::tower::{Part, TextPlan, TextTower};
+use crate::ops::{values, with_values};
+use crate::prompts::TextPrompt;
+
+/// Rows of a piece, unless one sequence alone has more: enough for products to run at their full rate, and few enough
+/// that what a piece computes once more than the whole (the shared prefix) does not matter.
+const ROWS: usize = 1024;
+
+impl TextTower {
+    /// Features `[sequences, E]`, not normalised, in the order of the plan: each sequence is read at its last row, the end
+    /// token. Differentiable in the prompt, and in the tower's own tensors where they are trained.
+    ///
+    /// # Errors
+    /// A context row the prompt does not have, or what does not fit the tower.
+    pub fn encode(&self, plan: &TextPlan, prompt: &TextPrompt) -> Result<Tensor> {
+        if prompt.context.is_none() && !plan.whole.packed.context.is_empty() {
+            bail!("the sequences name context rows, the prompt has none");
+        }
+        prompt.check(self.depth())?;
+        if prompt.changes.drops() && (!plan.whole.packed.is_apart() || prompt.grows()) {
+            bail!("dropout needs a plan made by `plan_apart`, and no rows that enter at a block");
+        }
+        // Pieces hand over the gradient of the prompt alone.
+        let in_pieces = prompt.is_tracked() && !self.is_tracked();
+        if in_pieces && self.projection.device().is_cpu() {
+            let pieces = self.pieces(plan)?;
+            if pieces.len() > 1 {
+                return self.encode_pieces(pieces, prompt);
+            }
+        }
+        self.encode_part(&plan.whole, prompt)
+    }
+
+    /// Bytes of graph that one packed row leaves: in each block its queries, keys, values, attention output, middle and
+    /// output rows and the MLP's hidden values.
+    fn bytes_a_row(&self) -> usize {
+        let floats = |shape: &crate::ops::BlockShape| 6 * shape.width + shape.hidden;
+        let all: usize = self.blocks.iter().map(|b| floats(&b.shape)).sum();
+        4 * all
+    }
+
+    /// Bytes of graph that one piece takes: a smaller [`TextTower::memory`] is not kept to.
+    pub fn least_memory(&self) -> usize {
+        ROWS * self.bytes_a_row()
+    }
+
+    /// The pieces of a plan, in the order of its sequences.
+    pub(crate) fn pieces(&self, plan: &TextPlan) -> Result<Arc<Vec<Part>>> {
+        if let Some(made) = plan.pieces.get() {
+            return Ok(made.clone());
+        }
+        let made = if plan.rows() <= ROWS {
+            vec![plan.whole.clone()]
+        } else {
+            let pieces = cut(&plan.groups);
+            let parts = pieces.iter().map(|piece| self.part(piece));
+            parts.collect::<Result<Vec<_>>>()?
+        };
+        Ok(plan.pieces.get_or_init(|| Arc::new(made)).clone())
+    }
+
+    /// As [`TextTower::encode`], piece by piece. Of a frozen tower: gradients go to the prompt alone.
+    pub(crate) fn encode_pieces(
+        &self,
+        pieces: Arc<Vec<Part>>,
+        prompt: &TextPrompt,
+    ) -> Result<Tensor> {
+        let tensors = prompt.tensors();
+        let flat = tensors.iter().map(Tensor::flatten_all);
+        let flat = flat.collect::<Result<Vec<_>>>()?;
+        let op = Pieces {
+            tower: self.clone(),
+            kept: self.kept(&pieces),
+            pieces,
+            prompt: prompt.map(&mut |t| Ok(t.detach()))?,
+            graphs: Mutex::default(),
+        };
+        Tensor::cat(&flat, 0)?.contiguous()?.apply_op1(op)
+    }
+
+    /// How many of the first pieces keep their graph.
+    fn kept(&self, pieces: &[Part]) -> usize {
+        let Some(most) = self.memory else {
+            return pieces.len();
+        };
+        let sizes: Vec<usize> = pieces.iter().map(|p| p.packed.rows.len()).collect();
+        let most = most / self.bytes_a_row().max(1);
+        if sizes.iter().sum::<usize>() <= most {
+            return pieces.len();
+        }
+        // One more than those kept has a graph while it is encoded again.
+        let mut left = most.saturating_sub(sizes.iter().copied().max().unwrap_or(0));
+        let fits = sizes.iter().take_while(|&&rows| {
+            let fits = rows <= left;
+            left = left.saturating_sub(rows);
+            fits
+        });
+        fits.count()
+    }
+}
+
+/// Cuts groups of sequences into runs of at most [`ROWS`] rows, counting what all of a group start with once.
+fn cut(groups: &[Vec<Vec<Slot>>]) -> Vec<Vec<Vec<&[Slot]>>> {
+    let mut pieces: Vec<Vec<Vec<&[Slot]>>> = Vec::new();
+    let mut taken = usize::MAX;
+    for group in groups {
+        let prefix = shared_start(group);
+        let mut open = false;
+        for sequence in group {
+            let own = sequence.len() - prefix;
+            let more = own + if open { 0 } else { prefix };
+            if taken.saturating_add(more) > ROWS {
+                pieces.push(Vec::new());
+                (taken, open) = (0, false);
+            }
+            let piece = pieces.last_mut().expect("the first sequence opens one");
+            if !open {
+                piece.push(Vec::new());
+                taken += prefix;
+                open = true;
+            }
+            taken += own;
+            if let Some(group) = piece.last_mut() {
+                group.push(sequence);
+            }
+        }
+    }
+    pieces
+}
+
+/// How many slots all sequences start with; at least one is left to each.
+fn shared_start(group: &[Vec<Slot>]) -> usize {
+    let [first, rest @ ..] = group else { return 0 };
+    let shortest = group.iter().map(Vec::len).min().unwrap_or(0);
+    rest.iter().fold(shortest.saturating_sub(1), |n, s| {
+        first[..n].iter().zip(s).take_while(|(a, b)| a == b).count()
+    })
+}
+
+/// The graph of a piece: the prompt's tensors in it, and its features.
+type Graph = (Vec<Var>, Tensor);
+
+/// One operation, whose only input is every tensor of the prompt, flat and one after the other.
+struct Pieces {
+    tower: TextTower,
+    pieces: Arc<Vec<Part>>,
+    /// How many of the first pieces keep their graph.
+    kept: usize,
+    /// The prompt, detached: where its tensors go, and their shapes.
+    prompt: TextPrompt,
+    /// Of the pieces that keep theirs, in order.
+    graphs: Mutex<Vec<Option<Graph>>>,
+}
+
+impl Pieces {
+    /// The prompt of `flat` values for a piece; with `own`, in variables that are put there.
+    fn prompt(
+        &self,
+        flat: &Tensor,
+        piece: usize,
+        mut own: Option<&mut Vec<Var>>,
+    ) -> Result<TextPrompt> {
+        let mut at = 0;
+        let mut prompt = self.prompt.map(&mut |t| {
+            let part = flat.narrow(0, at, t.elem_count())?.reshape(t.shape())?;
+            at += t.elem_count();
+            let Some(own) = &mut own else {
+                return Ok(part);
+            };
+            own.push(Var::from_tensor(&part)?);
+            Ok(own[own.len() - 1].as_tensor().clone())
+        })?;
+        if prompt.changes.drops() {
+            let rows = |pieces: &[Part]| pieces.iter().map(|p| p.packed.rows.len()).sum::<usize>();
+            let (first, own) = (rows(&self.pieces[..piece]), &self.pieces[piece..=piece]);
+            prompt.changes = prompt.changes.of_rows(first, rows(own))?;
+        }
+        Ok(prompt)
+    }
+
+    fn graph(&self, piece: usize, flat: &Tensor) -> Result<Graph> {
+        let mut own = Vec::new();
+        let prompt = self.prompt(flat, piece, Some(&mut own))?;
+        let features = self.tower.encode_part(&self.pieces[piece], &prompt)?;
+        Ok((own, features))
+    }
+
+    /// A piece's graph, if it has kept one. Where not all have, it is given up, for another needs the room; else it stays
+    /// for a second backward pass (ProGrad makes two).
+    fn take(&self, piece: usize) -> Option<Graph> {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let graph = graphs.get_mut(piece)?;
+        if self.kept == self.pieces.len() {
+            graph.clone()
+        } else {
+            graph.take()
+        }
+    }
+}
+
+impl CustomOp1 for Pieces {
+    fn name(&self) -> &'static str {
+        "text-in-pieces"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Strides) -> Result<(CpuStorage, Shape)> {
+        let rows = Tensor::from_slice(
+            values(storage, layout)?,
+            layout.shape(),
+            &candle_core::Device::Cpu,
+        )?;
+        let (mut out, mut sequences, mut graphs) = (Vec::new(), 0, Vec::new());
+        for (i, piece) in self.pieces.iter().enumerate() {
+            let features = if i < self.kept {
+                let (own, features) = self.graph(i, &rows)?;
+                graphs.push(Some((own, features.clone())));
+                features
+            } else {
+                let prompt = self.prompt(&rows, i, None)?;
+                self.tower.encode_part(piece, &prompt)?
+            };
+            with_values(&features, |v| {
+                out.extend_from_slice(v);
+                Ok(())
+            })?;
+            sequences += piece.packed.layout.sequences();
+        }
+        if sequences == 0 {
+            bail!("there is nothing to encode");
+        }
+        *self.graphs.lock().unwrap_or_else(PoisonError::into_inner) = graphs;
+        let shape = Shape::from((sequences, out.len() / sequences));
+        Ok((CpuStorage::F32(out), shape))
+    }
+
+    fn bwd(&self, rows: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let rows = rows.detach();
+        let (mut at, mut sum) = (0, rows.zeros_like()?);
+        for (i, piece) in self.pieces.iter().enumerate() {
+            let (own, features) = match self.take(i) {
+                Some(kept) => kept,
+                None => self.graph(i, &rows)?,
+            };
+            let count = piece.packed.layout.sequences();
+            let upstream = grad.narrow(0, at, count)?.detach();
+            at += count;
+            let gradients = (features * upstream)?.sum_all()?.backward()?;
+            let parts = own.iter().map(|own| match gradients.get(own) {
+                Some(part) => part.flatten_all(),
+                None => own.as_tensor().zeros_like()?.flatten_all(),
+            });
+            sum = (sum + Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)?;
+        }
+        Ok(Some(sum))
+    }
+}
+
+#[cfg(test)]
+mod tests;

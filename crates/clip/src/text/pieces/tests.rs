@@ -1,0 +1,254 @@
+use super::*;
+use crate::changes::{Beside, Changes, Dropout, LowRank, Norm, Projection};
+use crate::ops::{Activation, Block, BlockShape};
+use crate::prompts::{At, DeepText, How};
+use candle_core::Device;
+
+fn noise(shape: &[usize], seed: u32) -> Tensor {
+    let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / (1u32 << 24) as f32 * 0.4 - 0.2
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn tower() -> TextTower {
+    let shape = BlockShape {
+        width: 16,
+        heads: 2,
+        hidden: 32,
+        activation: Activation::QuickGelu,
+    };
+    TextTower {
+        token_embedding: noise(&[20, 16], 1),
+        token_rows: None,
+        positional_embedding: noise(&[12, 16], 2),
+        blocks: (0..3)
+            .map(|i| Block {
+                shape,
+                theta: noise(&[shape.len()], 10 + i),
+            })
+            .collect(),
+        norm: (noise(&[16], 3), noise(&[16], 4)),
+        projection: noise(&[16, 8], 5),
+        memory: None,
+    }
+}
+
+/// `count` sequences: start, two context rows, a drawn name, end.
+fn names(group: usize, count: u32) -> Vec<Vec<Slot>> {
+    (0..count)
+        .map(|n| {
+            let context = [Slot::Context(2 * group), Slot::Context(2 * group + 1)];
+            let words = (0..=n % 3).map(|i| Slot::Token(1 + (n * 5 + i * 3) % 17));
+            let start = [Slot::Token(0)].into_iter().chain(context);
+            start.chain(words).chain([Slot::Token(19)]).collect()
+        })
+        .collect()
+}
+
+/// Features, and gradients of context and of a deep prompt.
+fn run(tower: &TextTower, groups: &[Vec<Vec<Slot>>], whole: bool) -> [Vec<f32>; 3] {
+    let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();
+    let deep = Var::from_tensor(&noise(&[2, 16], 7)).unwrap();
+    let plan = tower.plan(groups).unwrap();
+    let prompt = TextPrompt {
+        context: Some(context.as_tensor().clone()),
+        deep: vec![DeepText::instead(1, 1, deep.as_tensor().clone())],
+        ..TextPrompt::default()
+    };
+    let features = if whole {
+        tower.encode_part(&plan.whole, &prompt).unwrap()
+    } else {
+        tower.encode(&plan, &prompt).unwrap()
+    };
+    let weights = noise(&[plan.sequences(), 8], 8);
+    let loss = (&features * &weights).unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    [
+        flat(&features),
+        flat(gradients.get(context.as_tensor()).unwrap()),
+        flat(gradients.get(deep.as_tensor()).unwrap()),
+    ]
+}
+
+#[test]
+fn no_bound_changes_a_bit() {
+    let mut tower = tower();
+    let groups = [names(0, 700), names(1, 900)];
+    let plan = tower.plan(&groups).unwrap();
+    let pieces = tower.pieces(&plan).unwrap();
+    assert!(pieces.len() > 3, "{}", pieces.len());
+    let unbounded = run(&tower, &groups, false);
+    let largest = pieces.iter().map(|p| p.packed.rows.len()).max().unwrap();
+    let some = (pieces[0].packed.rows.len() + largest) * tower.bytes_a_row();
+    for (most, kept) in [(1, 0), (some, 1), (usize::MAX, pieces.len())] {
+        tower.memory = Some(most);
+        assert_eq!(tower.kept(&pieces), kept);
+        assert_eq!(run(&tower, &groups, false), unbounded, "{most}");
+    }
+}
+
+#[test]
+fn pieces_have_the_features_and_gradients_of_the_whole() {
+    let (tower, groups) = (tower(), [names(0, 700), names(1, 900)]);
+    let pieces = run(&tower, &groups, false);
+    for (a, b) in pieces.iter().zip(&run(&tower, &groups, true)) {
+        let largest = b.iter().fold(1f32, |m, v| m.max(v.abs()));
+        let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest);
+        let worst = gaps.fold(0f32, f32::max);
+        assert!(worst < 1e-5, "{worst}");
+    }
+}
+
+#[test]
+fn pieces_hold_every_sequence_once_in_order_and_few_rows() {
+    let groups = [names(0, 700), names(1, 3), Vec::new(), names(1, 900)];
+    let pieces = cut(&groups);
+    let flat: Vec<&[Slot]> = pieces.iter().flatten().flatten().copied().collect();
+    let all: Vec<&[Slot]> = groups.iter().flatten().map(Vec::as_slice).collect();
+    assert_eq!(flat, all);
+    for piece in &pieces {
+        assert!(tower().part(piece).unwrap().packed.rows.len() <= ROWS);
+    }
+    assert_eq!(shared_start(&groups[0]), 3);
+    assert_eq!(shared_start(&groups[0][..1]), groups[0][0].len() - 1);
+}
+
+#[test]
+fn a_trained_block_gets_its_gradient_whatever_the_number_of_rows() {
+    let mut tower = tower();
+    let groups = [names(0, 900), names(1, 900)];
+    let theta = Var::from_tensor(&tower.blocks[1].theta).unwrap();
+    tower.blocks[1].theta = theta.as_tensor().clone();
+    let norm = Var::from_tensor(&tower.norm.1).unwrap();
+    tower.norm.1 = norm.as_tensor().clone();
+    let plan = tower.plan(&groups).unwrap();
+    assert!(tower.pieces(&plan).unwrap().len() > 1);
+    let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();
+    let prompt = TextPrompt {
+        context: Some(context.as_tensor().clone()),
+        ..TextPrompt::default()
+    };
+    let features = tower.encode(&plan, &prompt).unwrap();
+    let gradients = features
+        .sqr()
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    for own in [&context, &theta, &norm] {
+        let gradient = gradients.get(own).expect("a gradient of each");
+        let largest = gradient.abs().unwrap().max_all().unwrap();
+        assert!(largest.to_scalar::<f32>().unwrap() > 0.0);
+    }
+}
+
+/// A prompt of every kind, with its variables; `dropout` for so many rows.
+fn everything(dropout: Option<usize>) -> (TextPrompt, Vec<Var>) {
+    let mut own = Vec::new();
+    let mut draw = |shape: &[usize]| {
+        own.push(Var::from_tensor(&noise(shape, 60 + own.len() as u32)).unwrap());
+        own[own.len() - 1].as_tensor().clone()
+    };
+    let context = Some(draw(&[4, 16]));
+    let mut deep = |block, at, how, count| DeepText {
+        block,
+        at,
+        rows: draw(&[count, 16]),
+        how,
+    };
+    let mut all = vec![
+        deep(0, At::Position(1), How::Mixed(0.5), 1),
+        deep(1, At::Context, How::Mixed(0.7), 4),
+    ];
+    if dropout.is_none() {
+        all.push(deep(1, At::Position(1), How::Insert, 3));
+        all.push(deep(2, At::Position(1), How::Instead, 3));
+    }
+    let mut changes = Changes::default();
+    for (block, of) in [
+        (0, Projection::Query),
+        (1, Projection::Value),
+        (2, Projection::Out),
+    ] {
+        changes.block(block).low_rank.push(LowRank {
+            of,
+            down: draw(&[2, 16]),
+            up: draw(&[16, 2]),
+            scale: 0.5,
+            dropout: dropout.map(|rows| Dropout {
+                kept: noise(&[rows, 16], 90 + block as u32).ge(-0.1f32).unwrap(),
+                share: 0.75,
+            }),
+        });
+    }
+    let mut norm = || {
+        Some(Norm {
+            gain: draw(&[16]),
+            bias: draw(&[16]),
+        })
+    };
+    changes.block(1).norm_1 = norm();
+    changes.block(2).norm_2 = norm();
+    changes.norm_after = norm();
+    changes.block(0).beside = Some(Beside {
+        tensors: vec![draw(&[16, 16])],
+        f: Arc::new(|tensors, rows| rows.matmul(&tensors[0])?.tanh()),
+    });
+    let prompt = TextPrompt {
+        context,
+        deep: all,
+        changes,
+    };
+    (prompt, own)
+}
+
+#[test]
+fn pieces_of_any_prompt_have_the_features_and_gradients_of_the_whole() {
+    let mut tower = tower();
+    let groups = [names(0, 700), names(1, 900)];
+    for drops in [false, true] {
+        let plan = if drops {
+            tower.plan_apart(&groups.concat()).unwrap()
+        } else {
+            tower.plan(&groups).unwrap()
+        };
+        let (prompt, own) = everything(drops.then(|| plan.rows()));
+        let mut results = Vec::new();
+        for whole in [true, false] {
+            for memory in [None, Some(1)] {
+                tower.memory = memory;
+                let features = if whole {
+                    tower.encode_part(&plan.whole, &prompt).unwrap()
+                } else {
+                    assert!(tower.pieces(&plan).unwrap().len() > 3);
+                    tower.encode(&plan, &prompt).unwrap()
+                };
+                let weights = noise(&[plan.sequences(), 8], 8);
+                let loss = (&features * &weights).unwrap().sum_all().unwrap();
+                let gradients = loss.backward().unwrap();
+                let mut all = vec![features.clone()];
+                all.extend(own.iter().map(|v| gradients.get(v).unwrap().clone()));
+                results.push(all);
+            }
+        }
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let [whole, _, pieces, bounded] = &results[..] else {
+            panic!("four results")
+        };
+        for ((a, b), bounded) in pieces.iter().zip(whole).zip(bounded) {
+            let (a, b) = (flat(a), flat(b));
+            assert_eq!(a, flat(bounded));
+            let largest = b.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+            let gaps = a.iter().zip(&b).map(|(a, b)| (a - b).abs() / largest);
+            let worst = gaps.fold(0f32, f32::max);
+            assert!(worst < 1e-4, "{drops} {worst}");
+        }
+    }
+}
