@@ -114,6 +114,14 @@ impl Picks {
         let text = crate::readers::read_text(path)?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| crate::readers::json_error(path, &error))?;
+        Self::from_value(&value, path, split)
+    }
+
+    /// As [`read`](Self::read), of what was read from `path` already.
+    ///
+    /// # Errors
+    /// [`Error::Entries`].
+    pub fn from_value(value: &Value, path: &Path, split: &Split) -> Result<Self, Error> {
         let mut problems = Vec::new();
         let mut list = |part: Part| {
             let known: HashMap<&Path, &Item> = split

@@ -415,9 +415,9 @@ fn replay(stage: &Stage, c: &mut Comparison) -> Result<()> {
     let val = &shots::validation(&recorded.shots)?.labels;
     c.hits("grid", &hits, val.len(), r.get("grid")?)?;
     let best = config.grid.best(&hits);
-    c.choice("beta", Some(best.beta), r.at("/searched/beta"));
-    c.choice("alpha", Some(best.alpha), r.at("/searched/alpha"));
-    c.choice("gamma", Some(best.gamma), r.at("/searched/gamma"));
+    c.chosen("beta", best.beta, r.at("/searched/beta"));
+    c.chosen("alpha", best.alpha, r.at("/searched/alpha"));
+    c.chosen("gamma", best.gamma, r.at("/searched/gamma"));
     ape.fit(&recorded.shots)?;
     let images = Images::Pixels(r.get("test_images")?.clone());
     let last = ape.predictor()?.logits(&images)?;

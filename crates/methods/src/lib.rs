@@ -20,6 +20,7 @@ pub mod training;
 
 mod ape;
 mod clip_adapter;
+mod clip_lora;
 mod cocoop;
 mod coop;
 mod ctpt;
@@ -30,6 +31,8 @@ mod kgcoop;
 mod language_prompting;
 mod lp_plus_plus;
 mod maple;
+mod mma;
+mod mmrl;
 mod mta;
 mod prograd;
 mod promptsrc;
@@ -39,6 +42,7 @@ mod tda;
 mod tip_adapter;
 mod tip_adapter_f;
 mod tpt;
+mod two_stage;
 mod vpt;
 mod zero;
 mod zero_shot;
@@ -78,6 +82,11 @@ pub const METHODS: &[Entry] = &[
     dekg_tcp::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
+    mmrl::ENTRY,
+    mmrl::PLUS_PLUS,
+    mma::ENTRY,
+    clip_lora::ENTRY,
+    two_stage::ENTRY,
     tpt::ENTRY,
     ctpt::ENTRY,
     zero::ENTRY,

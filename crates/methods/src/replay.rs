@@ -372,6 +372,14 @@ impl Comparison {
         Ok(())
     }
 
+    /// Compares a chosen number, which must be the recorded one; readers of JSON may lose its last bit.
+    pub fn chosen(&mut self, name: &str, ours: f64, theirs: Option<f64>) {
+        if theirs.is_none_or(|theirs| (ours - theirs).abs() > 1e-12 * theirs.abs()) {
+            self.choices
+                .push(format!("{name}: {ours}, recorded {theirs:?}"));
+        }
+    }
+
     /// Compares every trained tensor with the recorded ones, which must be the same by name.
     ///
     /// # Errors
@@ -474,29 +482,35 @@ impl Stage<'_> {
 /// # Errors
 /// As [`replay`].
 pub fn steps(stage: &Stage, table: toml::Table, c: &mut Comparison) -> Result<()> {
-    let mut method = stage.start(table, &stage.recording.classes()?)?;
-    steps_of(stage, method.as_mut(), c)
+    let r = stage.recording;
+    let mut method = stage.start(table, &r.classes()?)?;
+    follow(stage, method.as_mut(), &mut r.optimizer()?, c)
 }
 
-/// As [`steps`], of a method that is built and has the recorded initial values. It is left bound to the other classes,
-/// where the recording has some.
+/// As [`steps`], of a method that is there and an update rule that the recording does not say.
 ///
 /// # Errors
 /// As [`replay`].
-pub fn steps_of(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Result<()> {
-    steps_seen(stage, method, c, &mut |_, _, _| Ok(()))
+pub fn follow(
+    stage: &Stage,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    c: &mut Comparison,
+) -> Result<()> {
+    watched(stage, method, optimizer, c, &mut |_, _, _| Ok(()))
 }
 
 /// What a replay compares of each step besides, by its number.
 pub type Seen<'a> = dyn FnMut(usize, &Step, &mut Comparison) -> Result<()> + 'a;
 
-/// As [`steps_of`], with a look at each step.
+/// As [`follow`], with a look at each step.
 ///
 /// # Errors
 /// As [`replay`].
-pub fn steps_seen(
+pub fn watched(
     stage: &Stage,
     method: &mut dyn Method,
+    optimizer: &mut Optimizer,
     c: &mut Comparison,
     seen: &mut Seen,
 ) -> Result<()> {
@@ -505,7 +519,7 @@ pub fn steps_seen(
     if let Some(before) = r.tensors.get("logits.before") {
         c.logits(&method.predictor()?.logits(&test)?, before)?;
     }
-    train_seen(stage, method, c, seen)?;
+    train_watched(stage, method, optimizer, c, seen)?;
     c.parameters(method, &r.named("final."))?;
     c.logits(&method.predictor()?.logits(&test)?, r.get("logits.after")?)?;
     let aggregated = r.named("gpa.");
@@ -526,17 +540,19 @@ pub fn steps_seen(
 ///
 /// # Errors
 /// As [`replay`].
-pub fn train(stage: &Stage, method: &mut dyn Method, c: &mut Comparison) -> Result<()> {
-    train_seen(stage, method, c, &mut |_, _, _| Ok(()))
-}
-
-/// As [`train`], with a look at each step.
-///
-/// # Errors
-/// As [`replay`].
-pub fn train_seen(
+pub fn train(
     stage: &Stage,
     method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    c: &mut Comparison,
+) -> Result<()> {
+    train_watched(stage, method, optimizer, c, &mut |_, _, _| Ok(()))
+}
+
+fn train_watched(
+    stage: &Stage,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
     c: &mut Comparison,
     seen: &mut Seen,
 ) -> Result<()> {
@@ -556,7 +572,6 @@ pub fn train_seen(
     };
     let beside = r.numbers("kl")?;
     let rounding_only = r.texts("rounding_only").unwrap_or_default();
-    let mut optimizer = r.optimizer()?;
     for (number, want) in losses.iter().enumerate() {
         let batch = Batch {
             second: second
@@ -565,7 +580,7 @@ pub fn train_seen(
             seed: number as u64,
             ..Batch::new(Images::Pixels(images.get(number)?), labels.get(number)?)
         };
-        let done = step(method, &mut optimizer, &batch, r.rate(number)?)?;
+        let done = step(method, optimizer, &batch, r.rate(number)?)?;
         c.loss(done.value, *want);
         if let Some(parts) = &parts {
             if done.loss.parts.len() != parts[number].len() {

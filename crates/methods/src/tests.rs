@@ -117,7 +117,10 @@ fn scatter(method: &dyn Method, clip: &Clip) {
                 .unwrap();
             continue;
         }
+        let hidden = name.contains("adapter");
         let values = match name.rsplit("meta_net.").next() {
+            Some(_) if hidden && name.ends_with(".down.0.weight") => values * 0.02,
+            Some(_) if hidden && name.ends_with(".0.bias") => values.sign().unwrap() * 0.6,
             Some("linear1.weight") => values * 0.1,
             Some("linear1.bias") => values.sign().unwrap() * 0.6,
             Some("linear2.weight") => values * 0.6,

@@ -160,8 +160,8 @@ fn replay(stage: &Stage, c: &mut Comparison) -> Result<()> {
     };
     c.hits("grid.tip", &hits, val_labels.len(), r.get("grid.tip")?)?;
     let best = tip.cache.config.grid.best(&hits);
-    c.choice("beta", Some(best.beta), r.at("/searched/tip/beta"));
-    c.choice("alpha", Some(best.alpha), r.at("/searched/tip/alpha"));
+    c.chosen("beta", best.beta, r.at("/searched/tip/beta"));
+    c.chosen("alpha", best.alpha, r.at("/searched/tip/alpha"));
 
     tip.cache.choose(&keys)?;
     let test = Images::Pixels(r.get("test_images")?.clone());

@@ -275,8 +275,8 @@ fn replay(stage: &Stage, c: &mut Comparison) -> Result<()> {
     let of = shots::validation(&recorded.shots)?.labels.len();
     c.hits("grid.tip_f", &hits, of, r.get("grid.tip_f")?)?;
     let point = tip.cache.config.grid.best(&hits);
-    c.choice("beta", Some(point.beta), r.at("/searched/tip_f/beta"));
-    c.choice("alpha", Some(point.alpha), r.at("/searched/tip_f/alpha"));
+    c.chosen("beta", point.beta, r.at("/searched/tip_f/beta"));
+    c.chosen("alpha", point.alpha, r.at("/searched/tip_f/alpha"));
     let scores = tip.cache.scores(&test.0, &best, &tip.trained()?.1, point)?;
     c.logits(&scores, r.get("logits.tip_f")?)?;
     c.accuracy(

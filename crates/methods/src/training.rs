@@ -61,9 +61,18 @@ pub struct Training {
     /// What [`Schedule::CosineSteps`] ends at.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub floor: f64,
+    /// Share of the epochs after which [`Schedule::CosineSteps`] starts anew, for methods of two stages; 0: never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restart: f64,
     /// Of Adam and AdamW. Left out of what is recorded where it is PyTorch's, as records before it existed have it.
     #[serde(default = "epsilon", skip_serializing_if = "is_epsilon")]
     pub epsilon: f64,
+}
+
+/// Epochs of the first of two stages that has `share` of them.
+pub fn first_epochs(share: f64, epochs: usize) -> usize {
+    // A hair more, so that a product just below a whole number counts as it.
+    ((share * epochs as f64 + 1e-9) as usize).min(epochs)
 }
 
 fn is_zero(value: &f64) -> bool {
@@ -92,12 +101,13 @@ impl Training {
             warmup_lr: 1e-5,
             schedule: Schedule::Cosine,
             floor: 0.0,
+            restart: 0.0,
             epsilon: EPSILON,
         }
     }
 
     /// Names of the settings, for a suite reader to tell them from others.
-    pub const KEYS: [&'static str; 11] = [
+    pub const KEYS: [&'static str; 12] = [
         "epochs",
         "batch",
         "lr",
@@ -108,6 +118,7 @@ impl Training {
         "warmup_lr",
         "schedule",
         "floor",
+        "restart",
         "epsilon",
     ];
 
@@ -181,6 +192,12 @@ impl Training {
                 0.0..=100.0,
                 "learning rate that cosine-steps ends at",
             ),
+            restart: s.number(
+                "restart",
+                self.restart,
+                0.0..=1.0,
+                "share of the epochs after which cosine-steps starts anew; 0: never",
+            ),
             epsilon: s.number("epsilon", self.epsilon, 1e-12..=1.0, "of Adam and AdamW"),
         }
     }
@@ -206,8 +223,17 @@ impl Training {
         if self.schedule != Schedule::CosineSteps || self.is_warm_up(epoch) {
             return self.lr(epoch);
         }
-        let done = (step - self.warmup_epochs * per_epoch) as f64;
-        let all = (self.epochs * per_epoch) as f64;
+        let first = match self.restart {
+            0.0 => self.epochs,
+            share => first_epochs(share, self.epochs),
+        };
+        let (start, epochs) = if epoch < first {
+            (self.warmup_epochs, first)
+        } else {
+            (first, self.epochs - first)
+        };
+        let done = (step - start * per_epoch) as f64;
+        let all = (epochs * per_epoch) as f64;
         let factor = 0.5 * (1.0 + (std::f64::consts::PI * done / all).cos());
         self.floor + (self.lr - self.floor) * factor
     }
@@ -277,6 +303,32 @@ mod tests {
         }
         let maple = Training::sgd(5, 4, 0.0035);
         assert_eq!(maple.lr_at(7, 3), maple.lr(2));
+    }
+
+    #[test]
+    fn a_second_stage_starts_at_the_full_rate_again_as_2sfs_recorded() {
+        let two = Training {
+            schedule: Schedule::CosineSteps,
+            warmup_epochs: 0,
+            floor: 1e-6,
+            restart: 0.67,
+            ..Training::sgd(6, 4, 0.002)
+        };
+        let want = [
+            0.002,
+            0.001_707_253,
+            0.001_000_5,
+            0.000_293_747,
+            0.002,
+            0.001_000_5,
+        ];
+        for (t, w) in want.iter().enumerate() {
+            assert!((two.lr_at(t, 1) - w).abs() < 1e-9, "{t}");
+        }
+        assert_eq!(
+            [(0.6, 5), (0.6, 48), (1.0, 3), (0.0, 3)].map(|(s, n)| first_epochs(s, n)),
+            [3, 28, 3, 0]
+        );
     }
 
     #[test]

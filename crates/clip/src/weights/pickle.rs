@@ -81,6 +81,33 @@ pub fn read(path: &Path) -> Result<Tree, Error> {
     read_mapped(Mapped::open(path)?)
 }
 
+/// Reads a file that holds one plain pickle (`pickle.dump`, protocols 0 to 5), executing nothing: lists, dictionaries,
+/// texts and numbers, and objects of the classes that checkpoints may hold (`dassl...`) with their attributes as data.
+///
+/// # Errors
+/// As [`read`], and when bytes follow the pickle.
+pub fn read_plain(path: &Path) -> Result<Tree, Error> {
+    let file = Mapped::open(path)?;
+    let mut graph = Graph::default();
+    let (id, length) = run(&mut graph, file.bytes()).map_err(|r| refuse(&file, "pickle", 0, &r))?;
+    if length != file.bytes().len() {
+        let problem = format!(
+            "ends after {length} of {} bytes; only one pickle is expected",
+            file.bytes().len()
+        );
+        return Err(Error::weights(&file.path, "pickle", problem));
+    }
+    Ok(Tree {
+        pickle: Arc::new(Pickle {
+            file,
+            graph,
+            storages: BTreeMap::new(),
+            program: None,
+        }),
+        id,
+    })
+}
+
 pub(super) fn read_mapped(file: Arc<Mapped>) -> Result<Tree, Error> {
     if file.bytes().starts_with(b"PK\x03\x04") {
         read_zip(file)

@@ -11,7 +11,7 @@ use super::image_tokens::tracked;
 use super::layout::{sequences_before, variable};
 use super::losses::{cross_entropy, hsic, mean_cosine, quick_gelu};
 use super::templates;
-use crate::replay::{Comparison, Stage, steps_of};
+use crate::replay::{Comparison, Stage, follow};
 use crate::settings::Depth;
 use crate::{
     Backbones, Batch, Classes, Config, Cosine, Cost, ImageCost, Init, Loss, Method, Needs, Predict,
@@ -222,7 +222,7 @@ pub(crate) fn compare(stage: &Stage, c: &mut Comparison, dependence: Option<f64>
     let mut method = config.make(&stage.clip.clone().into(), &classes, &mut Init::seeded(0))?;
     load_parameters(&method, &r.named("init."))?;
     c.values("teacher.text", &method.teacher, r.get("teacher.text")?)?;
-    steps_of(stage, &mut method, c)?;
+    follow(stage, &mut method, &mut r.optimizer()?, c)?;
     let names = r.texts("novel_classnames");
     for (suffix, names) in [(".novel", names), ("", r.texts("classnames"))] {
         let Some(names) = names else { continue };

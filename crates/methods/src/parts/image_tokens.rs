@@ -71,14 +71,11 @@ pub(crate) struct Prompted<'a> {
 
 impl Predict for Prompted<'_> {
     fn logits(&self, images: &Images) -> Result<Tensor> {
-        let features = match &self.prompt.tokens {
-            None => images.unit_features(self.clip)?,
-            Some(_) => unit(
-                &self
-                    .clip
-                    .transformer()?
-                    .encode(images.pixels()?, &self.prompt)?,
-            )?,
+        let features = if self.prompt.is_empty() {
+            images.unit_features(self.clip)?
+        } else {
+            let tower = self.clip.transformer()?;
+            unit(&tower.encode(images.pixels()?, &self.prompt)?)?
         };
         if features.dim(1)? != self.texts.dim(1)? {
             bail!("image and text features differ in width");

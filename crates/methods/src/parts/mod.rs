@@ -6,6 +6,7 @@ pub(crate) mod context;
 pub(crate) mod grid;
 pub(crate) mod image_tokens;
 pub(crate) mod independent;
+pub(crate) mod inside;
 pub mod layout;
 pub(crate) mod lead;
 pub mod losses;

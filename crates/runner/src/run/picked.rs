@@ -1,4 +1,9 @@
 //! The few-shot pictures of a trial: drawn as published, or read from a list that somebody has published.
+//!
+//! Lists are of this program's own form (`.json`), Dassl's pickles (`split_fewshot/shot_16-seed_1.pkl`) or one JSON
+//! object a line (`.jsonl`), as 2SFS ships them; the two latter are read by `foreign`.
+
+mod foreign;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +19,8 @@ pub fn name(dataset: &str, shots: usize, seed: u64) -> String {
 }
 
 /// The pictures of a dataset, shots and seed. A folder has them as a run writes them, or as
-/// `<dataset>/shot_<shots>-seed_<seed>.json`, after the published code's `split_fewshot/shot_16-seed_1.pkl`.
+/// `<dataset>/shot_<shots>-seed_<seed>` with `.json`, `.pkl` or `.jsonl`, in a `split_fewshot` below the dataset too, after
+/// the published code's `split_fewshot/shot_16-seed_1.pkl`.
 ///
 /// # Errors
 /// A list that is not there, does not parse, names a picture the split does not have or has twice, has more pictures of a
@@ -33,24 +39,35 @@ pub fn picks(
         }
         PicksFrom::File(path) => path.clone(),
         PicksFrom::Folder(folder) => {
-            let names = [
-                name(dataset, shots, seed),
-                format!("{dataset}/shot_{shots}-seed_{seed}.json"),
-            ];
+            let names = names(dataset, shots, seed);
             let Some(path) = names.iter().map(|n| folder.join(n)).find(|p| p.exists()) else {
                 bail!(
-                    "{}: holds neither {} nor {} (picks)",
+                    "{}: holds none of {} (picks)",
                     folder.display(),
-                    names[0],
-                    names[1]
+                    names.join(", ")
                 )
             };
             path
         }
     };
-    let picks = Picks::read(&path, split)?;
+    let picks = match path.extension().and_then(|e| e.to_str()) {
+        Some("pkl") => Picks::from_value(&foreign::pickled(&path, split)?, &path, split)?,
+        Some("jsonl") => Picks::from_value(&foreign::lines(&path, split)?, &path, split)?,
+        _ => Picks::read(&path, split)?,
+    };
     check(&path, &picks, split, shots)?;
     Ok(picks)
+}
+
+/// Where a folder may have the list, in the order they are tried.
+fn names(dataset: &str, shots: usize, seed: u64) -> Vec<String> {
+    let shot = format!("shot_{shots}-seed_{seed}");
+    let mut names = vec![name(dataset, shots, seed)];
+    for extension in ["json", "pkl", "jsonl"] {
+        names.push(format!("{dataset}/{shot}.{extension}"));
+    }
+    names.push(format!("{dataset}/split_fewshot/{shot}.pkl"));
+    names
 }
 
 /// A list of the right pictures may still be another list than the one that was meant.
@@ -158,7 +175,8 @@ mod tests {
             .to_string();
         assert!(
             error.ends_with(
-                "holds neither pets-2shot-seed7.json nor pets/shot_2-seed_7.json (picks)"
+                "holds none of pets-2shot-seed7.json, pets/shot_2-seed_7.json, pets/shot_2-seed_7.pkl, \
+                 pets/shot_2-seed_7.jsonl, pets/split_fewshot/shot_2-seed_7.pkl (picks)"
             ),
             "{error}"
         );

@@ -18,7 +18,7 @@ mod check;
 mod tests;
 
 /// Largest distance in percentage points between a printed H or average and the one computed from its row or columns:
-/// two decimals each, rounded on both sides.
+/// two decimals each, rounded on both sides. A table of one decimal has ten times as much.
 pub const TOLERANCE: f64 = 0.02;
 
 /// Why published numbers could not be read.
@@ -73,6 +73,8 @@ pub enum Kind {
     Repository,
     /// A log of a run in the authors' repository.
     Log,
+    /// A table of a paper about other methods, whose rows are reprinted or run again; each row says which.
+    OtherPaper,
     /// A thread in the repository's tracker: a statement, not a published table.
     Issue,
     /// A list that reprints others' numbers.
@@ -103,6 +105,8 @@ pub struct Source {
     pub title: String,
     /// arXiv number.
     pub arxiv: Option<String>,
+    /// Where the paper came out, e.g. `AAAI 2026`.
+    pub venue: Option<String>,
     /// `owner/name` on GitHub.
     pub repository: Option<String>,
     /// Commit the repository was read at.
@@ -127,6 +131,8 @@ pub enum Metric {
     /// Correct pictures over all pictures of the test set, percent.
     #[serde(rename = "top-1")]
     Top1,
+    /// Expected calibration error, percent.
+    CalibrationError,
     /// Time a training picture takes, milliseconds, on the authors' machine.
     MillisecondsPerTrainingImage,
 }
@@ -205,6 +211,8 @@ struct Table {
     #[serde(default)]
     seeds: Vec<u64>,
     metric: Metric,
+    /// Digits printed after the point; two unless said.
+    decimals: Option<i32>,
     /// Columns: dataset ids, `average`, `average-shifted`.
     datasets: Vec<String>,
     #[serde(default)]
@@ -254,6 +262,18 @@ struct Exception {
     dataset: String,
     measure: String,
     reason: String,
+    /// What the printed value is instead, where arithmetic can tell.
+    is: Option<Instead>,
+}
+
+/// What a printed average was computed as, where it should have been something else. Checked like any other value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Instead {
+    /// The mean of the targets and the source; rows beside it average the targets alone.
+    MeanWithSource,
+    /// The mean of the datasets' H; rows beside it print the H of the averages.
+    MeanOfHarmonics,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -265,10 +285,12 @@ struct File {
 }
 
 /// One published value.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Number<'a> {
     /// As printed: percent, or the unit of its [`Metric`].
     pub value: f64,
+    /// Datasets that an average runs over, in the order of the papers; empty where it is none, or nobody says.
+    pub over: Vec<&'static str>,
     /// Computed from the source's other values rather than printed in it.
     pub derived: bool,
     /// What tells it from the source's other rows of the method, if there are any.
@@ -435,6 +457,11 @@ impl Published {
                     });
                     found.push(Number {
                         value: values[column],
+                        over: table
+                            .averages
+                            .of(dataset)
+                            .map(Members::datasets)
+                            .unwrap_or_default(),
                         derived: table.derived.iter().any(|d| d == dataset),
                         variant: row.variant.as_deref(),
                         epochs: row.epochs,

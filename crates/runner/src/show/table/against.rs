@@ -2,8 +2,34 @@
 
 use crate::record::TestSet;
 use crate::show::looks::look;
-use crate::show::published::{Kind, Measure, Published};
-use crate::show::summary::{Entry, Figure, Metric, Place, Section, Summary};
+use crate::show::published::{Kind, Measure, Number, Published, TOLERANCE};
+use crate::show::summary::{Entry, Figure, Method, Metric, Place, Section, Summary};
+
+/// How ours stands to what is published in the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The published value lies in the 95 % Student-t interval of our seeds.
+    Inside,
+    /// It does not.
+    Outside,
+    /// The sources print different values for the same thing, so no single one can be met; they are told apart by
+    /// more than rounding.
+    Disputed,
+    /// Ours is missing, or has no interval (one seed, or an H).
+    Unknown,
+}
+
+impl Verdict {
+    /// As tables print it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Inside => "inside",
+            Self::Outside => "outside the seeds' spread",
+            Self::Disputed => "differs between sources",
+            Self::Unknown => "-",
+        }
+    }
+}
 
 /// One published number and ours in the same place.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +54,8 @@ pub struct Pair {
     pub kind: Kind,
     /// Who ran it.
     pub ran_by: String,
+    /// Whether another source prints another value for the same thing.
+    pub is_disputed: bool,
 }
 
 impl Pair {
@@ -42,6 +70,69 @@ impl Pair {
         let half = self.ours?.half_interval(0.95)?;
         Some(self.difference()?.abs() > half)
     }
+
+    /// What to say of ours beside this value.
+    pub fn verdict(&self) -> Verdict {
+        match self.is_outside() {
+            _ if self.ours.is_none() => Verdict::Unknown,
+            _ if self.is_disputed => Verdict::Disputed,
+            Some(true) => Verdict::Outside,
+            Some(false) => Verdict::Inside,
+            None => Verdict::Unknown,
+        }
+    }
+}
+
+/// Published numbers of one place. A plug-in is published under its host (`coop+dept`), which is the label that a suite
+/// gives it; and an average counts only if it runs over the very datasets that ours does.
+fn numbers<'a>(
+    published: &'a Published,
+    section: &Section,
+    method: &Method,
+    place: Place,
+    shots: usize,
+    measure: Measure,
+) -> Vec<Number<'a>> {
+    let columns: &[&str] = match place {
+        Place::Average => &["average", "average-shifted"],
+        Place::Dataset(dataset) => &[dataset],
+    };
+    let plug_in = (method.label.contains('+') && method.label != method.algorithm)
+        .then_some(method.label.as_str());
+    let mut targets: Vec<&str> = section.targets().collect();
+    targets.sort_unstable();
+    let mut found = Vec::new();
+    for name in [method.algorithm.as_str()].into_iter().chain(plug_in) {
+        for column in columns {
+            let numbers = published.lookup(
+                section.protocol,
+                name,
+                column,
+                &section.backbone,
+                shots,
+                measure,
+            );
+            found.extend(numbers.into_iter().filter(|n| {
+                let mut over = n.over.clone();
+                over.sort_unstable();
+                place != Place::Average || over == targets
+            }));
+        }
+    }
+    found
+}
+
+/// Whether sources print different values. Rows that name other settings or a single seed (a variant) are no dispute.
+fn disagree(numbers: &[Number]) -> bool {
+    let values = || {
+        numbers
+            .iter()
+            .filter(|n| n.variant.is_none())
+            .map(|n| n.value)
+    };
+    let highest = values().fold(f64::MIN, f64::max);
+    let lowest = values().fold(f64::MAX, f64::min);
+    highest - lowest > TOLERANCE
 }
 
 /// Every published number that has a place in the summary; of one source only, if asked.
@@ -63,14 +154,9 @@ pub fn against(summary: &Summary, published: &Published, source: Option<&str>) -
                         .iter()
                         .map(|d| (Place::Dataset(d), d.as_str()));
                     for (place, dataset) in average.into_iter().chain(places) {
-                        let numbers = published.lookup(
-                            section.protocol,
-                            &method.algorithm,
-                            dataset,
-                            &section.backbone,
-                            shots,
-                            measure,
-                        );
+                        let numbers = numbers(published, section, method, place, shots, measure);
+                        // Of all sources, whichever is asked for.
+                        let are_disputed = disagree(&numbers);
                         let entry = section.entry(method, place, metric, shots);
                         for number in numbers
                             .iter()
@@ -93,6 +179,7 @@ pub fn against(summary: &Summary, published: &Published, source: Option<&str>) -
                                 },
                                 kind: number.source.kind,
                                 ran_by: number.ran_by.to_owned(),
+                                is_disputed: are_disputed && number.variant.is_none(),
                             });
                         }
                     }
@@ -125,17 +212,18 @@ fn measures(section: &Section) -> Vec<(Measure, Metric)> {
 /// Pairs as Markdown.
 pub fn markdown(pairs: &[Pair]) -> String {
     let mut text = "### Published numbers beside ours\n\n".to_owned();
-    text += "| Protocol | Method | Dataset | Shots | Measure | Published | Ours | Difference | Source | Ran by |\n";
-    text += "|---|---|---|---:|---|---:|---:|---:|---|---|\n";
+    text += "| Protocol | Method | Dataset | Shots | Measure | Published | Ours | Difference | Verdict | Source | Ran by |\n";
+    text += "|---|---|---|---:|---|---:|---:|---:|---|---|---|\n";
     for pair in pairs {
         let [published, ours, difference] = figures(pair);
         text += &format!(
-            "| {} | {} | {} | {} | {} | {published} | {ours} | {difference} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {published} | {ours} | {difference} | {} | {} | {} |\n",
             pair.section,
             pair.method,
             pair.dataset,
             pair.shots,
             pair.measure,
+            pair.verdict().words(),
             pair.source,
             pair.ran_by
         );
@@ -154,6 +242,7 @@ pub fn terminal(pairs: &[Pair]) -> String {
             "Published",
             "Ours",
             "Difference",
+            "Verdict",
             "Source",
         ]
         .map(String::from)
@@ -163,7 +252,7 @@ pub fn terminal(pairs: &[Pair]) -> String {
     let mut section = "";
     let flush = |rows: &mut Vec<Vec<String>>, text: &mut String| {
         let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..8).map(width).collect();
+        let widths: Vec<usize> = (0..9).map(width).collect();
         for row in rows.iter() {
             let cell = |(c, (cell, width)): (usize, (&String, &usize))| match c {
                 2 | 4..=6 => format!("{cell:>width$}"),
@@ -201,6 +290,7 @@ pub fn terminal(pairs: &[Pair]) -> String {
             published,
             ours,
             difference,
+            pair.verdict().words().to_owned(),
             pair.source.clone(),
         ]);
     }
@@ -233,7 +323,8 @@ pub fn figures(pair: &Pair) -> [String; 3] {
 
 /// What the columns mean.
 pub const NOTE: &str = "Difference: ours less published, in points; ! marks a published value outside the 95 % \
-                        Student-t interval of our seeds.";
+                        Student-t interval of our seeds. \
+                        Verdict: inside or outside that interval, or that the sources differ among themselves.";
 
 #[cfg(test)]
 mod tests {
@@ -287,6 +378,80 @@ mod tests {
         assert!(markdown(&pairs).contains("| 82.69 |"));
         let one = against(&summary, &published, Some(&pair.source));
         assert!(!one.is_empty() && one.iter().all(|p| p.source.starts_with(&pair.source)));
+    }
+
+    #[test]
+    fn sources_that_differ_are_said_to() {
+        let published = Published::built_in().unwrap();
+        let summary = Summary::new(&sweep());
+        let pairs = against(&summary, &published, None);
+        let of = |dataset: &str, measure: &str| {
+            let fits =
+                |p: &&Pair| p.method == "CoOp" && p.dataset == dataset && p.measure == measure;
+            pairs.iter().filter(fits).collect::<Vec<_>>()
+        };
+        // 82.69 of the paper, 82.63 of KgCoOp's authors, 81.50 of DePT's.
+        let average = of("average", "base");
+        assert!(average.len() > 2);
+        for pair in &average {
+            let expected = if pair.source.contains('(') {
+                pair.verdict()
+            } else {
+                Verdict::Disputed
+            };
+            assert_eq!(pair.verdict(), expected, "{pair:?}");
+        }
+        // Asking for one source hides the others' values, not that they differ.
+        let one = against(&summary, &published, Some("cocoop-paper-base-to-novel"));
+        let average = one
+            .iter()
+            .find(|p| p.method == "CoOp" && p.dataset == "average" && p.measure == "base");
+        assert_eq!(average.unwrap().verdict(), Verdict::Disputed);
+        assert!(terminal(&pairs).contains("differs between sources"));
+    }
+
+    #[test]
+    fn a_verdict_is_inside_or_outside_only_where_there_is_a_spread() {
+        let pair = |mean, deviation, is_disputed| Pair {
+            section: String::new(),
+            method: String::new(),
+            dataset: String::new(),
+            measure: "all",
+            shots: 16,
+            ours: Some(Figure {
+                mean,
+                deviation,
+                seeds: 3,
+            }),
+            published: 80.0,
+            source: String::new(),
+            kind: Kind::Paper,
+            ran_by: String::new(),
+            is_disputed,
+        };
+        // Half the interval of three seeds is 4.303 / sqrt(3) = 2.48 deviations.
+        assert_eq!(pair(82.4, Some(1.0), false).verdict(), Verdict::Inside);
+        assert_eq!(pair(82.6, Some(1.0), false).verdict(), Verdict::Outside);
+        assert_eq!(pair(82.6, None, false).verdict(), Verdict::Unknown);
+        assert_eq!(pair(82.6, Some(1.0), true).verdict(), Verdict::Disputed);
+    }
+
+    #[test]
+    fn an_average_over_other_datasets_is_no_published_number_of_ours() {
+        let ten: Vec<&str> = sample::DATASETS
+            .into_iter()
+            .filter(|d| *d != "dtd")
+            .collect();
+        let mut loaded = sample::sweep(&base_to_novel::PROTOCOL, &["coop"], &ten, &[16]);
+        for record in &mut loaded.records {
+            record.provenance.backbone = "clip-vit-b16".to_owned();
+        }
+        let pairs = against(
+            &Summary::new(&loaded),
+            &Published::built_in().unwrap(),
+            None,
+        );
+        assert!(!pairs.is_empty() && pairs.iter().all(|p| p.dataset != "average"));
     }
 
     #[test]
