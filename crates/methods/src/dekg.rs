@@ -125,3 +125,24 @@ impl Method for Dekg {
         self.context.cosine()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::{batch, build, clip};
+
+    #[test]
+    fn it_is_kgcoop_with_one_part_more() {
+        let clip = clip();
+        let parts = |name: &str, settings: &str| {
+            let loss = build(name, settings, &clip).loss(&batch()).unwrap();
+            let parts = loss.parts.iter();
+            parts
+                .map(|(_, t)| t.to_scalar::<f32>().unwrap())
+                .collect::<Vec<_>>()
+        };
+        let (two, three) = (parts("kgcoop", ""), parts("dekg", ""));
+        assert_eq!(two, three[..2]);
+        let doubled = parts("dekg", "dependence_weight = 12.0");
+        assert!(three[2] > 0.0 && (doubled[2] / three[2] - 2.0).abs() < 1e-5);
+    }
+}

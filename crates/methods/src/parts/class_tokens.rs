@@ -246,14 +246,93 @@ pub(crate) fn compare(stage: &Stage, c: &mut Comparison, dependence: Option<f64>
 
 #[cfg(test)]
 mod tests {
-    use crate::tests::{base, build, clip};
+    use super::*;
+    use crate::tests::{base, build, clip, flat, noise};
+
+    fn method(settings: &str) -> ClassTokens {
+        let table = settings.parse().unwrap();
+        let config = ClassTokensConfig::read(&mut Settings::new(table), None);
+        let on = clip().into();
+        config.make(&on, &base(), &mut Init::seeded(1)).unwrap()
+    }
+
+    /// Learned class features `[K, E]`.
+    fn texts(method: &ClassTokens) -> Vec<Vec<f32>> {
+        method
+            .texts(Var::as_detached_tensor)
+            .unwrap()
+            .to_vec2()
+            .unwrap()
+    }
 
     #[test]
-    fn tokens_of_a_class_move_no_other_classs_features() {
+    fn frozen_features_of_a_class_make_the_tokens_of_that_class_alone() {
+        let mut method = method("");
+        let before = texts(&method);
+        let e = method.clip.embedding_size();
+        let other = unit(&noise(&[1, e], 5, 1.0)).unwrap();
+        let rest = method.teacher.narrow(0, 1, 2).unwrap();
+        method.teacher = Tensor::cat(&[&other, &rest], 0).unwrap();
+        let after = texts(&method);
+        assert_ne!(before[0], after[0]);
+        assert_eq!(before[1..], after[1..]);
+    }
+
+    #[test]
+    fn the_context_is_heard_before_the_block_of_the_tokens_only() {
+        let other = |method: &ClassTokens| {
+            let shape = method.ctx.dims().to_vec();
+            method.ctx.set(&noise(&shape, 9, 1.0)).unwrap();
+        };
+        // At the first block the tokens stand in its place.
+        let first = method("depth = 1");
+        let before = texts(&first);
+        other(&first);
+        assert_eq!(before, texts(&first));
+        let second = method("depth = 2");
+        let before = texts(&second);
+        other(&second);
+        assert_ne!(before, texts(&second));
+    }
+
+    #[test]
+    fn tokens_are_the_network_worked_out_by_hand() {
+        let mut method = method("n_ctx = 1");
+        let (w, e) = (method.clip.text.width(), method.clip.embedding_size());
+        // One hidden unit that sees 1: quick-GELU gives 0.8457958, doubled by every weight, plus a tenth.
+        let [w1, b1, w2, b2] = &method.meta;
+        let hidden = b1.dims()[0];
+        let mut first = vec![0f32; hidden * e];
+        first[0] = 1.0;
+        let mut second = vec![0f32; w * hidden];
+        for row in 0..w {
+            second[row * hidden] = 2.0;
+        }
+        let of = |data, shape: &[usize]| Tensor::from_vec(data, shape, b1.device()).unwrap();
+        w1.set(&of(first, &[hidden, e])).unwrap();
+        b1.set(&b1.zeros_like().unwrap()).unwrap();
+        w2.set(&of(second, &[w, hidden])).unwrap();
+        b2.set(&of(vec![0.1f32; w], &[w])).unwrap();
+        let mut seen = vec![0f32; e];
+        seen[0] = 1.0;
+        method.teacher = of(seen, &[1, e]);
+        let tokens = method.class_tokens(Var::as_detached_tensor).unwrap();
+        assert_eq!(tokens.dims(), [1, 1, w]);
+        for got in flat(&tokens) {
+            assert!((got - (2.0 * 0.845_795_8 + 0.1)).abs() < 1e-5, "{got}");
+        }
+    }
+
+    #[test]
+    fn dependence_adds_its_own_part_and_no_other() {
         let clip = clip();
-        let method = build("tcp", "", &clip);
-        let weight = method.parameters().pop().expect("five tensors").1;
-        assert_eq!(weight.dims(), [4 * clip.text.width()]);
-        assert_eq!(method.parameters().len(), 5, "{:?}", base().names);
+        let parts = |name: &str| {
+            let loss = build(name, "", &clip).loss(&crate::tests::batch()).unwrap();
+            let part = |(name, t): &(_, Tensor)| (*name, t.to_scalar::<f32>().unwrap());
+            loss.parts.iter().map(part).collect::<Vec<(&str, f32)>>()
+        };
+        let (without, with) = (parts("tcp"), parts("dekg-tcp"));
+        assert_eq!(with[..2], without[..]);
+        assert!(with[2].0 == "dependence" && with[2].1 > 0.0, "{with:?}");
     }
 }
