@@ -27,6 +27,8 @@ mod cocoop;
 mod coop;
 mod ctpt;
 mod cupl;
+mod dekg;
+mod dekg_tcp;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
@@ -38,6 +40,7 @@ mod mta;
 mod prograd;
 mod promptsrc;
 mod taskres;
+mod tcp;
 mod tda;
 mod tip_adapter;
 mod tip_adapter_f;
@@ -79,6 +82,9 @@ pub const METHODS: &[Entry] = &[
     ivlp::ENTRY,
     maple::ENTRY,
     kgcoop::ENTRY,
+    dekg::ENTRY,
+    tcp::ENTRY,
+    dekg_tcp::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     atprompt::ENTRY,

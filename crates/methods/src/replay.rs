@@ -14,7 +14,8 @@ use crate::entry::Entry;
 use crate::init::Init;
 use crate::method::{Batch, Classes, Images, Method, load_parameters};
 use crate::optimizer::{Optimizer, Rule};
-use crate::step::step;
+use crate::settings::Settings;
+use crate::step::{Step, step};
 
 /// How recorded runs of a method are replayed.
 #[derive(Clone, Copy)]
@@ -461,6 +462,19 @@ impl Stage<'_> {
         load_parameters(method.as_ref(), &self.recording.named("init."))?;
         Ok(method)
     }
+
+    /// The settings `table` as `read` types them, for a replay that looks inside of a method.
+    ///
+    /// # Errors
+    /// Settings that are wrong, by their names as parameters.
+    pub fn typed<C>(&self, table: toml::Table, read: impl FnOnce(&mut Settings) -> C) -> Result<C> {
+        let mut settings = Settings::new(table);
+        let config = read(&mut settings);
+        if let Some(p) = settings.finish().problems.first() {
+            bail!("params.{}: {}", p.field, p.message);
+        }
+        Ok(config)
+    }
 }
 
 /// Training steps: losses and their parts, first gradients, final values, logits before and after, and on other classes.
@@ -483,12 +497,29 @@ pub fn follow(
     optimizer: &mut Optimizer,
     c: &mut Comparison,
 ) -> Result<()> {
+    watched(stage, method, optimizer, c, &mut |_, _, _| Ok(()))
+}
+
+/// What a replay compares of each step besides, by its number.
+pub type Seen<'a> = dyn FnMut(usize, &Step, &mut Comparison) -> Result<()> + 'a;
+
+/// As [`follow`], with a look at each step.
+///
+/// # Errors
+/// As [`replay`].
+pub fn watched(
+    stage: &Stage,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    c: &mut Comparison,
+    seen: &mut Seen,
+) -> Result<()> {
     let r = stage.recording;
     let test = Images::Pixels(r.get("test_images")?.clone());
     if let Some(before) = r.tensors.get("logits.before") {
         c.logits(&method.predictor()?.logits(&test)?, before)?;
     }
-    train(stage, method, optimizer, c)?;
+    train_watched(stage, method, optimizer, c, seen)?;
     c.parameters(method, &r.named("final."))?;
     c.logits(&method.predictor()?.logits(&test)?, r.get("logits.after")?)?;
     let aggregated = r.named("gpa.");
@@ -514,6 +545,16 @@ pub fn train(
     method: &mut dyn Method,
     optimizer: &mut Optimizer,
     c: &mut Comparison,
+) -> Result<()> {
+    train_watched(stage, method, optimizer, c, &mut |_, _, _| Ok(()))
+}
+
+fn train_watched(
+    stage: &Stage,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    c: &mut Comparison,
+    seen: &mut Seen,
 ) -> Result<()> {
     let r = stage.recording;
     let images = r.get("images")?;
@@ -570,6 +611,7 @@ pub fn train(
                 }
             }
         }
+        seen(number, &done, c)?;
         method.end_epoch(number, losses.len())?;
         c.steps += 1;
     }

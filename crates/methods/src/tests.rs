@@ -14,8 +14,7 @@ use crate::{
     Batch, Classes, Descriptions, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support,
     Validation, find,
 };
-pub(crate) use tiny_clip::{base, clip};
-use tiny_clip::{noise, pixels};
+pub(crate) use tiny_clip::{base, clip, noise, novel, pixels};
 
 fn build_for(
     entry: &Entry,
@@ -52,7 +51,7 @@ fn build_for(
     Ok(method)
 }
 
-fn build(name: &str, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
+pub(crate) fn build(name: &str, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
     build_for(find(name).unwrap(), config, clip, &base()).unwrap()
 }
 
@@ -66,7 +65,7 @@ pub(crate) fn batch() -> Batch {
     Batch::new(Images::Pixels(pixels(4, 3)), labels)
 }
 
-fn flat(t: &Tensor) -> Vec<f32> {
+pub(crate) fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 

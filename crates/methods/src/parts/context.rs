@@ -171,12 +171,17 @@ impl Context {
 
     /// Class features `[K, E]`, unit length, of a context of any shape whose last dimension is `W`.
     pub(crate) fn texts(&self, ctx: &Tensor) -> Result<Tensor> {
+        unit(&self.raw_texts(ctx)?)
+    }
+
+    /// As [`Context::texts`], as they leave the tower.
+    pub(crate) fn raw_texts(&self, ctx: &Tensor) -> Result<Tensor> {
         let rows = ctx.reshape(((), self.clip.text.width()))?;
         let prompt = TextPrompt {
             context: Some(rows),
             ..TextPrompt::default()
         };
-        unit(&self.clip.text.encode(&self.plan, &prompt)?)
+        self.clip.text.encode(&self.plan, &prompt)
     }
 
     pub(crate) fn named(&self) -> Vec<(String, Var)> {

@@ -80,6 +80,30 @@ pub fn sequences(
         .collect()
 }
 
+/// A sequence for each class: `count` context rows `row(class, i)`, then `rest` with the name in the place of `{}`.
+///
+/// # Errors
+/// A text of more than 77 tokens.
+pub fn sequences_before(
+    classes: &Classes,
+    rest: &str,
+    count: usize,
+    row: impl Fn(usize, usize) -> usize,
+) -> Result<Vec<Vec<Slot>>> {
+    let lead = placeholder(count);
+    let texts = classes.texts(rest);
+    let one = |(class, text): (usize, &String)| {
+        let ids = tokens(&format!("{lead} {text}"))?;
+        let words = ids[1 + count..].iter().map(|t| Slot::Token(*t));
+        let context = (0..count).map(|i| Slot::Context(row(class, i)));
+        Ok(std::iter::once(Slot::Token(ids[0]))
+            .chain(context)
+            .chain(words)
+            .collect())
+    };
+    texts.iter().enumerate().map(one).collect()
+}
+
 /// `X` once for each context vector: the placeholder of contexts that start from noise.
 pub fn placeholder(count: usize) -> String {
     vec!["X"; count].join(" ")

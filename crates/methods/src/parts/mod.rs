@@ -1,6 +1,7 @@
 //! What several methods are built of. A method's own file reads only these, never another method's.
 
 pub(crate) mod cache;
+pub(crate) mod class_tokens;
 pub(crate) mod context;
 pub(crate) mod described;
 pub(crate) mod grid;

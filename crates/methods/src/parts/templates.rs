@@ -25,6 +25,11 @@ pub fn of<'a>(method: &str, classes: &'a Classes) -> &'a str {
     listed(method, &classes.dataset).unwrap_or(&classes.template)
 }
 
+/// The text that `method`'s authors list for the dataset of `classes`, or `otherwise`.
+pub fn listed_or<'a>(method: &str, classes: &Classes, otherwise: &'a str) -> &'a str {
+    listed(method, &classes.dataset).unwrap_or(otherwise)
+}
+
 /// Whether a dataset's own prompt joins CoOp's ensemble of seven.
 pub fn joins_the_ensemble(dataset: &str) -> bool {
     listed("ensemble", dataset).is_none()

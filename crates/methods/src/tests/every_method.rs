@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use candle_core::Var;
 
-use super::tiny_clip::novel;
 use super::*;
 use crate::optimizer::{Optimizer, Rule};
 use crate::{Sees, load_parameters};
