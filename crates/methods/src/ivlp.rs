@@ -20,7 +20,7 @@ pub const ENTRY: Entry = Entry {
     training: Some(Training::sgd(20, 4, 0.0025)),
     read: |s| Box::new(Ivlp(Sizes::read(s))),
     checkpoint: Some(Checkpoint::WHOLE_MODEL),
-    replay: Replay::Steps(&["ivlp"], |r| Sizes::recorded(r)),
+    replay: Replay::Steps(&["ivlp"], Sizes::recorded),
 };
 
 struct Ivlp(Sizes);

@@ -219,8 +219,9 @@ pub(crate) fn replay(
     let kept: Vec<Vec<i64>> = r.get("selected")?.to_dtype(DType::I64)?.to_vec2()?;
     let finals = r.named("final.").into_values().next();
     let gradient = r.named("grad0.").into_values().next();
+    c.choice("pictures", pictures, kept.len());
     let mut scores = Vec::with_capacity(pictures);
-    for picture in 0..pictures {
+    for (picture, kept) in kept.iter().enumerate() {
         let tuned = tuner.tune(&Images::Pixels(views.get(picture)?))?;
         let from = tuned.losses.len().saturating_sub(recorded_steps);
         for (step, (loss, own)) in tuned.losses[from..].iter().enumerate() {
@@ -236,7 +237,7 @@ pub(crate) fn replay(
         c.logits(&tuned.before, &before.get(picture)?)?;
         c.logits(&tuned.logits, &after.get(picture)?)?;
         let ours: Vec<i64> = tuned.kept.iter().map(|i| *i as i64).collect();
-        c.choice("kept views", &ours, &kept[picture]);
+        c.choice("kept views", &ours, kept);
         if let Some(want) = &finals {
             let own = if want.rank() == 3 {
                 want.get(picture)?
