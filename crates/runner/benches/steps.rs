@@ -19,7 +19,8 @@ fn steps(c: &mut Criterion) {
     let classes = Classes::new(&names, "bench", "a photo of a {}.");
     let size = clip.image_size();
     for entry in METHODS {
-        let config = entry.default_config();
+        let case = bench::find(entry.name).and_then(|case| case.config());
+        let config = case.unwrap_or_else(|_| entry.default_config());
         let needs = config.needs();
         // What only a suite can give is timed in a run.
         if needs.teacher || needs.descriptions || needs.support.is_some() {

@@ -63,7 +63,12 @@ impl Case {
 }
 
 /// Settings of the published base-to-novel tables, where they are not the method's own defaults.
-const CONFIGS: [(&str, &str); 2] = [("coop", "init = 'a photo of a'"), ("prograd", "n_ctx = 4")];
+const CONFIGS: [(&str, &str); 3] = [
+    ("coop", "init = 'a photo of a'"),
+    ("prograd", "n_ctx = 4"),
+    // A word that every vocabulary has; the authors' are chosen by dataset.
+    ("atprompt", "attributes = ['photo']"),
+];
 
 /// Evaluations of a method without training it, and the image tower alone.
 const OTHERS: [Case; 4] = [
@@ -306,7 +311,10 @@ fn needed(case: &Case, clip: &Clip, text: &TextPlan, batch: usize, cached: bool)
 
 impl Case {
     /// The method with the case's settings.
-    fn config(&self) -> Result<Box<dyn Config>> {
+    ///
+    /// # Errors
+    /// None: cases name settings that methods have, which a test holds them to.
+    pub fn config(&self) -> Result<Box<dyn Config>> {
         let entry = methods::find(self.method).expect("cases name methods of the registry");
         let table = self.config.parse().expect("cases have valid TOML");
         Ok(entry.read(table).checked()?)

@@ -211,7 +211,7 @@ impl Line {
             let here = layer
                 .protocols
                 .as_ref()
-                .is_none_or(|p| p.iter().any(|p| *p == protocol))
+                .is_none_or(|p| p.contains(&protocol))
                 && layer
                     .datasets
                     .as_ref()
@@ -327,7 +327,7 @@ impl Line {
         able && self
             .protocols
             .as_ref()
-            .is_none_or(|p| p.iter().any(|p| *p == protocol))
+            .is_none_or(|p| p.contains(&protocol))
     }
 
     /// The method as it is for a protocol, dataset and shot count; checked when the suite was read.
