@@ -26,6 +26,7 @@ mod coop;
 mod ctpt;
 mod dekg;
 mod dekg_tcp;
+mod dept;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
@@ -80,6 +81,7 @@ pub const METHODS: &[Entry] = &[
     dekg::ENTRY,
     tcp::ENTRY,
     dekg_tcp::ENTRY,
+    dept::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     mmrl::ENTRY,

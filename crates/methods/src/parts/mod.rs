@@ -2,8 +2,11 @@
 
 pub(crate) mod cache;
 pub(crate) mod class_tokens;
+pub(crate) mod conditional;
 pub(crate) mod context;
+pub(crate) mod coupled;
 pub(crate) mod grid;
+pub(crate) mod hosts;
 pub(crate) mod image_tokens;
 pub(crate) mod independent;
 pub(crate) mod inside;
