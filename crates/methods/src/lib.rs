@@ -35,6 +35,7 @@ mod maple;
 mod mma;
 mod mmrl;
 mod mta;
+mod plot;
 mod prograd;
 mod promptsrc;
 mod taskres;
@@ -82,6 +83,7 @@ pub const METHODS: &[Entry] = &[
     tcp::ENTRY,
     dekg_tcp::ENTRY,
     dept::ENTRY,
+    plot::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     mmrl::ENTRY,

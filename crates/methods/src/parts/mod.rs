@@ -17,6 +17,7 @@ pub(crate) mod rows;
 pub(crate) mod shots;
 pub mod templates;
 pub(crate) mod texts;
+pub(crate) mod transport;
 pub(crate) mod tuning;
 pub mod views;
 pub(crate) mod wording;
