@@ -9,7 +9,8 @@
 //! other datasets, and where trained classes and others are asked together, with the similarities alone, as the head
 //! knows no other class.
 //!
-//! Differs: the authors also use the head on the variants of ImageNet, whose classes are rows of it.
+//! Differs: the authors also use the head on the variants of ImageNet, whose classes are rows of it; and they warm the
+//! head up at the rate of the prompts, where here it has its factor from the first step on.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use candle_core::{Result, Tensor, Var, bail};
 use crate::parts::hosts::{Fixed, Host, HostConfig};
 use crate::parts::layout::variable;
 use crate::parts::losses::cross_entropy;
-use crate::replay::{Comparison, Stage, steps_of};
+use crate::replay::{Comparison, Stage, follow};
 use crate::{
     Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, Images, Init, Loss, Method,
     Needs, Predict, Relation, Replay, Settings, Training, load_parameters,
@@ -144,9 +145,7 @@ impl Method for Dept {
     /// The head sees the features of each label's text, then those of the pictures.
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
         if !self.is_trained {
-            bail!(
-                "DePT's head belongs to the classes it was built with; it cannot be trained on others"
-            );
+            bail!("a head of the classes it was built with cannot be trained on others");
         }
         let forward = self.host.forward(batch)?;
         let of = |(a, b): &(Var, Var)| (a.as_tensor().clone(), b.as_tensor().clone());
@@ -221,7 +220,7 @@ fn compare(stage: &Stage, c: &mut Comparison) -> Result<()> {
             teacher,
         )?;
     }
-    steps_of(stage, method.as_mut(), c)?;
+    follow(stage, method.as_mut(), &mut r.optimizer()?, c)?;
     let learned = method.parameters().into_iter();
     let learned = learned.map(|(n, v)| (n, v.as_detached_tensor())).collect();
     let test = Images::Pixels(r.get("test_images")?.clone());
@@ -239,7 +238,10 @@ fn compare(stage: &Stage, c: &mut Comparison) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::tests::{base, batch, build, clip, flat, logits, novel};
+    use candle_core::Device;
+
+    use super::*;
+    use crate::tests::{base, batch, build, clip, logits, novel};
 
     #[test]
     fn the_head_speaks_only_where_its_classes_are_asked() {
@@ -264,7 +266,7 @@ mod tests {
             );
         }
         let message = with.loss(&batch()).unwrap_err().to_string();
-        assert!(message.contains("classes it was built with"), "{message}");
+        assert!(message.contains("cannot be trained on others"), "{message}");
         with.bind(&base()).unwrap();
         assert!(with.loss(&batch()).is_ok());
     }
@@ -285,16 +287,23 @@ mod tests {
         for (got, want) in logits(with.as_ref(), &images).iter().zip(want) {
             assert!((got - 0.3 * want).abs() < 1e-4, "{got} {want}");
         }
-        assert_eq!(
-            flat(&batch().labels.to_dtype(candle_core::DType::F32).unwrap()).len(),
-            4
-        );
-        assert_eq!(
-            (
-                with.rate("film_lp_img.bias"),
-                with.rate("prompt_learner.ctx")
-            ),
-            (6.5, 1.0)
-        );
+    }
+
+    #[test]
+    fn only_the_head_and_its_maps_have_a_rate_of_their_own() {
+        let with = build("dept", "", &clip());
+        for (name, _) in with.parameters() {
+            let of_host = name.starts_with("prompt_learner.");
+            assert_eq!(with.rate(&name), if of_host { 1.0 } else { 6.5 }, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_map_scales_and_shifts_each_feature() {
+        let of = |x: &[f32]| Tensor::new(x, &Device::Cpu).unwrap();
+        let x = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap();
+        let got = film(&x, &of(&[2.0, -1.0]), &of(&[0.5, 0.0])).unwrap();
+        let want = [[2.5f32, -2.0], [6.5, -4.0]];
+        assert_eq!(got.to_vec2::<f32>().unwrap(), want.map(|r| r.to_vec()));
     }
 }

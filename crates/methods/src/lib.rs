@@ -29,6 +29,7 @@ mod ctpt;
 mod cupl;
 mod dekg;
 mod dekg_tcp;
+mod dept;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
@@ -37,6 +38,7 @@ mod maple;
 mod mma;
 mod mmrl;
 mod mta;
+mod plot;
 mod prograd;
 mod promptsrc;
 mod taskres;
@@ -85,6 +87,8 @@ pub const METHODS: &[Entry] = &[
     dekg::ENTRY,
     tcp::ENTRY,
     dekg_tcp::ENTRY,
+    dept::ENTRY,
+    plot::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     atprompt::ENTRY,

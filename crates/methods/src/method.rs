@@ -292,7 +292,7 @@ pub struct Loss {
     pub total: Tensor,
     /// Named parts, weighted as they enter; they add up to the total.
     pub parts: Vec<(&'static str, Tensor)>,
-    /// Named scalars beside it that are no part of the total but steer the gradient.
+    /// Named scalars beside it that are no part of the total: what steers the gradient, or tells how it came about.
     pub beside: Vec<(&'static str, Tensor)>,
 }
 

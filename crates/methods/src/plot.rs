@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{IndexOp, Result, Tensor, Var};
+use candle_core::{IndexOp, Result, Tensor, Var, bail};
 use clip::resnet::ModifiedResNet;
 use clip::{Clip, ImageTower, TextPlan, TextPrompt, model::unit};
 
@@ -21,7 +21,7 @@ use crate::parts::image_tokens::tracked;
 use crate::parts::layout::{self, Position};
 use crate::parts::losses::cross_entropy;
 use crate::parts::transport::{Plan, Transport, pooled};
-use crate::replay::{Comparison, Stage, steps_seen};
+use crate::replay::{Comparison, Stage, watched};
 use crate::{
     Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init,
     Loss, Method, Needs, Predict, Replay, Settings, TextCost, Training, load_parameters,
@@ -190,13 +190,10 @@ fn compare(stage: &Stage, c: &mut Comparison) -> Result<()> {
     let config = stage.typed(table, PlotConfig::read)?;
     let mut clip = stage.clip.clone();
     if r.field("visual").is_some() {
-        let tower = r
-            .tensors
-            .iter()
-            .filter(|(name, _)| name.starts_with("visual."));
-        let tower = tower.map(|(name, t)| (name.clone(), t.clone())).collect();
+        let has = |name: &str| r.tensors.contains_key(name);
+        let tower = ModifiedResNet::read(&has, &|name| r.get(name).cloned())?;
         let mut own = (*clip).clone();
-        own.image = ImageTower::ResNet(ModifiedResNet::new(&tower)?);
+        own.image = ImageTower::ResNet(tower);
         clip = Arc::new(own);
     }
     if let Some(tokens) = r.tensors.get("image_tokens") {
@@ -208,11 +205,16 @@ fn compare(stage: &Stage, c: &mut Comparison) -> Result<()> {
     }
     let mut method = config.make(&clip, &r.classes()?, &mut Init::seeded(0))?;
     load_parameters(&method, &r.named("init."))?;
-    let rounds = r.numbers("sinkhorn.iters")?.unwrap_or_default();
-    let changes = r.numbers("sinkhorn.err")?.unwrap_or_default();
-    steps_seen(stage, &mut method, c, &mut |step, done, c| {
-        Plan::compare(&done.loss, [rounds[step], changes[step]], step, c)
-    })
+    let Some(rounds) = r.numbers("sinkhorn.iters")? else {
+        bail!("tensor sinkhorn.iters is missing");
+    };
+    watched(
+        stage,
+        &mut method,
+        &mut r.optimizer()?,
+        c,
+        &mut |step, done, c| Plan::compare(&done.loss, rounds[step], step, c),
+    )
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 pub(crate) mod cache;
 pub(crate) mod class_tokens;
+pub(crate) mod conditional;
 pub(crate) mod context;
+pub(crate) mod coupled;
 pub(crate) mod described;
 pub(crate) mod grid;
+pub(crate) mod hosts;
 pub(crate) mod image_tokens;
 pub(crate) mod independent;
 pub(crate) mod inside;
@@ -15,6 +18,7 @@ pub(crate) mod rows;
 pub(crate) mod shots;
 pub mod templates;
 pub(crate) mod texts;
+pub(crate) mod transport;
 pub(crate) mod tuning;
 pub mod views;
 pub(crate) mod wording;
