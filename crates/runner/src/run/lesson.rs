@@ -429,4 +429,114 @@ mod tests {
         assert_eq!(out.tests.len(), 2);
         assert!(out.losses[1] < out.losses[0] * 1.5 && out.classes.len() > offset as usize);
     }
+
+    /// Asks for what no other test here gives: a teacher, pictures without labels, a second view of each.
+    struct Asking;
+
+    impl methods::Config for Asking {
+        fn needs(&self) -> Needs {
+            Needs {
+                teacher: true,
+                unlabelled: true,
+                second_view: true,
+                ..Needs::pixels()
+            }
+        }
+
+        fn cost(&self) -> methods::Cost {
+            methods::Cost {
+                text: methods::TextCost::FROZEN,
+                image: methods::ImageCost::FROZEN,
+            }
+        }
+
+        fn build(
+            &self,
+            on: &Backbones,
+            classes: &methods::Classes,
+            _: &mut methods::Init,
+        ) -> candle_core::Result<Box<dyn Method>> {
+            let texts = on.clip.encode_texts(&classes.texts("{}"))?;
+            Ok(Box::new(Asked {
+                teacher: on.teacher()?.clone(),
+                clip: on.clip.clone(),
+                weight: candle_core::Var::new(&[1f32], &Device::Cpu)?,
+                texts: clip::model::unit(&texts)?,
+            }))
+        }
+    }
+
+    struct Asked {
+        teacher: Arc<clip::Clip>,
+        clip: Arc<clip::Clip>,
+        weight: candle_core::Var,
+        texts: Tensor,
+    }
+
+    impl Method for Asked {
+        fn parameters(&self) -> Vec<(String, candle_core::Var)> {
+            vec![("weight".to_owned(), self.weight.clone())]
+        }
+
+        fn loss(&mut self, batch: &Batch) -> candle_core::Result<methods::Loss> {
+            let (first, second) = (&batch.images, batch.second.as_ref().expect("asked for"));
+            let gap = (first.pixels()? - second.pixels()?)?.abs()?.sum_all()?;
+            assert!(
+                gap.to_scalar::<f32>()? > 1.0,
+                "two views of a picture differ"
+            );
+            let own = first.unit_features(&self.teacher)?;
+            let far = (own - second.unit_features(&self.teacher)?)?
+                .sqr()?
+                .mean_all()?;
+            Ok((far * self.weight.as_tensor().sum_all()?)?.into())
+        }
+
+        fn bind(&mut self, classes: &methods::Classes) -> candle_core::Result<()> {
+            let texts = self.clip.encode_texts(&classes.texts("{}"))?;
+            self.texts = clip::model::unit(&texts)?;
+            Ok(())
+        }
+
+        fn predictor(&self) -> candle_core::Result<Box<dyn methods::Predict + '_>> {
+            Ok(Box::new(methods::Cosine {
+                clip: &self.clip,
+                texts: self.texts.clone(),
+            }))
+        }
+    }
+
+    #[test]
+    fn a_teacher_unlabelled_pictures_and_second_views_reach_a_method_that_asks_for_them() {
+        let feed = feed("drawn-textures");
+        let method = Resolved {
+            name: "asking",
+            config: Box::new(Asking),
+            training: Some(Training::sgd(1, 8, 0.01)),
+            settings: std::collections::BTreeMap::new(),
+        };
+        assert!(method.learns() && !method.takes_shots());
+        let stages = [Stage {
+            lessons: vec![lesson(&feed, ClassSet::All)],
+            targets: vec![target(&feed, ClassSet::All)],
+        }];
+        let clip = crate::backbone::shipped().unwrap();
+        let mut on = Backbones::from(clip.clone());
+        let mut task = Task {
+            on: &on.clone(),
+            method: &method,
+            stages: &stages,
+            views: Views::Fresh,
+            seed: 1,
+            stop: &AtomicBool::new(false),
+            observer: &Deaf,
+        };
+        let refused = trial::run(&task).err().unwrap().to_string();
+        assert!(refused.contains("second backbone"), "{refused}");
+        on.teacher = Some(clip);
+        task.on = &on;
+        let out = trial::run(&task).unwrap();
+        assert_eq!((out.outcome, out.tests.len()), (Outcome::Finished, 1));
+        assert!(out.cost.steps > 0);
+    }
 }
