@@ -416,8 +416,10 @@ fn pick_lists_that_are_wrong_are_told_all_at_once_before_anything_runs() {
     assert_eq!(answer.code, Some(2));
     for expected in [
         "lists/drawn-pets-1shot-seed1.json: train[0]: \"no/such.png\" is not in this list of the split\n",
-        "lists: holds neither drawn-pets-2shot-seed1.json nor drawn-pets/shot_2-seed_1.json (picks)\n",
-        "lists: holds neither drawn-textures-1shot-seed1.json nor drawn-textures/shot_1-seed_1.json (picks)\n",
+        "lists: holds none of drawn-pets-2shot-seed1.json, drawn-pets/shot_2-seed_1.json, drawn-pets/shot_2-seed_1.pkl, \
+         drawn-pets/shot_2-seed_1.jsonl, drawn-pets/split_fewshot/shot_2-seed_1.pkl (picks)\n",
+        "lists: holds none of drawn-textures-1shot-seed1.json, drawn-textures/shot_1-seed_1.json, drawn-textures/shot_1-seed_1.pkl, \
+         drawn-textures/shot_1-seed_1.jsonl, drawn-textures/split_fewshot/shot_1-seed_1.pkl (picks)\n",
     ] {
         assert!(
             answer.stderr.contains(expected),
