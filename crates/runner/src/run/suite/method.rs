@@ -67,6 +67,11 @@ impl Suite {
             );
         }
         let mut layers = vec![Self::layer(r, table, prefix)];
+        for key in ["name", "teacher", "descriptions"] {
+            if let Some(span) = table.get(key).and_then(toml_edit::Item::span) {
+                layers[0].lines.insert(key.to_owned(), r.line(span.start));
+            }
+        }
         if let Some(item) = table.get("where") {
             match item.as_array_of_tables() {
                 None => r.at(
@@ -236,7 +241,7 @@ impl Line {
         let mut problems = Vec::new();
         let mut note = |field: String, message: String| {
             problems.push((
-                *lines.get(&field).unwrap_or(&0),
+                *lines.get(&field).or(lines.get("name")).unwrap_or(&0),
                 format!("{field}: {message}"),
             ))
         };
