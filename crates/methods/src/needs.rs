@@ -57,7 +57,7 @@ pub struct Needs {
     pub descriptions: bool,
     /// Whether test pictures come one at a time in an order that the seed draws, and the predictor remembers them.
     pub stream: bool,
-    /// Whether each training picture comes with a second view of it (RandAugment, as CoPrompt has it).
+    /// Whether each training picture comes with a second view of it, cropped and flipped for itself.
     pub second_view: bool,
     /// Share of the picture that training crops cover.
     pub crop: (f64, f64),
