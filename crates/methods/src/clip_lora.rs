@@ -26,21 +26,23 @@ use crate::{
     Needs, Predict, Replay, Schedule, Settings, TextCost, Training, load_parameters,
 };
 
-/// Registry entry. The authors train 500 steps for each shot of a class, 8,000 at 16 shots; 80 epochs are as many for
-/// 16 shots of 200 classes.
+/// Registry entry. 500 steps for each shot of a class, 8,000 at 16 shots.
 pub const ENTRY: Entry = Entry {
     name: "clip-lora",
     title: "CLIP-LoRA",
     source: "https://arxiv.org/abs/2405.18541",
     group: Group::Weights,
-    training: Some(Training {
-        optimizer: Rule::AdamW,
-        weight_decay: 1e-2,
-        warmup_epochs: 0,
-        schedule: Schedule::CosineSteps,
-        floor: 1e-6,
-        ..Training::sgd(80, 32, 2e-4)
-    }),
+    training: Some(
+        Training {
+            optimizer: Rule::AdamW,
+            weight_decay: 1e-2,
+            warmup_epochs: 0,
+            schedule: Schedule::CosineSteps,
+            floor: 1e-6,
+            ..Training::sgd(0, 32, 2e-4)
+        }
+        .for_shots(500),
+    ),
     read: |s| Box::new(LoraConfig::read(s)),
     checkpoint: None,
     replay: Replay::Own(&["clip_lora"], replayed),

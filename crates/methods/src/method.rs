@@ -386,6 +386,14 @@ pub trait Method: Send {
         loss.total.backward()
     }
 
+    /// Called after each step, `done` of `all` steps being done then.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn stepped(&mut self, _done: usize, _all: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Called after each epoch (0-based) of `epochs`.
     ///
     /// # Errors

@@ -612,6 +612,7 @@ fn train_watched(
             }
         }
         seen(number, &done, c)?;
+        method.stepped(number + 1, losses.len())?;
         method.end_epoch(number, losses.len())?;
         c.steps += 1;
     }

@@ -95,6 +95,11 @@ impl Settings {
         }
     }
 
+    /// Whether a value of this name is given and not read yet.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
     fn take(&mut self, declared: Declared) -> Option<toml::Value> {
         let value = self.given.remove(declared.name);
         self.declared.push(declared);

@@ -8,7 +8,7 @@
 //! Differs: the authors keep the epoch whose keys are best on the test pictures, search alpha and beta with them on the whole
 //! validation split, and print the better of the two test accuracies (`paper_compat`; the search on ImageNet's test pictures
 //! is not here). Without it the last epoch's keys are kept and the search is on the few validation shots. A class without a
-//! shot is refused. A last short batch is left out, as in the rest of the family.
+//! shot is refused.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +36,7 @@ pub const ENTRY: Entry = Entry {
         epsilon: 1e-4,
         warmup_epochs: 0,
         schedule: Schedule::CosineSteps,
+        drop_last: false,
         ..Training::sgd(20, 256, 0.001)
     }),
     read: |s| Box::new(TrainedCacheConfig(CacheConfig::read(s, COMPAT))),

@@ -40,8 +40,16 @@ impl Schedule {
 /// How a method is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Training {
-    /// `T`.
+    /// `T`; left out of what is recorded where `steps` says how long.
+    #[serde(default, skip_serializing_if = "is_nothing")]
     pub epochs: usize,
+    /// Optimizer steps for each shot of a class, in place of `epochs`; 0: epochs count. As a suite says it; what it comes
+    /// to is `steps`.
+    #[serde(skip)]
+    pub steps_per_shot: usize,
+    /// Optimizer steps in all, in place of `epochs`; 0: epochs count.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub steps: usize,
     /// Pictures a step.
     pub batch: usize,
     /// Base learning rate.
@@ -61,18 +69,44 @@ pub struct Training {
     /// What [`Schedule::CosineSteps`] ends at.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub floor: f64,
-    /// Share of the epochs after which [`Schedule::CosineSteps`] starts anew, for methods of two stages; 0: never.
+    /// Share of the steps after which [`Schedule::CosineSteps`] starts anew, for methods of two stages; 0: never.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restart: f64,
     /// Of Adam and AdamW. Left out of what is recorded where it is PyTorch's, as records before it existed have it.
     #[serde(default = "epsilon", skip_serializing_if = "is_epsilon")]
     pub epsilon: f64,
+    /// Whether a last short batch of an epoch is left out, unless it is the only one, as Dassl's loader does.
+    #[serde(default = "dropped", skip_serializing_if = "is_dropped")]
+    pub drop_last: bool,
 }
 
-/// Epochs of the first of two stages that has `share` of them.
-pub fn first_epochs(share: f64, epochs: usize) -> usize {
+/// How long a training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// Epochs, the last maybe not whole.
+    pub epochs: usize,
+    /// Steps of a whole epoch.
+    pub per_epoch: usize,
+    /// Steps of all.
+    pub steps: usize,
+}
+
+/// Steps of the first of two stages that has `share` of them.
+pub fn first_steps(share: f64, steps: usize) -> usize {
     // A hair more, so that a product just below a whole number counts as it.
-    ((share * epochs as f64 + 1e-9) as usize).min(epochs)
+    ((share * steps as f64 + 1e-9) as usize).min(steps)
+}
+
+fn is_nothing(value: &usize) -> bool {
+    *value == 0
+}
+
+fn dropped() -> bool {
+    true
+}
+
+fn is_dropped(value: &bool) -> bool {
+    *value
 }
 
 fn is_zero(value: &f64) -> bool {
@@ -92,6 +126,8 @@ impl Training {
     pub const fn sgd(epochs: usize, batch: usize, lr: f64) -> Self {
         Self {
             epochs,
+            steps_per_shot: 0,
+            steps: 0,
             batch,
             lr,
             optimizer: Rule::Sgd,
@@ -103,12 +139,25 @@ impl Training {
             floor: 0.0,
             restart: 0.0,
             epsilon: EPSILON,
+            drop_last: true,
+        }
+    }
+
+    /// As long as `steps` steps for each shot of a class, every picture of an epoch among them.
+    #[must_use]
+    pub const fn for_shots(self, steps: usize) -> Self {
+        Self {
+            epochs: 0,
+            steps_per_shot: steps,
+            drop_last: false,
+            ..self
         }
     }
 
     /// Names of the settings, for a suite reader to tell them from others.
-    pub const KEYS: [&'static str; 12] = [
+    pub const KEYS: [&'static str; 14] = [
         "epochs",
+        "steps_per_shot",
         "batch",
         "lr",
         "optimizer",
@@ -120,10 +169,11 @@ impl Training {
         "floor",
         "restart",
         "epsilon",
+        "drop_last",
     ];
 
-    /// Reads a suite's values over these defaults.
-    pub fn read(&self, s: &mut Settings) -> Self {
+    /// Reads a suite's values over these defaults, for `shots` labelled pictures of a class.
+    pub fn read(&self, s: &mut Settings, shots: usize) -> Self {
         let name = |rule: Rule| match rule {
             Rule::Sgd => "sgd",
             Rule::Adam => "adam",
@@ -142,13 +192,30 @@ impl Training {
                 .map(|(_, name)| *name)
                 .filter(|name| *name != self.schedule.name()),
         );
+        // What is said in epochs takes the place of what is known in steps, and the other way round.
+        let said = ["epochs", "steps_per_shot"].map(|key| s.is_given(key));
+        if said == [true, true] {
+            s.refuse(
+                "steps_per_shot",
+                "says how long to train, as `epochs` does: leave one out",
+            );
+        }
+        let steps_per_shot = s.count(
+            "steps_per_shot",
+            if said[0] { 0 } else { self.steps_per_shot },
+            0..=1_000_000,
+            "optimizer steps for each shot of a class, in place of epochs; 0: epochs count",
+        );
+        let epochs = s.count(
+            "epochs",
+            if steps_per_shot > 0 { 0 } else { self.epochs },
+            usize::from(steps_per_shot == 0)..=100_000,
+            "passes over the few-shot set",
+        );
         Self {
-            epochs: s.count(
-                "epochs",
-                self.epochs,
-                1..=100_000,
-                "passes over the few-shot set",
-            ),
+            epochs,
+            steps_per_shot,
+            steps: steps_per_shot * shots,
             batch: s.count("batch", self.batch, 1..=65_536, "pictures a step"),
             lr: s.number("lr", self.lr, 0.0..=100.0, "base learning rate"),
             optimizer: match s.choice("optimizer", &rules, "update rule") {
@@ -196,19 +263,24 @@ impl Training {
                 "restart",
                 self.restart,
                 0.0..=1.0,
-                "share of the epochs after which cosine-steps starts anew; 0: never",
+                "share of the steps after which cosine-steps starts anew; 0: never",
             ),
             epsilon: s.number("epsilon", self.epsilon, 1e-12..=1.0, "of Adam and AdamW"),
+            drop_last: s.flag(
+                "drop_last",
+                self.drop_last,
+                "leave out a last short batch of an epoch, unless it is the only one",
+            ),
         }
     }
 
-    /// Learning rate of 0-based `epoch`.
-    pub fn lr(&self, epoch: usize) -> f64 {
+    /// Learning rate of 0-based `epoch` of `epochs`.
+    fn lr(&self, epoch: usize, epochs: usize) -> f64 {
         if epoch < self.warmup_epochs {
             return self.warmup_lr;
         }
         let e = (epoch - self.warmup_epochs) as f64;
-        let factor = 0.5 * (1.0 + (std::f64::consts::PI * e / self.epochs as f64).cos());
+        let factor = 0.5 * (1.0 + (std::f64::consts::PI * e / epochs as f64).cos());
         match self.schedule {
             Schedule::Cosine => self.lr * factor,
             Schedule::CosineSquared => self.lr * factor * factor,
@@ -217,24 +289,25 @@ impl Training {
         }
     }
 
-    /// Learning rate of 0-based `step` of epochs of `per_epoch` steps.
-    pub fn lr_at(&self, step: usize, per_epoch: usize) -> f64 {
-        let epoch = step / per_epoch.max(1);
+    /// Learning rate of 0-based `step` of a training of some length.
+    pub fn lr_at(&self, step: usize, length: &Length) -> f64 {
+        let per_epoch = length.per_epoch.max(1);
+        let epoch = step / per_epoch;
         if self.schedule != Schedule::CosineSteps || self.is_warm_up(epoch) {
-            return self.lr(epoch);
+            return self.lr(epoch, length.epochs);
         }
         let first = match self.restart {
-            0.0 => self.epochs,
-            share => first_epochs(share, self.epochs),
+            0.0 => length.steps,
+            share => first_steps(share, length.steps),
         };
-        let (start, epochs) = if epoch < first {
-            (self.warmup_epochs, first)
+        // Warm-up steps count inside the first stage, the cosine starts from its own zero.
+        let (start, all) = if step < first {
+            (self.warmup_epochs * per_epoch, first)
         } else {
-            (first, self.epochs - first)
+            (first, length.steps - first)
         };
-        let done = (step - start * per_epoch) as f64;
-        let all = (epochs * per_epoch) as f64;
-        let factor = 0.5 * (1.0 + (std::f64::consts::PI * done / all).cos());
+        let factor =
+            0.5 * (1.0 + (std::f64::consts::PI * (step - start) as f64 / all as f64).cos());
         self.floor + (self.lr - self.floor) * factor
     }
 
@@ -248,12 +321,24 @@ impl Training {
         Optimizer::new(self.optimizer, self.momentum, self.weight_decay).with_epsilon(self.epsilon)
     }
 
-    /// Steps of an epoch over `pictures`: a last short batch is dropped, unless it is the only one.
-    pub fn steps_per_epoch(&self, pictures: usize) -> usize {
-        if pictures >= self.batch {
+    /// How long it is over `pictures`.
+    pub fn length(&self, pictures: usize) -> Length {
+        let per_epoch = if self.drop_last && pictures >= self.batch {
             pictures / self.batch
         } else {
-            usize::from(pictures > 0)
+            pictures.div_ceil(self.batch)
+        };
+        if self.steps == 0 {
+            return Length {
+                epochs: self.epochs,
+                per_epoch,
+                steps: self.epochs * per_epoch,
+            };
+        }
+        Length {
+            epochs: self.steps.div_ceil(per_epoch.max(1)),
+            per_epoch,
+            steps: self.steps,
         }
     }
 
@@ -275,16 +360,16 @@ mod tests {
         let maple = Training::sgd(5, 4, 0.0035);
         let want = [1e-5, 3.5e-3, 3.166e-3, 2.291e-3, 1.209e-3];
         for (e, w) in want.iter().enumerate() {
-            assert!((maple.lr(e) - w).abs() / w < 5e-4, "{e}");
+            assert!((maple.lr(e, 5) - w).abs() / w < 5e-4, "{e}");
         }
         let cocoop = Training::sgd(10, 1, 0.002);
-        assert!((cocoop.lr(9) - 1.91e-4).abs() < 1e-6);
+        assert!((cocoop.lr(9, 10) - 1.91e-4).abs() < 1e-6);
         let squared = Training {
             schedule: Schedule::CosineSquared,
             ..Training::sgd(100, 128, 0.002)
         };
         assert!(
-            (squared.lr(51) - 5.0e-4).abs() < 1e-9,
+            (squared.lr(51, 100) - 5.0e-4).abs() < 1e-9,
             "mid-training of KgCoOp's log"
         );
     }
@@ -299,10 +384,11 @@ mod tests {
         };
         let want = [0.002, 0.001_866_092_391, 0.001_500_25, 0.001_000_5];
         for (t, w) in want.iter().enumerate() {
-            assert!((lora.lr_at(t, 1) - w).abs() < 1e-9, "{t}");
+            assert!((lora.lr_at(t, &lora.length(4)) - w).abs() < 1e-9, "{t}");
         }
         let maple = Training::sgd(5, 4, 0.0035);
-        assert_eq!(maple.lr_at(7, 3), maple.lr(2));
+        let three = maple.length(12);
+        assert_eq!(maple.lr_at(7, &three), maple.lr(2, 5));
     }
 
     #[test]
@@ -323,11 +409,11 @@ mod tests {
             0.001_000_5,
         ];
         for (t, w) in want.iter().enumerate() {
-            assert!((two.lr_at(t, 1) - w).abs() < 1e-9, "{t}");
+            assert!((two.lr_at(t, &two.length(4)) - w).abs() < 1e-9, "{t}");
         }
         assert_eq!(
-            [(0.6, 5), (0.6, 48), (1.0, 3), (0.0, 3)].map(|(s, n)| first_epochs(s, n)),
-            [3, 28, 3, 0]
+            [(0.6, 5), (0.6, 4800), (1.0, 3), (0.0, 3)].map(|(s, n)| first_steps(s, n)),
+            [3, 2880, 3, 0]
         );
     }
 
@@ -345,6 +431,41 @@ mod tests {
     #[test]
     fn a_short_batch_is_dropped_unless_it_is_the_only_one() {
         let t = Training::sgd(1, 32, 0.002);
-        assert_eq!([10, 32, 63, 64].map(|n| t.steps_per_epoch(n)), [1, 1, 1, 2]);
+        let per_epoch = |t: &Training| [10, 32, 63, 64].map(|n| t.length(n).per_epoch);
+        assert_eq!(per_epoch(&t), [1, 1, 1, 2]);
+        let kept = Training {
+            drop_last: false,
+            ..t
+        };
+        assert_eq!(per_epoch(&kept), [1, 1, 2, 2]);
+    }
+
+    fn read(of: &Training, given: &str, shots: usize) -> (Training, Vec<String>) {
+        let mut s = Settings::new(given.parse().unwrap());
+        let read = of.read(&mut s, shots);
+        let problems = s.finish().problems.into_iter();
+        (read, problems.map(|p| p.field).collect())
+    }
+
+    #[test]
+    fn steps_for_each_shot_take_the_place_of_epochs_and_epochs_that_are_said_that_of_steps() {
+        let lora = Training::sgd(0, 32, 2e-4).for_shots(500);
+        let (sixteen, wrong) = read(&lora, "", 16);
+        assert_eq!((sixteen.steps, wrong.len()), (8000, 0));
+        // 37 classes of 16 shots: 18 whole batches and a short one.
+        let length = sixteen.length(37 * 16);
+        assert_eq!(
+            (length.per_epoch, length.epochs, length.steps),
+            (19, 422, 8000)
+        );
+        assert!(!sixteen.resolved().contains_key("epochs"));
+        let (ten, wrong) = read(&lora, "epochs = 10", 16);
+        assert_eq!((ten.steps, ten.length(64).steps, wrong.len()), (0, 20, 0));
+        let (_, wrong) = read(&lora, "epochs = 10\nsteps_per_shot = 5", 16);
+        assert_eq!(wrong, ["steps_per_shot"]);
+        let (coop, _) = read(&Training::sgd(200, 32, 0.002), "steps_per_shot = 3", 2);
+        assert_eq!(coop.length(64).steps, 6);
+        let (_, wrong) = read(&coop, "epochs = 0", 2);
+        assert_eq!(wrong, ["epochs"]);
     }
 }

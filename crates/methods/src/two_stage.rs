@@ -5,8 +5,6 @@
 //! (github.com/FarinaMatteo/rethinking_fewshot_vlms).
 //!
 //! `K` classes, `C` those of the classifier, `B` images, `E` joint width.
-//!
-//! Differs: the first stage ends with an epoch, the last that ends within its share of all; the authors count steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,22 +24,24 @@ use crate::{
     Needs, Predict, Replay, Schedule, Settings, TextCost, Training, load_parameters, step,
 };
 
-/// Registry entry. The authors train 300 steps for each shot of a class, 4,800 at 16 shots; 48 epochs are as many for
-/// 16 shots of 200 classes.
+/// Registry entry. 300 steps for each shot of a class, 4,800 at 16 shots.
 pub const ENTRY: Entry = Entry {
     name: "2sfs",
     title: "2SFS",
     source: "https://arxiv.org/abs/2503.11609",
     group: Group::Weights,
-    training: Some(Training {
-        optimizer: Rule::AdamW,
-        weight_decay: 1e-2,
-        warmup_epochs: 0,
-        schedule: Schedule::CosineSteps,
-        floor: 1e-6,
-        restart: 0.6,
-        ..Training::sgd(48, 32, 2e-4)
-    }),
+    training: Some(
+        Training {
+            optimizer: Rule::AdamW,
+            weight_decay: 1e-2,
+            warmup_epochs: 0,
+            schedule: Schedule::CosineSteps,
+            floor: 1e-6,
+            restart: 0.6,
+            ..Training::sgd(0, 32, 2e-4)
+        }
+        .for_shots(300),
+    ),
     read: |s| Box::new(TwoStageConfig::read(s)),
     checkpoint: None,
     replay: Replay::Own(&["2sfs"], replayed),
@@ -58,7 +58,7 @@ impl TwoStageConfig {
                 "first_stage",
                 0.6,
                 0.0..=1.0,
-                "share of the epochs that train LayerNorms; `restart` starts the learning rate anew there",
+                "share of the steps that train LayerNorms; `restart` starts the learning rate anew there",
             ),
         }
     }
@@ -267,8 +267,8 @@ impl Method for TwoStage {
         Ok(cross_entropy(&logits, &batch.labels)?.into())
     }
 
-    fn end_epoch(&mut self, epoch: usize, epochs: usize) -> Result<()> {
-        if !self.second && epoch + 1 >= crate::training::first_epochs(self.share, epochs) {
+    fn stepped(&mut self, done: usize, all: usize) -> Result<()> {
+        if !self.second && done >= crate::training::first_steps(self.share, all) {
             self.begin_second()?;
         }
         Ok(())
@@ -371,7 +371,7 @@ mod tests {
             .unwrap();
         let images = batch().images;
         let before = logits(&method, &images);
-        method.end_epoch(0, 2).unwrap();
+        method.stepped(1, 2).unwrap();
         assert_eq!(
             before,
             logits(&method, &images),
@@ -409,9 +409,9 @@ mod tests {
             .two_stage(&clip(), &base())
             .unwrap();
         assert!(!method.second && method.trained_now().len() == 2 * 2 * (3 + 2));
-        method.end_epoch(2, 10).unwrap();
+        method.stepped(5, 10).unwrap();
         assert!(!method.second);
-        method.end_epoch(5, 10).unwrap();
+        method.stepped(6, 10).unwrap();
         let state = method.state().into_iter().collect();
         let mut other = TwoStageConfig { share: 0.6 }
             .two_stage(&clip(), &base())

@@ -86,7 +86,7 @@ fn the_suite_entry_of_the_guide_is_read() {
     build(config);
     let mut settings = Settings::new(entry);
     let defaults = ENTRY.training.unwrap();
-    let training = defaults.read(&mut settings);
+    let training = defaults.read(&mut settings, 16);
     assert_eq!(settings.finish().problems, []);
     assert_ne!(training, defaults, "the entry changes something");
 }

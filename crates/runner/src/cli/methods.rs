@@ -43,7 +43,7 @@ impl Methods {
                 None => crate::out!("  nothing is trained before testing"),
                 Some(training) => {
                     let mut settings = Settings::default();
-                    training.read(&mut settings);
+                    training.read(&mut settings, 0);
                     for d in settings.finish().declared {
                         crate::out!(
                             "  {:<25} {:<22} {} ({})",

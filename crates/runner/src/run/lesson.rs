@@ -204,8 +204,8 @@ pub fn train(
         task.seed,
     )?;
     let n = source.len();
-    let steps = training.steps_per_epoch(n);
-    if steps == 0 {
+    let length = training.length(n);
+    if length.per_epoch == 0 {
         bail!(
             "dataset {}: no training pictures were picked",
             stage.lessons[0].feed.dataset.id
@@ -220,9 +220,11 @@ pub fn train(
         step: Some(step),
         last_loss: last,
     };
-    for epoch in 0..training.epochs {
+    for epoch in 0..length.epochs {
         let order = Stream::named(task.seed, "batches", stream + epoch as u64).permutation(n);
         let mut sum = 0.0;
+        // The last epoch ends where the steps do.
+        let steps = length.per_epoch.min(length.steps - done as usize);
         for chunk in order.chunks(training.batch).take(steps) {
             if task.stop.load(Ordering::Relaxed) {
                 return Err(Interrupted.into());
@@ -242,7 +244,7 @@ pub fn train(
                 )
             };
             let rate = Rate {
-                lr: training.lr_at(done as usize, steps),
+                lr: training.lr_at(done as usize, &length),
                 by_parameter: !training.is_warm_up(epoch),
             };
             let step = methods::step(method, &mut optimizer, &batch, rate)?;
@@ -253,14 +255,18 @@ pub fn train(
             sum += value;
             last = Some(value);
             done += 1;
+            method.stepped(done as usize, length.steps)?;
             task.observer.stepped(&Step {
                 done: done as usize,
-                all: steps * training.epochs,
+                all: length.steps,
                 loss: value,
                 learning_rate: rate.lr,
             });
         }
-        let (mean, lr) = (sum / steps as f64, training.lr_at(epoch * steps, steps));
+        let (mean, lr) = (
+            sum / steps as f64,
+            training.lr_at(epoch * length.per_epoch, &length),
+        );
         out.losses.push(mean);
         out.learning_rates.push(lr);
         task.observer.epoch_ended(&Epoch {
@@ -268,7 +274,7 @@ pub fn train(
             loss: mean,
             learning_rate: lr,
         });
-        method.end_epoch(epoch, training.epochs)?;
+        method.end_epoch(epoch, length.epochs)?;
     }
     method.finish()?;
     out.cost.steps += done;

@@ -175,7 +175,8 @@ impl Counter<'_> {
         let Some(training) = &self.method.training else {
             return load;
         };
-        let steps = training.steps_per_epoch(pictures) * training.epochs;
+        let length = training.length(pictures);
+        let steps = length.steps;
         let batch = training.batch.min(pictures);
         let seen = (steps * batch) as f64;
         let text = self.text(of.names(set));
@@ -196,7 +197,7 @@ impl Counter<'_> {
         } else {
             let encoded = match views {
                 Views::Fresh => steps * batch,
-                Views::Cached(n) => n.min(training.epochs) * pictures,
+                Views::Cached(n) => n.min(length.epochs) * pictures,
                 Views::None => pictures,
             };
             load.images += encoded as u64;

@@ -223,6 +223,13 @@ impl Line {
                     .is_none_or(|d| d.iter().any(|d| d == dataset))
                 && layer.shots.as_ref().is_none_or(|s| s.contains(&shots));
             if here {
+                // Said in one way, it takes the place of what an earlier table says in the other.
+                let [a, b] = ["epochs", "steps_per_shot"];
+                for (said, other) in [(a, b), (b, a)] {
+                    if layer.training.contains_key(said) {
+                        training.remove(other);
+                    }
+                }
                 training.extend(layer.training.clone());
                 config.extend(layer.config.clone());
                 lines.extend(layer.lines.clone());
@@ -278,7 +285,7 @@ impl Line {
         let resolved = match &self.entry.training {
             Some(defaults) => {
                 let mut s = Settings::new(training);
-                let resolved = defaults.read(&mut s);
+                let resolved = defaults.read(&mut s, shots);
                 let read = s.finish();
                 read.problems
                     .into_iter()
