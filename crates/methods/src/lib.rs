@@ -9,6 +9,7 @@
 pub mod cost;
 pub mod entry;
 pub mod init;
+pub mod kept;
 pub mod method;
 pub mod needs;
 pub mod optimizer;
@@ -55,9 +56,10 @@ mod zero_shot;
 pub use cost::{Cost, ImageCost, TextCost};
 pub use entry::{Checkpoint, Entry, Group, Reading};
 pub use init::Init;
+pub use kept::{kept, load_parameters, put_back};
 pub use method::{
     Backbones, Batch, Classes, Config, Cosine, Descriptions, Images, Labelled, Loss, Method,
-    Predict, Relation, Shots, load_parameters,
+    Predict, Relation, Shots,
 };
 pub use needs::{Needs, Sees, Support, Validation};
 pub use optimizer::{Optimizer, Rule};

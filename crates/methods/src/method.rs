@@ -335,20 +335,19 @@ pub trait Method: Send {
     /// Trained tensors under the published names, in a fixed order.
     fn parameters(&self) -> Vec<(String, Var)>;
 
-    /// What else must be kept to go on from here or to score again: caches, searched numbers, running averages.
+    /// What else must be kept to go on from here, between any two steps, or to score again: caches, searched numbers,
+    /// running averages. Whatever a later step, [`Method::end_epoch`], [`Method::finish`] or predictor depends on and that
+    /// building the method anew would not give is here or among the parameters; a test asks it of every method.
     fn state(&self) -> Vec<(String, Tensor)> {
         Vec::new()
     }
 
-    /// Puts back what [`Method::state`] gave.
+    /// Puts back what [`Method::state`] gave. The method is bound to the classes that it learned last.
     ///
     /// # Errors
     /// Names or shapes that are not its own.
     fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        match state.keys().next() {
-            None => Ok(()),
-            Some(name) => bail!("{name} is no state of this method"),
-        }
+        no_state(state)
     }
 
     /// Called once before any step, where [`Needs::support`] asks for the few shots. A method without steps does all it
@@ -431,6 +430,31 @@ pub trait Predict {
     /// # Errors
     /// When the pictures do not fit.
     fn logits(&self, images: &Images) -> Result<Tensor>;
+
+    /// What the pictures so far have left behind, where it remembers any ([`Needs::stream`]): with it, another predictor
+    /// of the same method scores the next ones alike.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(Vec::new())
+    }
+
+    /// Puts back what [`Predict::state`] gave, before any picture is scored.
+    ///
+    /// # Errors
+    /// Names or shapes that are not its own.
+    fn restore(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        no_state(state)
+    }
+}
+
+/// Refuses the state of something that has none.
+pub(crate) fn no_state(state: &BTreeMap<String, Tensor>) -> Result<()> {
+    match state.keys().next() {
+        None => Ok(()),
+        Some(name) => bail!("{name} is no state of this method"),
+    }
 }
 
 /// Scaled cosines to fixed texts; what most trained prompts come down to.
@@ -446,39 +470,4 @@ impl Predict for Cosine<'_> {
         self.clip
             .logits(&images.unit_features(self.clip)?, &self.texts)
     }
-}
-
-/// Writes named values over a method's parameters.
-///
-/// # Errors
-/// Names the parameters that are missing, unknown or of another shape, all at once.
-pub fn load_parameters(method: &dyn Method, values: &BTreeMap<String, Tensor>) -> Result<()> {
-    let parameters = method.parameters();
-    let mut wrong = Vec::new();
-    for (name, var) in &parameters {
-        match values.get(name) {
-            None => wrong.push(format!("{name} is missing")),
-            Some(v) if v.dims() != var.dims() => {
-                wrong.push(format!(
-                    "{name} is {:?}, this method has {:?}",
-                    v.dims(),
-                    var.dims()
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    for name in values
-        .keys()
-        .filter(|n| !parameters.iter().any(|(p, _)| p == *n))
-    {
-        wrong.push(format!("{name} is no parameter of this method"));
-    }
-    if !wrong.is_empty() {
-        bail!("prompts do not fit: {}", wrong.join("; "));
-    }
-    for (name, var) in &parameters {
-        var.set(&values[name].to_dtype(var.dtype())?)?;
-    }
-    Ok(())
 }

@@ -10,12 +10,14 @@
 //! weight for all plus a low rank for each block, and mixes them with what the block before made of them. Classes
 //! trained on are scored by both image features, others by the class token's alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 use clip::ops::scaled_cosine;
 use clip::{At, Clip, DeepImage, DeepText, How, ImagePrompt, TextPlan, TextPrompt, model::unit};
 
+use crate::method::no_state;
 use crate::optimizer::Rule;
 use crate::parts::image_tokens::tracked;
 use crate::parts::inside::{Linear, Span};
@@ -403,6 +405,12 @@ impl Method for Mmrl {
             ("image_distance", distance(&seen.class, &frozen)?),
             ("text_distance", distance(&texts, &self.teacher)?),
         ])
+    }
+
+    /// Which classes were trained on goes without saying: those it is bound to.
+    fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.trained.clone_from(&self.bound);
+        no_state(state)
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {

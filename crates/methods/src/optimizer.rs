@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 
 /// Which rule updates the prompts.
@@ -31,6 +31,9 @@ pub struct Optimizer {
 
 /// What Adam adds to the root of the second moment unless told otherwise (PyTorch's default).
 pub const EPSILON: f64 = 1e-8;
+
+/// Name under which [`Optimizer::state`] says that there has been an update.
+const STEPPED: &str = "stepped";
 
 /// What is remembered of a tensor.
 #[derive(Debug)]
@@ -68,6 +71,78 @@ impl Optimizer {
     /// Whether it has made an update.
     pub fn has_stepped(&self) -> bool {
         self.stepped
+    }
+
+    /// Everything that updates have left behind, by the names of the tensors: with it, [`Optimizer::restore`] makes of a
+    /// fresh optimizer one whose next update is the same bit for bit.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut all = Vec::new();
+        if self.stepped {
+            all.push((STEPPED.to_owned(), Tensor::new(&[1u32], &Device::Cpu)?));
+        }
+        for (name, state) in &self.state {
+            match state {
+                State::Momentum(buffer) => all.push((format!("momentum.{name}"), buffer.clone())),
+                State::Moments {
+                    first,
+                    second,
+                    steps,
+                } => {
+                    all.push((format!("first.{name}"), first.clone()));
+                    all.push((format!("second.{name}"), second.clone()));
+                    let steps = Tensor::new(&[i64::from(*steps)], &Device::Cpu)?;
+                    all.push((format!("steps.{name}"), steps));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Puts back what [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    /// Tensors that this rule does not keep, or a part of what it keeps.
+    pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let mut found = BTreeMap::new();
+        let mut read = 0;
+        for (key, tensor) in state {
+            let get = |part: &str, name: &str| match state.get(&format!("{part}.{name}")) {
+                Some(tensor) => Ok(tensor.clone()),
+                None => bail!("the optimizer's state has no {part} of {name}"),
+            };
+            match (self.rule, key.split_once('.')) {
+                (Rule::Sgd, Some(("momentum", name))) => {
+                    found.insert(name.to_owned(), State::Momentum(tensor.clone()));
+                    read += 1;
+                }
+                (Rule::Adam | Rule::AdamW, Some(("first", name))) => {
+                    let steps = match get("steps", name)?.to_vec1::<i64>()?[..] {
+                        [steps] => i32::try_from(steps).ok(),
+                        _ => None,
+                    };
+                    let Some(steps) = steps else {
+                        bail!("the optimizer's state has no count of the steps of {name}");
+                    };
+                    let moments = State::Moments {
+                        first: tensor.clone(),
+                        second: get("second", name)?,
+                        steps,
+                    };
+                    found.insert(name.to_owned(), moments);
+                    read += 3;
+                }
+                _ => {}
+            }
+        }
+        let stepped = state.contains_key(STEPPED);
+        if read + usize::from(stepped) != state.len() {
+            bail!("the state is not that of {:?}", self.rule);
+        }
+        (self.state, self.stepped) = (found, stepped);
+        Ok(())
     }
 
     /// One update. A tensor without a gradient is left alone, decay included, as in PyTorch.
@@ -235,6 +310,42 @@ mod tests {
                 .unwrap();
             let got = f64::from(p.as_tensor().to_vec1::<f32>().unwrap()[0]);
             assert!((got - want).abs() < 1e-6, "{rule:?}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn an_optimizer_with_the_state_of_another_goes_on_as_it_would() {
+        for rule in [Rule::Sgd, Rule::Adam, Rule::AdamW] {
+            let fresh = || Optimizer::new(rule, 0.9, 0.01);
+            let p = Var::new(&[1f32, -1.0], &Device::Cpu).unwrap();
+            let step = |o: &mut Optimizer, p: &Var| {
+                let loss = p.as_tensor().sqr().unwrap().sum_all().unwrap();
+                let gradients = loss.backward().unwrap();
+                o.step(&[("a.p".into(), p.clone())], &gradients, 0.1)
+                    .unwrap();
+                p.as_tensor().to_vec1::<f32>().unwrap()
+            };
+            let mut first = fresh();
+            (0..3).for_each(|_| drop(step(&mut first, &p)));
+            let state: BTreeMap<_, _> = first.state().unwrap().into_iter().collect();
+            let copy = Var::from_tensor(&p.as_tensor().copy().unwrap()).unwrap();
+            let mut second = fresh();
+            assert!(!second.has_stepped());
+            second.restore(&state).unwrap();
+            assert!(second.has_stepped());
+            for _ in 0..3 {
+                assert_eq!(step(&mut first, &p), step(&mut second, &copy), "{rule:?}");
+            }
+            let other = if rule == Rule::Sgd {
+                Rule::Adam
+            } else {
+                Rule::Sgd
+            };
+            let refused = Optimizer::new(other, 0.9, 0.01).restore(&state);
+            assert!(refused.is_err(), "{rule:?} is not {other:?}");
+            let mut less = state.clone();
+            less.remove("steps.a.p");
+            assert_eq!(fresh().restore(&less).is_err(), rule != Rule::Sgd);
         }
     }
 

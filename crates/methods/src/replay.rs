@@ -12,7 +12,8 @@ use clip::Clip;
 
 use crate::entry::Entry;
 use crate::init::Init;
-use crate::method::{Batch, Classes, Images, Method, load_parameters};
+use crate::kept::load_parameters;
+use crate::method::{Batch, Classes, Images, Method};
 use crate::optimizer::{Optimizer, Rule};
 use crate::settings::Settings;
 use crate::step::{Step, step};

@@ -15,6 +15,7 @@
 //! `V` views, the first of them the test view; `K` classes, `E` joint width.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, Var, bail};
@@ -28,6 +29,8 @@ use crate::{
     Backbones, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init, Method, Needs,
     Predict, Replay, Settings, TextCost,
 };
+
+mod kept;
 
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
@@ -395,6 +398,16 @@ impl Predict for Remembering<'_> {
             rows.push(Tensor::new(scored.logits(), method.texts.device())?);
         }
         Tensor::stack(&rows, 0)
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        self.stream.borrow().state()
+    }
+
+    fn restore(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let (classes, width) = self.method.texts.dims2()?;
+        *self.stream.borrow_mut() = Stream::of_state(state, classes, width)?;
+        Ok(())
     }
 }
 

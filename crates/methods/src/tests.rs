@@ -2,6 +2,7 @@
 
 mod algorithms;
 mod every_method;
+mod going_on;
 mod tiny_clip;
 
 use std::sync::Arc;

@@ -71,6 +71,12 @@ impl Config for TrainedCacheConfig {
     }
 }
 
+/// Names of the state for unit features and labels of the validation pictures that it will search by.
+const VALIDATION: [&str; 2] = ["validation_features", "validation_labels"];
+
+/// The same of the test pictures that it peeks at.
+const TEST: [&str; 2] = ["test_features", "test_labels"];
+
 struct TipAdapterF {
     cache: Cache,
     /// `[N, E]` with the keys' values `[N, K]`, once there are shots.
@@ -122,8 +128,26 @@ impl Method for TipAdapterF {
             .collect()
     }
 
+    /// While it is trained, what it will choose by, too.
     fn state(&self) -> Vec<(String, Tensor)> {
-        self.cache.state()
+        let mut all = self.cache.state();
+        let mut keep = |name: &str, tensor: Tensor| all.push((name.to_owned(), tensor));
+        let kept = |t: Result<Tensor>| t.expect("a list of numbers is a tensor");
+        let lists = [
+            (VALIDATION, self.cache.searched_by()),
+            (TEST, self.test.as_ref()),
+        ];
+        for ([features, labels], pictures) in lists {
+            if let Some((of, own)) = pictures {
+                keep(features, of.clone());
+                keep(labels, kept(shots::labels_kept(own)));
+            }
+        }
+        if let Some((right, keys)) = &self.best {
+            keep("best_keys", keys.clone());
+            keep("best_hits", kept(shots::number(*right as f64)));
+        }
+        all
     }
 
     /// Where there are no keys yet, they come with the state.
@@ -135,6 +159,20 @@ impl Method for TipAdapterF {
         };
         self.cache.restore(&keys, state)?;
         self.keys = Some((Var::from_tensor(&keys)?, self.cache.values()?));
+        let pictures = |[features, labels]: [&str; 2]| -> Result<Option<(Tensor, Vec<u32>)>> {
+            let (Some(features), Some(labels)) = (state.get(features), state.get(labels)) else {
+                return Ok(None);
+            };
+            let classes = self.cache.rows.trained().len();
+            Ok(Some((features.clone(), shots::labels_of(labels, classes)?)))
+        };
+        let validation = pictures(VALIDATION)?;
+        self.test = pictures(TEST)?;
+        self.cache.search_by(validation);
+        self.best = match (state.get("best_hits"), state.get("best_keys")) {
+            (Some(hits), Some(keys)) => Some((shots::number_of(hits)? as usize, keys.clone())),
+            _ => None,
+        };
         Ok(())
     }
 
@@ -183,6 +221,7 @@ impl Method for TipAdapterF {
             self.cache.point = first;
         }
         self.test = None;
+        self.cache.search_by(None);
         Ok(())
     }
 

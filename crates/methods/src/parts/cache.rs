@@ -194,6 +194,16 @@ impl Cache {
         search.hits(&self.config.grid).map(Some)
     }
 
+    /// What the search will look at, as long as it is to come.
+    pub fn searched_by(&self) -> Option<&(Tensor, Vec<u32>)> {
+        self.chosen_by.as_ref()
+    }
+
+    /// Puts it back, or takes it away.
+    pub fn search_by(&mut self, pictures: Option<(Tensor, Vec<u32>)>) {
+        self.chosen_by = pictures;
+    }
+
     /// Uses the best of the grid from now on, where it is searched.
     ///
     /// # Errors

@@ -374,10 +374,7 @@ impl Saved {
             Ok((name.clone(), tensor))
         });
         let values = values.collect::<Result<BTreeMap<_, _>>>()?;
-        let trained: BTreeSet<String> = method.parameters().into_iter().map(|(n, _)| n).collect();
-        let (values, state) = values.into_iter().partition(|(n, _)| trained.contains(n));
-        methods::load_parameters(method.as_ref(), &values)?;
-        method.restore(&state)?;
+        methods::put_back(method.as_mut(), values)?;
         if own != *classes {
             method.bind(classes)?;
         }

@@ -1,0 +1,222 @@
+//! Every method of the registry, stopped between any two steps or test pictures and built anew, goes on bit for bit as if it
+//! had not been stopped.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::optimizer::Optimizer;
+use crate::training::Length;
+use crate::{Predict, Rate, Sees, Training, kept, put_back, step};
+
+const EPOCHS: usize = 3;
+const PER_EPOCH: usize = 2;
+const STEPS: usize = EPOCHS * PER_EPOCH;
+const LENGTH: Length = Length {
+    epochs: EPOCHS,
+    per_epoch: PER_EPOCH,
+    steps: STEPS,
+};
+
+/// Settings under which a method remembers what it does not by default.
+const VARIANTS: [(&str, &str); 6] = [
+    ("tip-adapter-f", "paper_compat = true"),
+    ("tip-adapter-f", "search = false"),
+    ("dept", "host = \"cocoop\""),
+    ("dept", "host = \"maple\""),
+    ("clip-lora", "dropout = 0.5"),
+    ("2sfs", "first_stage = 1.0"),
+];
+
+fn cases(is_one: impl Fn(&Entry) -> bool) -> Vec<(&'static Entry, &'static str)> {
+    let plain = METHODS.iter().map(|entry| (entry, ""));
+    let variants = VARIANTS.iter().map(|(n, c)| (find(n).unwrap(), *c));
+    plain.chain(variants).filter(|(e, _)| is_one(e)).collect()
+}
+
+/// The same method without shots or steps.
+fn fresh(entry: &Entry, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
+    let config = entry.read(config.parse().unwrap()).config;
+    let on = clip.clone().into();
+    config.build(&on, &base(), &mut Init::seeded(1)).unwrap()
+}
+
+fn batch_of(number: usize, classes: u32) -> Batch {
+    let labels: Vec<u32> = (0..4).map(|i| (i + number as u32) % classes).collect();
+    Batch {
+        seed: 7 + number as u64,
+        second: Some(Images::Pixels(pixels(4, 60 + number as u64))),
+        ..Batch::new(
+            Images::Pixels(pixels(4, 30 + number as u64)),
+            Tensor::new(labels, &Device::Cpu).unwrap(),
+        )
+    }
+}
+
+fn training(entry: &Entry) -> Training {
+    Training {
+        epochs: EPOCHS,
+        steps: STEPS,
+        ..entry.training.clone().unwrap()
+    }
+}
+
+/// Steps `from..to` with the ends of their epochs, and of the whole; gives the losses.
+fn train(
+    training: &Training,
+    method: &mut dyn Method,
+    optimizer: &mut Optimizer,
+    steps: std::ops::Range<usize>,
+) -> Vec<u64> {
+    let mut losses = Vec::new();
+    for number in steps {
+        let epoch = number / PER_EPOCH;
+        let rate = Rate {
+            lr: training.lr_at(number, &LENGTH),
+            by_parameter: !training.is_warm_up(epoch),
+        };
+        let done = step(method, optimizer, &batch_of(number, 3), rate).unwrap();
+        losses.push(done.value.to_bits());
+        method.stepped(number + 1, STEPS).unwrap();
+        if (number + 1) % PER_EPOCH == 0 {
+            method.end_epoch(epoch, EPOCHS).unwrap();
+        }
+        if number + 1 == STEPS {
+            method.finish().unwrap();
+        }
+    }
+    losses
+}
+
+fn bits(t: &Tensor) -> (Vec<usize>, Vec<u32>) {
+    let values = flat(&t.to_dtype(candle_core::DType::F32).unwrap());
+    let bits = values.iter().map(|v| v.to_bits()).collect();
+    (t.dims().to_vec(), bits)
+}
+
+type Bits = BTreeMap<String, (Vec<usize>, Vec<u32>)>;
+
+fn all_bits(tensors: Vec<(String, Tensor)>) -> Bits {
+    tensors.iter().map(|(n, t)| (n.clone(), bits(t))).collect()
+}
+
+fn map(tensors: Vec<(String, Tensor)>) -> BTreeMap<String, Tensor> {
+    let count = tensors.len();
+    let map: BTreeMap<_, _> = tensors.into_iter().collect();
+    assert_eq!(map.len(), count, "no two tensors have one name");
+    map
+}
+
+#[test]
+fn a_method_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
+    let clip = clip();
+    let images = batch().images;
+    for (entry, config) in cases(|e| e.training.is_some()) {
+        let training = training(entry);
+        let mut whole = build_for(entry, config, &clip, &base()).unwrap();
+        let mut optimizer = training.optimizer();
+        let want = train(&training, whole.as_mut(), &mut optimizer, 0..STEPS);
+        for stop in 0..STEPS {
+            let told = format!("{} {config} stopped after step {stop}", entry.name);
+            let mut before = build_for(entry, config, &clip, &base()).unwrap();
+            let mut own = training.optimizer();
+            let mut losses = train(&training, before.as_mut(), &mut own, 0..stop);
+            let (of_method, of_optimizer) = (kept(before.as_ref()).unwrap(), own.state().unwrap());
+            // What is kept is kept: steps that a killed run has done behind it do not move it.
+            let then = all_bits(of_method.clone());
+            train(&training, before.as_mut(), &mut own, stop..stop + 1);
+            assert_eq!(all_bits(of_method.clone()), then, "{told}");
+
+            let mut after = fresh(entry, config, &clip);
+            put_back(after.as_mut(), map(of_method)).unwrap();
+            let mut own = training.optimizer();
+            own.restore(&map(of_optimizer)).unwrap();
+            losses.extend(train(&training, after.as_mut(), &mut own, stop..STEPS));
+            assert_eq!(losses, want, "{told}: losses");
+            assert_eq!(
+                all_bits(kept(after.as_ref()).unwrap()),
+                all_bits(kept(whole.as_ref()).unwrap()),
+                "{told}: parameters and state"
+            );
+            assert_eq!(
+                all_bits(own.state().unwrap()),
+                all_bits(optimizer.state().unwrap()),
+                "{told}: optimizer"
+            );
+            let scores = [&after, &whole].map(|m| bits(&scored(m.as_ref(), &images)));
+            assert_eq!(scores[0], scores[1], "{told}: scores");
+        }
+    }
+}
+
+fn scored(method: &dyn Method, images: &Images) -> Tensor {
+    method.predictor().unwrap().logits(images).unwrap()
+}
+
+#[test]
+fn a_method_stopped_behind_its_second_stage_knows_which_classes_it_learned_last() {
+    let clip = clip();
+    let images = batch().images;
+    for (entry, config) in cases(|e| e.training.is_some()) {
+        let training = training(entry);
+        let mut whole = build_for(entry, config, &clip, &base()).unwrap();
+        train(&training, whole.as_mut(), &mut training.optimizer(), 0..1);
+        if whole.bind(&novel()).is_err() {
+            continue;
+        }
+        let mut optimizer = training.optimizer();
+        let rate = training.lr;
+        if step(whole.as_mut(), &mut optimizer, &batch_of(1, 2), rate).is_err() {
+            continue;
+        }
+        let mut after = fresh(entry, config, &clip);
+        after.bind(&novel()).unwrap();
+        put_back(after.as_mut(), map(kept(whole.as_ref()).unwrap())).unwrap();
+        for classes in [novel(), base(), novel()] {
+            let scores = [&mut whole, &mut after].map(|method| {
+                method.bind(&classes).unwrap();
+                bits(&scored(method.as_ref(), &images))
+            });
+            assert_eq!(scores[0], scores[1], "{} {config}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn a_predictor_stopped_after_any_picture_goes_on_as_if_it_had_not_been() {
+    const PICTURES: u64 = 8;
+    let clip = clip();
+    for (entry, config) in cases(|_| true) {
+        let method = build_for(entry, config, &clip, &base()).unwrap();
+        let needs = entry.read(config.parse().unwrap()).config.needs();
+        let views = match needs.sees {
+            Sees::Views { .. } => 20,
+            _ => 1,
+        };
+        let score = |predictor: &dyn Predict, numbers: std::ops::Range<u64>| -> Vec<_> {
+            let one = |n| predictor.logits(&Images::Pixels(pixels(views, 200 + n)));
+            numbers.map(|n| bits(&one(n).unwrap())).collect()
+        };
+        let whole = method.predictor().unwrap();
+        let want = score(whole.as_ref(), 0..PICTURES);
+        let remembers = !whole.state().unwrap().is_empty();
+        assert_eq!(
+            remembers, needs.stream,
+            "{}: what it says it needs",
+            entry.name
+        );
+        // Whoever remembers nothing has nothing to lose, so one stop is as good as another.
+        let stops = if remembers { 0..PICTURES } else { 3..4 };
+        for stop in stops {
+            let before = method.predictor().unwrap();
+            let mut got = score(before.as_ref(), 0..stop);
+            let state = map(before.state().unwrap());
+            let after = method.predictor().unwrap();
+            after.restore(&state).unwrap();
+            got.extend(score(after.as_ref(), stop..PICTURES));
+            let told = format!("{} {config} after picture {stop}", entry.name);
+            assert_eq!(got, want, "{told}");
+            let state = [whole.as_ref(), after.as_ref()].map(|p| all_bits(p.state().unwrap()));
+            assert_eq!(state[0], state[1], "{told}");
+        }
+    }
+}
