@@ -18,6 +18,14 @@ pub fn resident() -> u64 {
     status("VmRSS:")
 }
 
+/// Whether this process was told to ignore a signal, by its number; false where the system does not tell.
+pub fn ignores(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let ignored = line.and_then(|l| u64::from_str_radix(l.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// Name of the processor, where the system tells.
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

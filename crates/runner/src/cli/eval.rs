@@ -18,7 +18,8 @@ use crate::record::TestSet;
 use crate::run::cache::Cache;
 use crate::run::feed::{Feed, open};
 use crate::run::prompts::{Given, Saved};
-use crate::run::trial::{Target, classes_of, test};
+use crate::run::testing::{Answers, Exam};
+use crate::run::trial::{Target, classes_of};
 use crate::store::Prediction;
 
 /// Evaluate saved prompts on a dataset: prints accuracy.
@@ -92,8 +93,9 @@ impl Eval {
             logits: self.logits.is_some().then(RefCell::default),
         };
         let never = AtomicBool::new(false);
+        let exam = Exam::new(&needs, &target, &classes, 0, saved.seed)?;
         let (result, predictions) =
-            test(&recorder, &needs, &target, &classes, 0, saved.seed, &never)?;
+            exam.sit(&recorder, &never, Answers::default(), |_, _| Ok(()))?;
         if result.total == 0 {
             bail!("dataset {}: nothing to test", self.dataset);
         }

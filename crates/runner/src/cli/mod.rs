@@ -20,6 +20,7 @@ mod predict;
 mod pretrain;
 mod report;
 mod run;
+mod stop;
 mod table;
 mod verify;
 mod words;
@@ -63,6 +64,8 @@ pub enum Done {
     NotAll,
     /// The user stopped it; exit code 130.
     Interrupted,
+    /// A time limit or a signal stopped it; exit code 75, as `EX_TEMPFAIL` of `sysexits.h`: come again.
+    Stopped,
 }
 
 impl Cli {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use datasets::Catalogue;
 
 use super::Done;
+use super::stop::{Limits, Stop};
 use crate::backbone;
 use crate::run::cache::Cache;
 use crate::run::feed;
@@ -24,7 +25,9 @@ const SMALL: usize = 20_000_000;
 
 /// Run a suite: reads a suite file, writes records, tables and charts.
 ///
-/// Finished trials are not run again, so the same command continues after an interruption.
+/// Finished trials are not run again, and a trial that was stopped or killed goes on from its last checkpoint, so the same
+/// command continues after an interruption. Exit codes: 0 all done, 1 some trials failed, 2 an error, 130 interrupted, 75
+/// stopped by --time-limit, SIGTERM or SIGUSR1: come again.
 ///
 /// Example: promptbed run suites/quick.toml
 #[derive(clap::Args)]
@@ -56,6 +59,8 @@ pub struct Run {
     /// Folder for TensorBoard event files, one folder a trial, written while it runs [default: none]. Changes no result.
     #[arg(long)]
     tensorboard: Option<PathBuf>,
+    #[command(flatten)]
+    limits: Limits,
     /// List the trials, estimate what they take on this machine, and stop. Needs neither pictures nor weights of a
     /// released CLIP: counts what is not there by its published sizes.
     #[arg(long)]
@@ -94,6 +99,7 @@ pub fn catalogue(more: Option<&std::path::Path>) -> Result<Catalogue> {
 
 impl Run {
     pub fn run(self) -> Result<Done> {
+        let started = Instant::now();
         let catalogue = catalogue(self.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &feed::known(&catalogue))?;
         if self.dry_run {
@@ -141,7 +147,7 @@ impl Run {
         }
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let name = suite.name.clone();
-        let sweep = Sweep::new(
+        let mut sweep = Sweep::new(
             suite,
             clip.clone(),
             architecture,
@@ -150,6 +156,7 @@ impl Run {
             cache.as_ref(),
             teachers,
         )?;
+        sweep.checkpoint_every = self.limits.checkpoint_every;
         for dataset in sweep.datasets() {
             for note in &dataset.notes {
                 crate::say!("note: {}: {note}", dataset.id);
@@ -164,19 +171,18 @@ impl Run {
             .with_context(|| format!("{}: cannot be written", copy.display()))?;
 
         let Share { jobs, threads } = Share::new(self.jobs, clip.parameters());
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = stop.clone();
-        // A second interrupt ends the process at once; what is written is whole either way.
-        let handler = ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        });
-        handler.context("signals cannot be handled")?;
+        let stop = Stop::listen(started, self.limits.time_limit)?;
         let events = self.tensorboard.as_deref().map(Events::create);
         let events = events.transpose()?;
         let progress = Progress::new(jobs);
-        let tally = sweep.run(&store, jobs, threads, &stop, &progress, events.as_ref())?;
+        let tally = sweep.run(
+            &store,
+            jobs,
+            threads,
+            stop.flag(),
+            &progress,
+            events.as_ref(),
+        )?;
         progress.finish();
         let loaded = store.read_all()?;
         store.write_frame(&loaded)?;
@@ -192,8 +198,9 @@ impl Run {
             dir.display()
         );
         if tally.interrupted {
-            crate::say!("interrupted; the same command continues");
-            return Ok(Done::Interrupted);
+            let reason = stop.reason();
+            crate::say!("{reason}; the same command continues");
+            return Ok(reason.done());
         }
         Ok(if tally.failed.is_empty() && loaded.problems.is_empty() {
             Done::All

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::run::cache::Cache;
 use crate::run::suite::Views;
+use crate::run::trial::Interrupted;
 
 /// Bytes of decoded pictures that the process keeps because they may be needed again, whatever the number of datasets and
 /// trials; beyond, they are decoded again. Changes no result.
@@ -239,11 +240,15 @@ impl Feed {
     fn encode(
         &self,
         count: usize,
+        stop: &AtomicBool,
         pixels: impl Fn(std::ops::Range<usize>) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let pieces = (0..count)
             .step_by(ENCODED_AT_ONCE)
             .map(|i| {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Interrupted.into());
+                }
                 let pixels = pixels(i..count.min(i + ENCODED_AT_ONCE))?;
                 let encode = || Ok(self.clip.encode_image(&pixels)?);
                 match &self.cache {
@@ -258,12 +263,12 @@ impl Feed {
     /// Un-normalised features `[n, E]` of test pictures; each is encoded once a process.
     ///
     /// # Errors
-    /// As [`Feed::test_pixels`].
-    pub fn test_features(&self, items: &[Item]) -> Result<Tensor> {
+    /// As [`Feed::test_pixels`]; [`Interrupted`] where `stop` is set while they are encoded.
+    pub fn test_features(&self, items: &[Item], stop: &AtomicBool) -> Result<Tensor> {
         let mut cache = self.features.lock().expect("no panic while held");
         if cache.is_none() {
             let all = &self.dataset.split.test;
-            let features = self.encode(all.len(), |range| self.test_pixels(&all[range]))?;
+            let features = self.encode(all.len(), stop, |range| self.test_pixels(&all[range]))?;
             *cache = Some((
                 features,
                 all.iter()
@@ -306,13 +311,14 @@ impl Feed {
         )?)
     }
 
-    /// The training pictures of one trial; training views cover `crop` of them.
+    /// The training pictures of one trial, in these views, which cover such a share of them; `stop` breaks off the encoding
+    /// of many.
     pub fn training<'a>(
         &'a self,
         items: &'a [Item],
-        views: Views,
-        crop: (f64, f64),
+        (views, crop): (Views, (f64, f64)),
         seed: u64,
+        stop: &'a AtomicBool,
     ) -> Training<'a> {
         let paths: Vec<String> = items
             .iter()
@@ -326,6 +332,7 @@ impl Feed {
             views,
             crop,
             seed,
+            stop,
             decoded: Kept::new(&KEPT),
         }
     }
@@ -340,6 +347,7 @@ pub struct Training<'a> {
     views: Views,
     crop: (f64, f64),
     seed: u64,
+    stop: &'a AtomicBool,
     decoded: Kept<usize>,
 }
 
@@ -400,7 +408,7 @@ impl Training<'_> {
     /// Un-normalised features `[n, E]` of the same.
     ///
     /// # Errors
-    /// As [`Training::pixels`].
+    /// As [`Training::pixels`]; [`Interrupted`].
     pub fn features(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
         let turn = match self.views {
             Views::Fresh => {
@@ -413,9 +421,9 @@ impl Training<'_> {
         let key = (self.seed, self.picks.clone(), turn);
         if !cache.contains_key(&key) {
             let all: Vec<usize> = (0..self.items.len()).collect();
-            let features = self
-                .feed
-                .encode(all.len(), |range| self.pixels(&all[range], epoch))?;
+            let features = self.feed.encode(all.len(), self.stop, |range| {
+                self.pixels(&all[range], epoch)
+            })?;
             cache.insert(key.clone(), features);
         }
         let rows: Vec<u32> = indices.iter().map(|i| *i as u32).collect();

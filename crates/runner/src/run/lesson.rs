@@ -1,7 +1,8 @@
 //! What a stage of a trial learns: pictures of one dataset or of several at once, handed to a method whole or in batches.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
@@ -12,8 +13,10 @@ use methods::{
 };
 
 use crate::record::Outcome;
+use crate::run::checkpoint::{Checkpoint, Learning};
 use crate::run::feed::{self, Feed};
 use crate::run::suite::Views;
+use crate::run::testing::Answers;
 use crate::run::trial::{Epoch, Interrupted, Outcomes, Stage, Step, Task};
 
 /// Steps that the random streams of one stage have to themselves.
@@ -53,14 +56,14 @@ impl<'a> Together<'a> {
     fn new(
         stage: &'a Stage,
         items: impl Fn(&'a Lesson) -> &'a [Item],
-        views: Views,
-        crop: (f64, f64),
+        (views, crop): (Views, (f64, f64)),
         seed: u64,
+        stop: &'a AtomicBool,
     ) -> Result<Self> {
         let (mut first, mut label, mut parts) = (0, 0, Vec::new());
         for lesson in &stage.lessons {
             let items = items(lesson);
-            let source = lesson.feed.training(items, views, crop, seed);
+            let source = lesson.feed.training(items, (views, crop), seed, stop);
             parts.push((source, items, first, label));
             first += items.len();
             label += lesson.feed.dataset.split.names_of(lesson.set)?.len() as u32;
@@ -148,7 +151,7 @@ pub fn shots(task: &Task, stage: &Stage, needs: &Needs, support: Support) -> Res
                 task.method.name
             );
         }
-        let source = Together::new(stage, items, views, needs.crop, task.seed)?;
+        let source = Together::new(stage, items, (views, needs.crop), task.seed, task.stop)?;
         let all: Vec<usize> = (0..source.len()).collect();
         let passes = (0..passes).map(|pass| {
             if task.stop.load(Ordering::Relaxed) {
@@ -183,10 +186,42 @@ pub fn shots(task: &Task, stage: &Stage, needs: &Needs, support: Support) -> Res
     })
 }
 
-/// Trains a method on a stage's pictures; a loss that is not finite gives the outcome to record.
+/// A step's batch.
+fn batch(
+    task: &Task,
+    source: &Together,
+    needs: &Needs,
+    chunk: &[usize],
+    epoch: usize,
+    seed: u64,
+) -> Result<Batch> {
+    if task.stop.load(Ordering::Relaxed) {
+        return Err(Interrupted.into());
+    }
+    let labels = source.labels(chunk);
+    Ok(Batch {
+        second: needs
+            .second_view
+            .then(|| source.gather(chunk, |s, i| s.second(i, epoch)))
+            .transpose()?
+            .map(Images::Pixels),
+        tasks: source.tasks(chunk)?,
+        seed,
+        ..Batch::new(
+            source.images(chunk, epoch, needs.sees)?,
+            Tensor::new(labels, &Device::Cpu)?,
+        )
+    })
+}
+
+/// Trains a method on a stage's pictures, on from where a checkpoint left it; a loss that is not finite gives the outcome
+/// to record.
+///
+/// Whatever a step sees follows from the seed, the stage, the epoch and the step alone.
 ///
 /// # Errors
-/// [`Interrupted`]; no pictures; a picture that is missing or broken; a parameter without a gradient.
+/// [`Interrupted`], with a checkpoint left; no pictures; a picture that is missing or broken; a parameter without a
+/// gradient.
 pub fn train(
     task: &Task,
     number: usize,
@@ -194,14 +229,16 @@ pub fn train(
     needs: &Needs,
     method: &mut dyn Method,
     out: &mut Outcomes,
+    from: Option<Learning>,
 ) -> Result<Option<Outcome>> {
+    let mut clock = Instant::now();
     let stage = &task.stages[number];
     let source = Together::new(
         stage,
         |l| &l.learned.train,
-        task.views,
-        needs.crop,
+        (task.views, needs.crop),
         task.seed,
+        task.stop,
     )?;
     let n = source.len();
     let length = training.length(n);
@@ -214,57 +251,66 @@ pub fn train(
     // Every stage draws its own numbers; the first draws those of a trial without stages.
     let stream = STAGE * number as u64;
     let mut optimizer = training.optimizer();
-    let (mut done, mut last) = (0u64, None);
-    let failed = |step: u64, last: Option<f64>, value: f64| Outcome::Failed {
-        reason: format!("the loss became {value} at step {step}; a lower lr may help"),
-        step: Some(step),
-        last_loss: last,
+    let mut at = from.unwrap_or_default();
+    optimizer.restore(&std::mem::take(&mut at.optimizer))?;
+    let failed = |at: &Learning, value: f64| Outcome::Failed {
+        reason: format!(
+            "the loss became {value} at step {}; a lower lr may help",
+            at.done
+        ),
+        step: Some(at.done),
+        last_loss: at.last,
     };
-    for epoch in 0..length.epochs {
-        let order = Stream::named(task.seed, "batches", stream + epoch as u64).permutation(n);
-        let mut sum = 0.0;
+    let mut spent = |out: &mut Outcomes| {
+        out.cost.train_seconds += clock.elapsed().as_secs_f64();
+        clock = Instant::now();
+    };
+    while at.epoch < length.epochs {
+        let epoch = at.epoch;
         // The last epoch ends where the steps do.
-        let steps = length.per_epoch.min(length.steps - done as usize);
-        for chunk in order.chunks(training.batch).take(steps) {
-            if task.stop.load(Ordering::Relaxed) {
-                return Err(Interrupted.into());
+        let before = at.done as usize - at.step;
+        let steps = length.per_epoch.min(length.steps - before);
+        let order = Stream::named(task.seed, "batches", stream + epoch as u64).permutation(n);
+        for chunk in order.chunks(training.batch).take(steps).skip(at.step) {
+            let seed = Stream::named(task.seed, "steps", stream + at.done).next_u64();
+            let batch = batch(task, &source, needs, chunk, epoch, seed);
+            let is_stopped = batch.as_ref().is_err_and(|e| e.is::<Interrupted>());
+            if let Some(keeper) = task.keeper.filter(|k| is_stopped || k.is_due()) {
+                spent(out);
+                keeper.write(&Checkpoint {
+                    stage: number,
+                    learning: Some(Learning {
+                        optimizer: optimizer.state()?.into_iter().collect(),
+                        ..at.clone()
+                    }),
+                    learned: methods::kept(method)?.into_iter().collect(),
+                    ..out.checkpoint(number, Answers::default())
+                })?;
             }
-            let labels = source.labels(chunk);
-            let batch = Batch {
-                second: needs
-                    .second_view
-                    .then(|| source.gather(chunk, |s, i| s.second(i, epoch)))
-                    .transpose()?
-                    .map(Images::Pixels),
-                tasks: source.tasks(chunk)?,
-                seed: Stream::named(task.seed, "steps", stream + done).next_u64(),
-                ..Batch::new(
-                    source.images(chunk, epoch, needs.sees)?,
-                    Tensor::new(labels, &Device::Cpu)?,
-                )
-            };
             let rate = Rate {
-                lr: training.lr_at(done as usize, &length),
+                lr: training.lr_at(at.done as usize, &length),
                 by_parameter: !training.is_warm_up(epoch),
             };
-            let step = methods::step(method, &mut optimizer, &batch, rate)?;
+            let step = methods::step(method, &mut optimizer, &batch?, rate)?;
             let value = step.value;
             if step.gradients.is_none() {
-                return Ok(Some(failed(done, last, value)));
+                spent(out);
+                return Ok(Some(failed(&at, value)));
             }
-            sum += value;
-            last = Some(value);
-            done += 1;
-            method.stepped(done as usize, length.steps)?;
+            at.sum += value;
+            at.last = Some(value);
+            at.step += 1;
+            at.done += 1;
+            method.stepped(at.done as usize, length.steps)?;
             task.observer.stepped(&Step {
-                done: done as usize,
+                done: at.done as usize,
                 all: length.steps,
                 loss: value,
                 learning_rate: rate.lr,
             });
         }
         let (mean, lr) = (
-            sum / steps as f64,
+            at.sum / steps as f64,
             training.lr_at(epoch * length.per_epoch, &length),
         );
         out.losses.push(mean);
@@ -275,16 +321,18 @@ pub fn train(
             learning_rate: lr,
         });
         method.end_epoch(epoch, length.epochs)?;
+        (at.epoch, at.step, at.sum) = (epoch + 1, 0, 0.0);
     }
     method.finish()?;
-    out.cost.steps += done;
+    out.cost.steps += at.done;
+    spent(out);
     let finite = |t: &Tensor| -> Result<bool> {
         let values = t.flatten_all()?.to_vec1::<f32>()?;
         Ok(values.iter().all(|v| v.is_finite()))
     };
     for (_, var) in method.parameters() {
         if !finite(&var.as_detached_tensor())? {
-            return Ok(Some(failed(done, last, f64::NAN)));
+            return Ok(Some(failed(&at, f64::NAN)));
         }
     }
     Ok(None)
@@ -292,13 +340,15 @@ pub fn train(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     use datasets::{Catalogue, picks};
     use methods::Backbones;
 
     use super::*;
     use crate::record::{Outcome, TestSet};
+    use crate::run::checkpoint::Keeper;
     use crate::run::suite::Resolved;
     use crate::run::trial::{self, Observer, Target};
 
@@ -349,6 +399,7 @@ mod tests {
             seed: 1,
             stop: &AtomicBool::new(false),
             observer: &Deaf,
+            keeper: None,
         })
         .unwrap()
     }
@@ -380,6 +431,73 @@ mod tests {
         assert_ne!(second.losses, both.losses[2..]);
     }
 
+    /// Sets its flag at the second thing that it hears.
+    #[derive(Default)]
+    struct Impatient(AtomicUsize, AtomicBool);
+
+    impl Impatient {
+        fn hear(&self) {
+            let is_second = self.0.fetch_add(1, Ordering::Relaxed) == 1;
+            self.1.fetch_or(is_second, Ordering::Relaxed);
+        }
+    }
+
+    impl Observer for Impatient {
+        fn stepped(&self, _: &Step) {
+            self.hear();
+        }
+
+        fn answered(&self, _: usize) {
+            self.hear();
+        }
+    }
+
+    #[test]
+    fn a_trial_of_several_stages_and_datasets_goes_on_from_anywhere() {
+        let feeds = [feed("drawn-textures"), feed("drawn-pets")];
+        let parts = |first, last| ClassSet::Parts { first, last, of: 2 };
+        let stages = [1, 2].map(|i| Stage {
+            lessons: feeds.iter().map(|f| lesson(f, parts(i, i))).collect(),
+            targets: feeds.iter().map(|f| target(f, parts(1, i))).collect(),
+        });
+        let mut whole = run(&stages);
+        let folder = tempfile::tempdir().unwrap();
+        let on = Backbones::from(crate::backbone::shipped().unwrap());
+        let mut parts = 0;
+        let mut again = loop {
+            parts += 1;
+            let observer = Impatient::default();
+            let keeper = Keeper::new(folder.path(), "key", Duration::from_secs(3600));
+            let ran = trial::run(&Task {
+                on: &on,
+                method: &coop(),
+                stages: &stages,
+                views: Views::None,
+                seed: 1,
+                stop: &observer.1,
+                observer: &observer,
+                keeper: Some(&keeper),
+            });
+            match ran {
+                Ok(outcomes) => break outcomes,
+                Err(e) => assert!(e.is::<Interrupted>() && parts < 100, "{e:#}"),
+            }
+        };
+        assert!(parts > 8, "{parts} parts");
+        for outcomes in [&mut whole, &mut again] {
+            outcomes.tests.iter_mut().for_each(|t| t.seconds = 0.0);
+        }
+        assert_eq!(again.losses, whole.losses);
+        assert_eq!(again.tests, whole.tests);
+        assert_eq!(again.predictions, whole.predictions);
+        assert_eq!(again.cost.steps, whole.cost.steps);
+        assert_eq!(again.classes, whole.classes);
+        for ((name, ours), (_, theirs)) in again.prompts.iter().zip(&whole.prompts) {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(ours), flat(theirs), "{name}");
+        }
+    }
+
     #[test]
     fn several_datasets_are_learned_as_one_list_and_each_is_tested_by_itself() {
         let feeds = [feed("drawn-textures"), feed("drawn-pets")];
@@ -387,12 +505,13 @@ mod tests {
             lessons: feeds.iter().map(|f| lesson(f, ClassSet::All)).collect(),
             targets: feeds.iter().map(|f| target(f, ClassSet::All)).collect(),
         };
+        let never = AtomicBool::new(false);
         let source = Together::new(
             &stage,
             |l| &l.learned.train,
-            Views::None,
-            methods::needs::CROP,
+            (Views::None, methods::needs::CROP),
             1,
+            &never,
         )
         .unwrap();
         let (first, second) = (
@@ -536,6 +655,7 @@ mod tests {
             seed: 1,
             stop: &AtomicBool::new(false),
             observer: &Deaf,
+            keeper: None,
         };
         let refused = trial::run(&task).err().unwrap().to_string();
         assert!(refused.contains("second backbone"), "{refused}");

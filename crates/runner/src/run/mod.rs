@@ -1,6 +1,7 @@
 //! What makes records: suites, their trials, the pictures these see, and the sweep that runs them.
 
 pub mod cache;
+pub mod checkpoint;
 pub mod described;
 pub mod feed;
 pub mod lesson;
@@ -13,5 +14,6 @@ pub mod sizes;
 pub mod suite;
 pub mod sweep;
 pub mod tensorboard;
+pub mod testing;
 pub mod trial;
 pub mod work;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clip::Clip;
@@ -16,6 +16,7 @@ use crate::machine;
 use crate::reason::reason;
 use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::run::cache::Cache;
+use crate::run::checkpoint::{self, Keeper};
 use crate::run::described;
 use crate::run::feed::{self, Feed};
 use crate::run::picked;
@@ -24,7 +25,7 @@ use crate::run::population::Population;
 use crate::run::progress::Progress;
 use crate::run::suite::{Line, Resolved, Suite};
 use crate::run::tensorboard::{Curves, Events};
-use crate::run::trial::{self, Epoch, Interrupted, Observer, Step, Task};
+use crate::run::trial::{self, Epoch, Interrupted, Observer, Resumed, Step, Task};
 use crate::run::work::Counter;
 use crate::store::{Planned, Store, replace};
 
@@ -56,6 +57,8 @@ pub struct Sweep {
     descriptions: BTreeMap<(PathBuf, String), Arc<Descriptions>>,
     /// Trials in suite order.
     pub trials: Vec<Trial>,
+    /// How often a running trial leaves a checkpoint. Changes no result.
+    pub checkpoint_every: Duration,
 }
 
 /// How a sweep went.
@@ -131,6 +134,7 @@ impl Sweep {
             teachers,
             descriptions,
             trials: Vec::new(),
+            checkpoint_every: checkpoint::EVERY,
         };
         sweep.trials = sweep.list()?;
         Ok(sweep)
@@ -220,6 +224,7 @@ impl Sweep {
     ) -> Result<Tally> {
         let planned: Vec<Planned> = self.trials.iter().map(|t| t.planned.clone()).collect();
         store.write_plan(&self.suite.name, &planned)?;
+        checkpoint::tidy(store.dir(), |key| store.has_finished(key));
         let mut tally = Tally::default();
         let mut queue = VecDeque::new();
         for trial in &self.trials {
@@ -289,7 +294,12 @@ impl Sweep {
         Ok(tally)
     }
 
-    fn one(
+    /// Runs one trial, on from its checkpoint if it has one, and writes what it leaves.
+    ///
+    /// # Errors
+    /// [`Interrupted`], with a checkpoint left; when results cannot be written. A trial that fails is a record, not an
+    /// error here.
+    pub fn one(
         &self,
         store: &Store,
         trial: &Trial,
@@ -303,7 +313,8 @@ impl Sweep {
         let clock = Instant::now();
         let p = &trial.planned;
         let feed = &self.feeds[&p.dataset];
-        let result = self.outcomes(trial, stop, observer);
+        let keeper = Keeper::new(store.dir(), &p.key, self.checkpoint_every);
+        let result = self.outcomes(trial, stop, observer, &keeper);
         let mut record = Record {
             schema: SCHEMA,
             key: p.key.clone(),
@@ -380,6 +391,7 @@ impl Sweep {
             }
         }
         store.write(&record)?;
+        keeper.remove();
         Ok(record)
     }
 
@@ -388,6 +400,7 @@ impl Sweep {
         trial: &Trial,
         stop: &AtomicBool,
         observer: &dyn Observer,
+        keeper: &Keeper,
     ) -> Result<trial::Outcomes> {
         let line = self.line_of(trial);
         let on = Backbones {
@@ -402,6 +415,7 @@ impl Sweep {
             seed: trial.planned.seed,
             stop,
             observer,
+            keeper: Some(keeper),
         })
     }
 
@@ -485,6 +499,10 @@ struct Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
+    fn resumed(&self, before: &Resumed) {
+        self.curves.iter().for_each(|c| c.resumed(before));
+    }
+
     fn stepped(&self, step: &Step) {
         self.progress.step(self.job, step.done, step.all);
         self.curves.iter().for_each(|c| c.stepped(step));

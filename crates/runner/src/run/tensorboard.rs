@@ -21,7 +21,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use crate::record::Test;
-use crate::run::trial::{Epoch, Observer, Step};
+use crate::run::trial::{Epoch, Observer, Resumed, Step};
+
+mod history;
+
+/// How the name of an event file of ours ends.
+const ENDING: &str = ".promptbed";
 
 /// What a reader follows is at most this old.
 const FLUSHED_EVERY: Duration = Duration::from_secs(1);
@@ -45,12 +50,12 @@ impl Events {
     }
 
     /// The curves of the trial called `key`: a new file in the trial's folder, which takes the place of what an
-    /// interrupted run has left there.
+    /// interrupted run has left there; a trial that goes on takes over what that holds of it.
     pub fn trial(&self, key: &str) -> Curves {
         let folder = self.folder.join(key);
         let now = now();
         let path = folder.join(format!(
-            "events.out.tfevents.{:010}.{}.promptbed",
+            "events.out.tfevents.{:010}.{}{ENDING}",
             now as u64,
             std::process::id()
         ));
@@ -114,6 +119,21 @@ impl Curves {
 }
 
 impl Observer for Curves {
+    fn resumed(&self, before: &Resumed) {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let events = history::before(folder, &self.path, before);
+        let mut state = self.state.lock().expect("no panic while held");
+        state.steps = before.steps;
+        let Some(writer) = &mut state.writer else {
+            return;
+        };
+        let written = events.iter().try_for_each(|event| writer.record(event));
+        if let Err(e) = written.and_then(|()| writer.flush()) {
+            lost(&self.path, &e);
+            state.writer = None;
+        }
+    }
+
     fn stepped(&self, step: &Step) {
         self.state.lock().expect("no panic while held").steps = step.done as u64;
         let scalars = [

@@ -1,23 +1,22 @@
 //! One trial: a method, a dataset, shots and a seed, trained and tested under a protocol.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use candle_core::{D, Tensor};
-use datasets::{ClassSet, Stream};
-use methods::{Backbones, Classes, Descriptions, Images, Init, Method, Needs, Predict, Sees};
+use candle_core::Tensor;
+use datasets::ClassSet;
+use methods::{Backbones, Classes, Descriptions, Init, Method, Needs};
 
-use crate::record::{ClassTally, Cost, Outcome, Test, TestSet};
+use crate::reason::reason;
+use crate::record::{Cost, Outcome, Test, TestSet};
+use crate::run::checkpoint::{Checkpoint, Keeper, Learning, Tensors};
 use crate::run::feed::Feed;
 use crate::run::lesson::{self, Lesson};
 use crate::run::suite::{Resolved, Views};
-use crate::stats::{ECE_BINS, expected_calibration_error, reliability};
+use crate::run::testing::{Answers, Exam};
 use crate::store::Prediction;
-
-/// Pictures a predictor gets at once.
-const TESTED_AT_ONCE: usize = 64;
 
 /// A class set to test on.
 pub struct Target {
@@ -54,6 +53,8 @@ pub struct Task<'a> {
     pub stop: &'a AtomicBool,
     /// Hears of progress.
     pub observer: &'a dyn Observer,
+    /// Keeps its checkpoints; without one a trial that is stopped is lost.
+    pub keeper: Option<&'a Keeper>,
 }
 
 /// A step that is done.
@@ -80,13 +81,30 @@ pub struct Epoch {
     pub learning_rate: f64,
 }
 
+/// What was done before a trial went on from a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Steps, over all stages.
+    pub steps: u64,
+    /// Epochs, over all stages.
+    pub epochs: usize,
+    /// Whole tests.
+    pub tests: usize,
+}
+
 /// Hears of a trial while it runs, and cannot change it.
 pub trait Observer: Sync {
+    /// Before anything else, where it goes on from a checkpoint.
+    fn resumed(&self, _before: &Resumed) {}
+
     /// After each step.
     fn stepped(&self, _step: &Step) {}
 
     /// After each epoch.
     fn epoch_ended(&self, _epoch: &Epoch) {}
+
+    /// Inside a test: how many of its pictures are answered.
+    fn answered(&self, _done: usize) {}
 
     /// After each test.
     fn tested(&self, _test: &Test) {}
@@ -112,7 +130,7 @@ pub struct Outcomes {
     pub classes: Vec<String>,
 }
 
-/// The user stopped the run; nothing of the trial is kept.
+/// The run was asked to stop before the trial was over.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
@@ -136,219 +154,312 @@ pub fn classes_of(
     })
 }
 
-/// Runs a trial.
+/// Runs a trial, from where its checkpoint left it if there is one.
 ///
 /// # Errors
-/// [`Interrupted`]; anything else that is wrong with data, backbone or settings. A loss that is not finite is no error
-/// but an [`Outcome::Failed`].
+/// [`Interrupted`], with a checkpoint left where [`Task::keeper`] keeps any; anything else that is wrong with data,
+/// backbone or settings. A loss that is not finite is no error but an [`Outcome::Failed`].
 pub fn run(task: &Task) -> Result<Outcomes> {
-    let mut out = Outcomes {
-        outcome: Outcome::Finished,
-        tests: Vec::new(),
-        predictions: Vec::new(),
-        losses: Vec::new(),
-        learning_rates: Vec::new(),
-        cost: Cost::default(),
-        prompts: Vec::new(),
-        classes: Vec::new(),
-    };
-    let needs = task.method.config.needs();
-    let mut built: Option<Box<dyn Method>> = None;
-    let mut test_index = 0;
-    for (number, stage) in task.stages.iter().enumerate() {
-        let taught = stage
-            .lessons
-            .iter()
-            .map(|l| classes_of(&l.feed, l.set, l.descriptions.as_ref()))
-            .collect::<Result<Vec<_>>>()?;
-        let classes = match &taught[..] {
-            [one] => one.clone(),
-            several => Classes::joined(several),
-        };
-        let method = match &mut built {
-            Some(method) => {
-                method.bind(&classes)?;
-                method
-            }
-            None => {
-                let (config, mut init) = (&task.method.config, Init::seeded(task.seed));
-                let method = match &taught[..] {
-                    [one] => config.build(task.on, one, &mut init)?,
-                    several => config.build_tasks(task.on, several, &mut init)?,
-                };
-                built.insert(method)
-            }
-        };
-        out.classes.clone_from(&classes.names);
-        if task.method.learns() {
-            let started = Instant::now();
-            if let Some(support) = needs.support {
-                method.fit(&lesson::shots(task, stage, &needs, support)?)?;
-            }
-            let failed = match &task.method.training {
-                None => None,
-                Some(training) => {
-                    let method = method.as_mut();
-                    lesson::train(task, number, training, &needs, method, &mut out)?
-                }
-            };
-            out.cost.parameters = method
-                .parameters()
-                .iter()
-                .map(|(_, v)| v.elem_count() as u64)
-                .sum();
-            out.cost.train_seconds += started.elapsed().as_secs_f64();
-            if let Some(outcome) = failed {
-                out.outcome = outcome;
-                return Ok(out);
-            }
-            out.prompts = method
-                .parameters()
-                .into_iter()
-                .map(|(n, v)| (n, v.as_detached_tensor()))
-                .chain(method.state())
-                .collect();
+    let found = task.keeper.and_then(|k| Some((k, k.read()?)));
+    let again = found.and_then(|(keeper, checkpoint)| {
+        let again = Running::again(task, checkpoint);
+        again.map_err(|e| keeper.pass_over(reason(&e))).ok()
+    });
+    let mut running = again.unwrap_or_else(|| Running::new(task));
+    for number in running.stage..task.stages.len() {
+        running.stage = number;
+        if let Some(outcome) = running.learn()? {
+            running.out.outcome = outcome;
+            return Ok(running.out);
         }
-        let started = Instant::now();
-        for target in &stage.targets {
-            let own = &stage.lessons[0];
-            let bound = if Arc::ptr_eq(&target.feed, &own.feed)
-                && target.set.among == own.set
-                && taught.len() == 1
-            {
-                classes.clone()
-            } else {
-                classes_of(&target.feed, target.set.among, target.descriptions.as_ref())?
-            };
-            method.bind(&bound)?;
-            let (mut test, predictions) = test(
-                method.predictor()?.as_ref(),
-                &needs,
-                target,
-                &bound,
-                test_index,
-                task.seed,
-                task.stop,
-            )?;
-            test_index += 1;
-            test.stage = number;
-            task.observer.tested(&test);
-            out.tests.push(test);
-            out.predictions.extend(predictions);
-        }
-        out.cost.test_seconds += started.elapsed().as_secs_f64();
+        running.test()?;
     }
-    out.cost.peak_memory = crate::machine::peak_memory();
-    Ok(out)
+    running.out.cost.peak_memory = crate::machine::peak_memory();
+    Ok(running.out)
 }
 
-/// Tests the predictor of a method that is bound to `classes`, those of `target`; `seed` draws views where a method sees
-/// views, and the order of pictures where it remembers them.
-///
-/// # Errors
-/// [`Interrupted`]; a picture that is missing or broken; logits that are not finite.
-pub fn test(
-    predictor: &dyn Predict,
-    needs: &Needs,
-    target: &Target,
-    classes: &Classes,
-    test_index: u32,
-    seed: u64,
-    stop: &AtomicBool,
-) -> Result<(Test, Vec<Prediction>)> {
-    let started = Instant::now();
-    let split = &target.feed.dataset.split;
-    let labels = target.set.labels(split.class_names().len());
-    let (mut split, _) = split.subset(target.set.among)?;
-    split.test.retain(|item| labels.contains(&item.label));
-    let mut items = split.test;
-    if items.is_empty() {
-        bail!(
-            "dataset {}: no test pictures of its {} classes",
-            target.feed.dataset.id,
-            target.set
-        );
-    }
-    if needs.stream {
-        // A method that remembers what it has seen sees pictures in an order that the seed draws.
-        let order =
-            Stream::named(seed, "test-stream", u64::from(test_index)).permutation(items.len());
-        items = order.into_iter().map(|i| items[i].clone()).collect();
-    }
-    let mut predictions: Vec<Prediction> = Vec::with_capacity(items.len());
-    let at_once = if needs.one_at_a_time() {
-        1
-    } else {
-        TESTED_AT_ONCE
-    };
-    for (number, chunk) in items.chunks(at_once).enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Interrupted.into());
+/// How far the stage is that is to run next.
+enum Place {
+    /// Its classes are not bound yet.
+    Before,
+    /// Bound and put back, inside its training.
+    Learning(Learning),
+    /// Bound; all that it learns is learned.
+    Learned,
+}
+
+/// A trial on its way.
+struct Running<'a> {
+    task: &'a Task<'a>,
+    needs: Needs,
+    method: Option<Box<dyn Method>>,
+    out: Outcomes,
+    stage: usize,
+    place: Place,
+    /// Answers to a test that was stopped, and what its predictor remembered.
+    begun: Option<(Answers, Tensors)>,
+}
+
+impl<'a> Running<'a> {
+    fn new(task: &'a Task<'a>) -> Self {
+        Self {
+            task,
+            needs: task.method.config.needs(),
+            method: None,
+            out: Outcomes {
+                outcome: Outcome::Finished,
+                tests: Vec::new(),
+                predictions: Vec::new(),
+                losses: Vec::new(),
+                learning_rates: Vec::new(),
+                cost: Cost::default(),
+                prompts: Vec::new(),
+                classes: Vec::new(),
+            },
+            stage: 0,
+            place: Place::Before,
+            begun: None,
         }
-        let images = match needs.sees {
-            Sees::Features => Images::Features(target.feed.test_features(chunk)?),
-            Sees::Pixels => Images::Pixels(target.feed.test_pixels(chunk)?),
-            Sees::Views { count, augmix } => {
-                // AugMix only where the published code has it: the dataset's row says where not.
-                let mix = augmix && target.feed.dataset.augmix;
-                Images::Pixels(target.feed.tuning_views(
-                    &chunk[0],
-                    count,
-                    mix,
-                    seed,
-                    number as u64,
-                )?)
+    }
+
+    /// As it was when `checkpoint` was written: built for the classes of its first stage, bound to those of the others in
+    /// turn, as methods remember where they come from, and given what it had learned.
+    fn again(task: &'a Task<'a>, checkpoint: Checkpoint) -> Result<Self> {
+        let mut running = Self::new(task);
+        if checkpoint.stage >= task.stages.len() {
+            bail!(
+                "it is in stage {} of {}",
+                checkpoint.stage,
+                task.stages.len()
+            );
+        }
+        for number in 0..=checkpoint.stage {
+            running.stage = number;
+            running.bind()?;
+        }
+        running.place = match checkpoint.learning {
+            None => Place::Learned,
+            Some(learning) => {
+                let Some(training) = &task.method.training else {
+                    bail!("it is inside a training, and there is none");
+                };
+                training.optimizer().restore(&learning.optimizer)?;
+                Place::Learning(learning)
             }
         };
-        let logits = predictor
-            .logits(&images)?
-            .to_dtype(candle_core::DType::F32)?;
-        let p = methods::parts::losses::softmax(&logits)?;
-        let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
-        let confidence: Vec<f32> = p.max(D::Minus1)?.to_vec1()?;
-        for ((item, predicted), confidence) in chunk.iter().zip(best).zip(confidence) {
-            if !confidence.is_finite() {
-                bail!("{}: its logits are not finite", item.path.display());
+        if task.method.learns() {
+            let method = running.method.as_mut().expect("bound above");
+            methods::put_back(method.as_mut(), checkpoint.learned)?;
+            running.out.prompts = methods::kept(method.as_ref())?;
+        }
+        let out = &mut running.out;
+        out.losses = checkpoint.losses;
+        out.learning_rates = checkpoint.learning_rates;
+        out.cost = checkpoint.cost;
+        let stages = task.stages[..=checkpoint.stage].iter().enumerate();
+        let mut targets = stages.flat_map(|(n, s)| s.targets.iter().map(move |t| (n, t)));
+        for (index, answers) in (0..).zip(checkpoint.tests) {
+            let (Some((number, target)), None) = (targets.next(), &running.begun) else {
+                bail!("it has more tests than there are");
+            };
+            let classes = classes_asked(&task.stages[number], target)?;
+            let exam = Exam::new(&running.needs, target, &classes, index, task.seed)?;
+            if exam.is_over(&answers)? {
+                out.sat(exam.marked(&answers), number);
+            } else {
+                running.begun = Some((answers, checkpoint.predictor.clone()));
             }
-            predictions.push(Prediction {
-                test_index,
-                dataset: target.feed.dataset.id.clone(),
-                class_set: target.set,
-                image: item.path.to_string_lossy().into_owned(),
-                label: item.label,
-                predicted,
-                confidence,
+        }
+        let inside = match &running.place {
+            Place::Learning(learning) => learning.done,
+            _ => 0,
+        };
+        task.observer.resumed(&Resumed {
+            steps: out.cost.steps + inside,
+            epochs: out.losses.len(),
+            tests: out.tests.len(),
+        });
+        Ok(running)
+    }
+
+    /// Builds the method for the classes of the running stage, or binds it to them.
+    fn bind(&mut self) -> Result<()> {
+        let taught = taught(&self.task.stages[self.stage])?;
+        let classes = joined(&taught);
+        match &mut self.method {
+            Some(method) => method.bind(&classes)?,
+            None => {
+                let (config, mut init) = (&self.task.method.config, Init::seeded(self.task.seed));
+                self.method = Some(match &taught[..] {
+                    [one] => config.build(self.task.on, one, &mut init)?,
+                    several => config.build_tasks(self.task.on, several, &mut init)?,
+                });
+            }
+        }
+        self.out.classes = classes.names;
+        Ok(())
+    }
+
+    /// Learns what the running stage has to learn; a loss that is not finite gives the outcome to record.
+    fn learn(&mut self) -> Result<Option<Outcome>> {
+        let task = self.task;
+        let from = match std::mem::replace(&mut self.place, Place::Before) {
+            Place::Before => {
+                self.bind()?;
+                None
+            }
+            Place::Learning(learning) => Some(learning),
+            Place::Learned => return Ok(None),
+        };
+        if !task.method.learns() {
+            return Ok(None);
+        }
+        let (stage, number) = (&task.stages[self.stage], self.stage);
+        let method = self.method.as_mut().expect("bound above");
+        if let (Some(support), None) = (self.needs.support, &from) {
+            let started = Instant::now();
+            let shots = lesson::shots(task, stage, &self.needs, support);
+            // What earlier stages came to is not lost with this one's beginning.
+            if let (Err(e), Some(before), Some(keeper)) =
+                (&shots, number.checked_sub(1), task.keeper)
+                && e.is::<Interrupted>()
+            {
+                keeper.write(&self.out.checkpoint(before, Answers::default()))?;
+            }
+            method.fit(&shots?)?;
+            self.out.cost.train_seconds += started.elapsed().as_secs_f64();
+        }
+        let out = &mut self.out;
+        let failed = match &task.method.training {
+            None => None,
+            Some(training) => {
+                let method = method.as_mut();
+                lesson::train(task, number, training, &self.needs, method, out, from)?
+            }
+        };
+        out.cost.parameters = method
+            .parameters()
+            .iter()
+            .map(|(_, v)| v.elem_count() as u64)
+            .sum();
+        if failed.is_none() {
+            out.prompts = methods::kept(method.as_ref())?;
+        }
+        Ok(failed)
+    }
+
+    /// Tests what is learned on the targets of the running stage that are not tested yet.
+    fn test(&mut self) -> Result<()> {
+        let (task, number) = (self.task, self.stage);
+        let before: usize = task.stages[..number].iter().map(|s| s.targets.len()).sum();
+        let stage = &task.stages[number];
+        let done = self.out.tests.len() - before;
+        for (index, target) in (before as u32..).zip(&stage.targets).skip(done) {
+            let mut clock = Instant::now();
+            let method = self.method.as_mut().expect("bound before it learned");
+            let classes = classes_asked(stage, target)?;
+            method.bind(&classes)?;
+            let mut predictor = method.predictor()?;
+            let mut answers = Answers::default();
+            if let (Some((given, seen)), Some(keeper)) = (self.begun.take(), task.keeper) {
+                match predictor.restore(&seen) {
+                    Ok(()) => answers = given,
+                    Err(e) => {
+                        keeper.pass_over(e);
+                        predictor = method.predictor()?;
+                    }
+                }
+            }
+            let exam = Exam::new(&self.needs, target, &classes, index, task.seed)?;
+            let out = &mut self.out;
+            let sat = exam.sit(
+                predictor.as_ref(),
+                task.stop,
+                answers,
+                |answers, leaving| {
+                    if !leaving {
+                        task.observer.answered(answers.predicted.len());
+                    }
+                    let keeper = task.keeper.filter(|k| leaving || k.is_due());
+                    let Some(keeper) = keeper else {
+                        return Ok(());
+                    };
+                    out.cost.test_seconds += clock.elapsed().as_secs_f64();
+                    clock = Instant::now();
+                    keeper.write(&Checkpoint {
+                        predictor: predictor.state()?.into_iter().collect(),
+                        ..out.checkpoint(number, answers.clone())
+                    })
+                },
+            )?;
+            out.sat(sat, number);
+            out.cost.test_seconds += clock.elapsed().as_secs_f64();
+            task.observer
+                .tested(out.tests.last().expect("it was just added"));
+        }
+        Ok(())
+    }
+}
+
+impl Outcomes {
+    /// Adds a test of stage `number`.
+    fn sat(&mut self, (mut test, predictions): (Test, Vec<Prediction>), number: usize) {
+        test.stage = number;
+        self.tests.push(test);
+        self.predictions.extend(predictions);
+    }
+
+    /// Behind the training of stage `number`, with these answers to the running test.
+    pub(super) fn checkpoint(&self, number: usize, answers: Answers) -> Checkpoint {
+        let mut tests: Vec<Answers> = Vec::new();
+        let mut rest = &self.predictions[..];
+        for test in &self.tests {
+            let (own, others) = rest.split_at(test.total as usize);
+            tests.push(Answers {
+                predicted: own.iter().map(|p| p.predicted).collect(),
+                confidence: own.iter().map(|p| p.confidence).collect(),
+                seconds: test.seconds,
             });
+            rest = others;
+        }
+        if !answers.predicted.is_empty() {
+            tests.push(answers);
+        }
+        Checkpoint {
+            stage: number,
+            learning: None,
+            learned: self.prompts.iter().cloned().collect(),
+            losses: self.losses.clone(),
+            learning_rates: self.learning_rates.clone(),
+            cost: self.cost.clone(),
+            tests,
+            predictor: Tensors::new(),
         }
     }
-    let mut tallies: Vec<ClassTally> = classes
-        .names
-        .iter()
-        .map(|n| ClassTally {
-            name: n.clone(),
-            correct: 0,
-            total: 0,
-        })
-        .collect();
-    for p in &predictions {
-        let tally = &mut tallies[p.label as usize];
-        tally.total += 1;
-        tally.correct += u64::from(p.predicted == p.label);
+}
+
+/// The classes that a stage teaches, of each dataset.
+fn taught(stage: &Stage) -> Result<Vec<Classes>> {
+    let lessons = stage.lessons.iter();
+    lessons
+        .map(|l| classes_of(&l.feed, l.set, l.descriptions.as_ref()))
+        .collect()
+}
+
+fn joined(taught: &[Classes]) -> Classes {
+    match taught {
+        [one] => one.clone(),
+        several => Classes::joined(several),
     }
-    let test = Test {
-        dataset: target.feed.dataset.id.clone(),
-        class_set: target.set,
-        stage: 0,
-        correct: tallies.iter().map(|t| t.correct).sum(),
-        total: tallies.iter().map(|t| t.total).sum(),
-        classes: tallies,
-        ece: {
-            let sure = predictions
-                .iter()
-                .map(|p| (f64::from(p.confidence), p.label == p.predicted));
-            expected_calibration_error(&reliability(sure, ECE_BINS))
-        },
-        seconds: started.elapsed().as_secs_f64(),
-    };
-    Ok((test, predictions))
+}
+
+/// The classes that pictures of `target` are told apart among.
+fn classes_asked(stage: &Stage, target: &Target) -> Result<Classes> {
+    match &stage.lessons[..] {
+        // The very ones that were learned.
+        [own] if Arc::ptr_eq(&target.feed, &own.feed) && target.set.among == own.set => {
+            classes_of(&own.feed, own.set, own.descriptions.as_ref())
+        }
+        _ => classes_of(&target.feed, target.set.among, target.descriptions.as_ref()),
+    }
 }
