@@ -34,6 +34,7 @@ mod dept;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
+mod linear_probe;
 mod lp_plus_plus;
 mod maple;
 mod mma;
@@ -75,6 +76,7 @@ pub const METHODS: &[Entry] = &[
     cupl::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
+    linear_probe::ENTRY,
     clip_adapter::ENTRY,
     tip_adapter_f::ENTRY,
     taskres::ENTRY,
