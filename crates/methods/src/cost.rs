@@ -22,6 +22,8 @@ pub struct TextCost {
     pub backward: f64,
     /// Whether each picture has texts of its own.
     pub per_picture: bool,
+    /// Whether the texts are those of every class of the dataset, whatever half is learned or asked about.
+    pub whole: bool,
 }
 
 /// Passes over the pictures of a batch.
@@ -46,6 +48,7 @@ impl TextCost {
         forward: 0.0,
         backward: 0.0,
         per_picture: false,
+        whole: false,
     };
 
     /// One pass forward and back a step, with `words` learned or fixed tokens before each name.
@@ -56,6 +59,7 @@ impl TextCost {
             forward: 1.0,
             backward: 1.0,
             per_picture: false,
+            whole: false,
         }
     }
 }

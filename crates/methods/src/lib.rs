@@ -34,6 +34,7 @@ mod dept;
 mod ivlp;
 mod kgcoop;
 mod language_prompting;
+mod lasp;
 mod linear_probe;
 mod lp_plus_plus;
 mod maple;
@@ -87,6 +88,7 @@ pub const METHODS: &[Entry] = &[
     language_prompting::ENTRY,
     ivlp::ENTRY,
     maple::ENTRY,
+    lasp::ENTRY,
     kgcoop::ENTRY,
     dekg::ENTRY,
     tcp::ENTRY,

@@ -149,6 +149,27 @@ impl Classes {
         all
     }
 
+    /// Every class of the dataset, and the place of each of these among them. Names that two classes have are one text,
+    /// so either's place is right.
+    pub fn whole(&self) -> (Self, Vec<u32>) {
+        let mut names = self.dataset_names.clone();
+        let place = |name: &String| match names.iter().position(|n| n == name) {
+            Some(place) => place as u32,
+            None => {
+                names.push(name.clone());
+                names.len() as u32 - 1
+            }
+        };
+        let places = self.names.iter().map(place).collect();
+        let whole = Self {
+            written: names.clone(),
+            dataset_names: names.clone(),
+            names,
+            ..self.clone()
+        };
+        (whole, places)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.names.len()

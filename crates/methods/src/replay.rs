@@ -199,6 +199,24 @@ impl Recording {
         }
     }
 
+    /// The pictures of step `number` with their labels, and the second view where there is one.
+    ///
+    /// # Errors
+    /// Pictures or labels that are not there.
+    pub fn batch(&self, number: usize) -> Result<Batch> {
+        let images = self.get("images")?.get(number)?;
+        let labels = match self.tensors.get("labels") {
+            Some(labels) => labels.get(number)?.to_dtype(DType::U32)?,
+            None => Tensor::zeros(images.dim(0)?, DType::U32, images.device())?,
+        };
+        let second = self.tensors.get("images2").map(|s| s.get(number));
+        Ok(Batch {
+            second: second.transpose()?.map(Images::Pixels),
+            seed: number as u64,
+            ..Batch::new(Images::Pixels(images), labels)
+        })
+    }
+
     /// The update rule it says, or the family's SGD.
     ///
     /// # Errors
@@ -381,7 +399,8 @@ impl Comparison {
         }
     }
 
-    /// Compares every trained tensor with the recorded ones, which must be the same by name.
+    /// Compares every trained tensor with the recorded ones, which must be the same by name; and what the recording has of
+    /// the method's state.
     ///
     /// # Errors
     /// Tensors that only one of the two has.
@@ -390,11 +409,11 @@ impl Comparison {
         method: &dyn Method,
         recorded: &BTreeMap<String, Tensor>,
     ) -> Result<()> {
-        let ours: BTreeMap<String, Tensor> = method
-            .parameters()
-            .into_iter()
-            .map(|(n, v)| (n, v.as_detached_tensor()))
-            .collect();
+        let trained = method.parameters().into_iter();
+        let trained = trained.map(|(n, v)| (n, v.as_detached_tensor()));
+        let state = method.state().into_iter();
+        let state = state.filter(|(n, _)| recorded.contains_key(n));
+        let ours: BTreeMap<String, Tensor> = trained.chain(state).collect();
         if ours.len() != recorded.len() {
             bail!(
                 "{} tensors are trained, {} are recorded",
@@ -558,12 +577,6 @@ fn train_watched(
     seen: &mut Seen,
 ) -> Result<()> {
     let r = stage.recording;
-    let images = r.get("images")?;
-    let second = r.tensors.get("images2");
-    let labels = match r.tensors.get("labels") {
-        Some(labels) => labels.to_dtype(DType::U32)?,
-        None => Tensor::zeros(&images.dims()[..2], DType::U32, images.device())?,
-    };
     let Some(losses) = r.numbers("loss")? else {
         bail!("tensor loss is missing");
     };
@@ -574,14 +587,7 @@ fn train_watched(
     let beside = r.numbers("kl")?;
     let rounding_only = r.texts("rounding_only").unwrap_or_default();
     for (number, want) in losses.iter().enumerate() {
-        let batch = Batch {
-            second: second
-                .map(|s| s.get(number).map(Images::Pixels))
-                .transpose()?,
-            seed: number as u64,
-            ..Batch::new(Images::Pixels(images.get(number)?), labels.get(number)?)
-        };
-        let done = step(method, optimizer, &batch, r.rate(number)?)?;
+        let done = step(method, optimizer, &r.batch(number)?, r.rate(number)?)?;
         c.loss(done.value, *want);
         if let Some(parts) = &parts {
             if done.loss.parts.len() != parts[number].len() {

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, Var, bail};
-use clip::changes::Norm;
-use clip::ops::{Block, scaled_cosine};
-use clip::{Changes, Clip, ImagePrompt, TextPlan, TextPrompt, model::unit};
+use clip::ops::scaled_cosine;
+use clip::{Clip, ImagePrompt, TextPlan, TextPrompt, model::unit};
 
 use crate::optimizer::Rule;
 use crate::parts::image_tokens::tracked;
 use crate::parts::layout::variable;
 use crate::parts::losses::cross_entropy;
+use crate::parts::norms::BlockNorms;
 use crate::replay::{Comparison, Stage};
 use crate::{
     Backbones, Batch, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init, Loss, Method,
@@ -64,8 +64,8 @@ impl TwoStageConfig {
     }
 
     fn two_stage(&self, clip: &Arc<Clip>, classes: &Classes) -> Result<TwoStage> {
-        let text = norms("", clip.text.blocks())?;
-        let image = norms("visual.", clip.transformer()?.blocks())?;
+        let text = BlockNorms::new("", clip.text.blocks())?;
+        let image = BlockNorms::new("visual.", clip.transformer()?.blocks())?;
         let plan = plan(clip, classes)?;
         let texts = unit(&clip.text.encode(&plan, &TextPrompt::default())?)?;
         Ok(TwoStage {
@@ -112,47 +112,11 @@ impl Config for TwoStageConfig {
     }
 }
 
-/// Gain and shift `[W]` of one LayerNorm.
-struct TrainedNorm {
-    name: String,
-    gain: Var,
-    bias: Var,
-}
-
-/// `ln_1` and `ln_2` of every block.
-fn norms(prefix: &str, blocks: &[Block]) -> Result<Vec<[TrainedNorm; 2]>> {
-    let of_block = |(i, block): (usize, &Block)| {
-        let trained = |number: usize, norm: &Norm| -> Result<TrainedNorm> {
-            Ok(TrainedNorm {
-                name: format!("{prefix}transformer.resblocks.{i}.ln_{number}"),
-                gain: variable(&norm.gain)?,
-                bias: variable(&norm.bias)?,
-            })
-        };
-        let [first, second] = block.norms()?;
-        Ok([trained(1, &first)?, trained(2, &second)?])
-    };
-    blocks.iter().enumerate().map(of_block).collect()
-}
-
-fn changes(norms: &[[TrainedNorm; 2]], of: impl Fn(&Var) -> Tensor) -> Changes {
-    let mut changes = Changes::default();
-    let norm = |n: &TrainedNorm| Norm {
-        gain: of(&n.gain),
-        bias: of(&n.bias),
-    };
-    for (i, [first, second]) in norms.iter().enumerate() {
-        changes.block(i).norm_1 = Some(norm(first));
-        changes.block(i).norm_2 = Some(norm(second));
-    }
-    changes
-}
-
 struct TwoStage {
     clip: Arc<Clip>,
     share: f64,
-    text: Vec<[TrainedNorm; 2]>,
-    image: Vec<[TrainedNorm; 2]>,
+    text: BlockNorms,
+    image: BlockNorms,
     /// `[C, E]`.
     classifier: Var,
     /// Whether the second stage has begun.
@@ -167,7 +131,7 @@ impl TwoStage {
     /// `[K, E]` of the tuned text tower, unit length.
     fn texts(&self, of: impl Fn(&Var) -> Tensor) -> Result<Tensor> {
         let prompt = TextPrompt {
-            changes: changes(&self.text, of),
+            changes: self.text.changes(of),
             ..TextPrompt::default()
         };
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
@@ -176,21 +140,14 @@ impl TwoStage {
     /// `[B, E]` of the tuned image tower, unit length.
     fn images(&self, images: &Images, of: impl Fn(&Var) -> Tensor) -> Result<Tensor> {
         let prompt = ImagePrompt {
-            changes: changes(&self.image, of),
+            changes: self.image.changes(of),
             ..ImagePrompt::default()
         };
         unit(&self.clip.transformer()?.encode(images.pixels()?, &prompt)?)
     }
 
     fn norms(&self) -> Vec<(String, Var)> {
-        let both = |n: &TrainedNorm| {
-            [
-                (format!("{}.weight", n.name), n.gain.clone()),
-                (format!("{}.bias", n.name), n.bias.clone()),
-            ]
-        };
-        let blocks = self.text.iter().chain(&self.image);
-        blocks.flatten().flat_map(both).collect()
+        self.text.named().chain(self.image.named()).collect()
     }
 
     /// From here on the classifier is trained, from the texts as they are tuned now.

@@ -16,6 +16,7 @@ pub(crate) mod lbfgs;
 pub(crate) mod lead;
 pub(crate) mod line_search;
 pub mod losses;
+pub(crate) mod norms;
 pub(crate) mod rows;
 pub(crate) mod shots;
 pub mod templates;

@@ -65,6 +65,14 @@ pub const SELECTED: [&str; 7] = [
     "a photo of the small {}.",
 ];
 
+/// LASP's 35, one a line, in their order (one stands there twice).
+const LASP: &str = include_str!("lasp-templates.txt");
+
+/// All of LASP's, in their order.
+pub fn lasp() -> Vec<&'static str> {
+    LASP.lines().filter(|l| !l.is_empty()).collect()
+}
+
 /// All 80, in their order.
 pub fn imagenet() -> Vec<&'static str> {
     IMAGENET.lines().filter(|l| !l.is_empty()).collect()
@@ -106,11 +114,15 @@ mod tests {
 
     #[test]
     fn there_are_as_many_as_published_and_each_has_one_place_for_the_name() {
-        assert_eq!((imagenet().len(), teacher().len()), (80, 60));
+        assert_eq!(
+            (imagenet().len(), teacher().len(), lasp().len()),
+            (80, 60, 35)
+        );
         assert!(
             imagenet()
                 .iter()
                 .chain(&SELECTED)
+                .chain(&lasp())
                 .all(|t| t.matches("{}").count() == 1)
         );
         assert!(SELECTED.iter().all(|t| imagenet().contains(t)));

@@ -149,6 +149,15 @@ pub struct Counter<'a> {
 }
 
 impl Counter<'_> {
+    /// Whose texts are encoded where the classes `set` are learned or asked about.
+    fn texts_of(&self, set: ClassSet) -> ClassSet {
+        if self.method.config.cost().text.whole {
+            ClassSet::All
+        } else {
+            set
+        }
+    }
+
     /// One pass over a class set's texts.
     pub fn text(&self, names: &[usize]) -> Work {
         let TextCost { words, shared, .. } = self.method.config.cost().text;
@@ -179,7 +188,7 @@ impl Counter<'_> {
         let steps = length.steps;
         let batch = training.batch.min(pictures);
         let seen = (steps * batch) as f64;
-        let text = self.text(of.names(set));
+        let text = self.text(of.names(self.texts_of(set)));
         let times = steps as f64
             * if cost.text.per_picture {
                 batch as f64
@@ -209,7 +218,7 @@ impl Counter<'_> {
     /// Testing on the pictures of `set`, without the features that all methods with a frozen image tower share.
     pub fn testing(&self, of: &Population, set: TestSet) -> Load {
         let pictures = of.tests(set.pictures) as f64;
-        let text = self.text(of.names(set.among));
+        let text = self.text(of.names(self.texts_of(set.among)));
         let cost = self.method.config.cost();
         let mut load = Load::default();
         match self.method.config.needs().sees {
