@@ -48,6 +48,8 @@ pub struct Backbones {
     pub clip: Arc<Clip>,
     /// A second one, for methods that learn from it.
     pub teacher: Option<Arc<Clip>>,
+    /// What the second one learned before, by published name.
+    pub teacher_prompts: Option<Arc<BTreeMap<String, Tensor>>>,
 }
 
 impl From<Arc<Clip>> for Backbones {
@@ -55,6 +57,7 @@ impl From<Arc<Clip>> for Backbones {
         Self {
             clip,
             teacher: None,
+            teacher_prompts: None,
         }
     }
 }
@@ -68,6 +71,20 @@ impl Backbones {
         match &self.teacher {
             Some(teacher) => Ok(teacher),
             None => bail!("this method learns from a second backbone; name it with `teacher`"),
+        }
+    }
+
+    /// What the second backbone learned before.
+    ///
+    /// # Errors
+    /// When there is nothing, saying how it is given.
+    pub fn teacher_prompts(&self) -> Result<&BTreeMap<String, Tensor>> {
+        match &self.teacher_prompts {
+            Some(prompts) => Ok(prompts),
+            None => bail!(
+                "this method learns from a second backbone with prompts; give those with `teacher_prompts`: train \
+                 promptsrc on that backbone, or bring the checkpoint of its authors"
+            ),
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Needs {
     pub unlabelled: bool,
     /// Whether a second frozen backbone is needed.
     pub teacher: bool,
+    /// Whether it must have learned prompts before.
+    pub teacher_prompts: bool,
     /// Whether descriptions of the classes are needed.
     pub descriptions: bool,
     /// Whether test pictures come one at a time in an order that the seed draws, and the predictor remembers them.
@@ -78,6 +80,7 @@ impl Needs {
             peeks: false,
             unlabelled: false,
             teacher: false,
+            teacher_prompts: false,
             descriptions: false,
             stream: false,
             second_view: false,

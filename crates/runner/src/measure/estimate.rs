@@ -108,9 +108,14 @@ pub fn loads(
         };
         let of = &populations[&cell.dataset];
         let set = plan::trained_classes(suite, cell.protocol, &cell.dataset);
-        let pictures = of.picked(cell.shots, set);
+        let needs = cell.method.config.needs();
+        let pictures = if needs.unlabelled {
+            of.train()
+        } else {
+            of.picked(cell.shots, set)
+        };
         let mut load = counter.training(of, set, pictures, suite.views);
-        let sees = cell.method.config.needs().sees;
+        let sees = needs.sees;
         let is_shared = sees == Sees::Features && suite.views != Views::Fresh && load.steps > 0;
         let picks = (cell.dataset.clone(), set.name(), cell.shots, cell.seed);
         if is_shared && !viewed.insert(picks) {

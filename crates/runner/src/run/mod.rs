@@ -13,6 +13,7 @@ pub mod prompts;
 pub mod sizes;
 pub mod suite;
 pub mod sweep;
+pub mod taught;
 pub mod tensorboard;
 pub mod testing;
 pub mod trial;

@@ -78,6 +78,11 @@ impl Population {
         self.test[classes.end] - self.test[classes.start]
     }
 
+    /// Training pictures of all classes.
+    pub fn train(&self) -> usize {
+        self.train
+    }
+
     /// Training pictures at `shots` a class. Variants of ImageNet have none of their own and are never trained on.
     pub fn picked(&self, shots: usize, set: ClassSet) -> usize {
         (shots * self.names(set).len()).min(self.train)

@@ -130,6 +130,67 @@ enum Held {
     Stored(Stored),
 }
 
+impl Held {
+    /// The tensor, called `name` in the file `path`.
+    ///
+    /// # Errors
+    /// When its bytes are damaged, or a number is not finite.
+    fn tensor(&self, path: &Path, name: &str) -> Result<Tensor> {
+        let tensor = match self {
+            Self::Here(tensor) => tensor.clone(),
+            Self::Stored(stored) => stored.load(name)?,
+        };
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
+        let values: Vec<f32> = values.to_vec1()?;
+        let strange = values.iter().filter(|v| !v.is_finite()).count();
+        if strange > 0 {
+            bail!(
+                "{}: {name}: {strange} of {} numbers are not finite",
+                path.display(),
+                values.len()
+            );
+        }
+        Ok(tensor)
+    }
+}
+
+/// Safetensors begin with a length and a brace; all else must be a pickle, whose reader says what is wrong.
+fn is_safetensors(path: &Path) -> Result<bool> {
+    let mut head = [0u8; 9];
+    std::fs::File::open(path)
+        .and_then(|mut f| std::io::Read::read(&mut f, &mut head))
+        .with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(head[8] == b'{')
+}
+
+/// What was learned on the CLIP with `fingerprint`, by published name, whatever the method: from prompts of ours or from
+/// a published checkpoint, whose own towers are left out.
+///
+/// # Errors
+/// A file that is neither; prompts of ours that were learned on another CLIP; numbers that are not finite.
+pub fn learned_on(fingerprint: &str, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    if is_safetensors(path)? {
+        let (description, tensors) = read(path)?;
+        if description.backbone_fingerprint != fingerprint {
+            bail!(
+                "{}: was learned on the CLIP with fingerprint {}, the teacher is {fingerprint}; name that one with \
+                 `teacher`",
+                path.display(),
+                description.backbone_fingerprint
+            );
+        }
+        return Ok(tensors);
+    }
+    let mut learned = BTreeMap::new();
+    for (name, held) in checkpoint(path)? {
+        if !is_of_a_tower(&name) {
+            let tensor = held.tensor(path, &name)?.to_dtype(DType::F32)?;
+            learned.insert(name, tensor);
+        }
+    }
+    Ok(learned)
+}
+
 /// Prompts that can be bound to classes again.
 pub struct Saved {
     /// Algorithm in the registry.
@@ -150,12 +211,7 @@ impl Saved {
     /// # Errors
     /// A file that is neither, a method that is not given or not known, settings that are wrong.
     pub fn read(path: &Path, given: &Given) -> Result<Self> {
-        let mut head = [0u8; 9];
-        std::fs::File::open(path)
-            .and_then(|mut f| std::io::Read::read(&mut f, &mut head))
-            .with_context(|| format!("{}: cannot be read", path.display()))?;
-        // Safetensors begin with a length and a brace; all else must be a pickle, whose reader says what is wrong.
-        if head[8] == b'{' {
+        if is_safetensors(path)? {
             if given.method.is_some() || !given.set.is_empty() {
                 bail!(
                     "--method, --set: {} says itself what it is; they are for published checkpoints",
@@ -263,22 +319,10 @@ impl Saved {
     /// # Errors
     /// When it is not there, its bytes are damaged, or a number is not finite.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let tensor = match self.tensors.get(name) {
-            Some(Held::Here(tensor)) => tensor.clone(),
-            Some(Held::Stored(stored)) => stored.load(name)?,
+        match self.tensors.get(name) {
+            Some(held) => held.tensor(&self.path, name),
             None => bail!("{}: {name}: is missing", self.path.display()),
-        };
-        let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
-        let values: Vec<f32> = values.to_vec1()?;
-        let strange = values.iter().filter(|v| !v.is_finite()).count();
-        if strange > 0 {
-            bail!(
-                "{}: {name}: {strange} of {} numbers are not finite",
-                self.path.display(),
-                values.len()
-            );
         }
-        Ok(tensor)
     }
 
     /// That these weights are those the prompts were learned on, where that is known.
@@ -399,6 +443,14 @@ fn is_of_a_tower(key: &str) -> bool {
     (is_tower && !is_prompt) || key.rsplit('.').next() == Some("logit_scale")
 }
 
+/// Whether a tensor holds fixed vectors of the classes of training, which the published code drops too.
+fn is_of_classes(key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    ["token_prefix", "token_suffix", "class_text_features"]
+        .iter()
+        .any(|kind| name.starts_with(kind))
+}
+
 /// The tensors of a published checkpoint: its `state_dict`, or the dictionary itself.
 fn checkpoint(path: &Path) -> Result<BTreeMap<String, Held>> {
     let tree = clip::weights::pickle::read(path)?;
@@ -406,8 +458,7 @@ fn checkpoint(path: &Path) -> Result<BTreeMap<String, Held>> {
     let inner = tree.get("state_dict").unwrap_or(tree);
     let mut out = BTreeMap::new();
     for (name, stored) in inner.tensors()? {
-        // Fixed vectors of the classes of training: the published code drops them too.
-        if name.ends_with("token_prefix") || name.ends_with("token_suffix") {
+        if is_of_classes(&name) {
             continue;
         }
         out.insert(name, Held::Stored(stored));

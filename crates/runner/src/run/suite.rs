@@ -113,6 +113,8 @@ pub struct Line {
     pub paper: BTreeMap<String, f64>,
     /// A second backbone to learn from: a name or a path, as `backbone` has it.
     pub teacher: Option<String>,
+    /// Prompts that the second backbone learned before: a file, or a folder with one for each dataset.
+    pub teacher_prompts: Option<PathBuf>,
     /// Descriptions of classes: a JSON file, or a folder with `<dataset>.json`.
     pub descriptions: Option<PathBuf>,
     layers: Vec<Layer>,

@@ -24,6 +24,7 @@ use crate::run::plan;
 use crate::run::population::Population;
 use crate::run::progress::Progress;
 use crate::run::suite::{Line, Resolved, Suite};
+use crate::run::taught::{self, Taught};
 use crate::run::tensorboard::{Curves, Events};
 use crate::run::trial::{self, Epoch, Interrupted, Observer, Resumed, Step, Task};
 use crate::run::work::Counter;
@@ -53,6 +54,8 @@ pub struct Sweep {
     feeds: BTreeMap<String, Arc<Feed>>,
     /// Second backbones, by the names that methods give them.
     teachers: BTreeMap<String, Arc<Clip>>,
+    /// What these learned before, by path and dataset.
+    taught: BTreeMap<(PathBuf, String), Taught>,
     /// Descriptions by path and dataset.
     descriptions: BTreeMap<(PathBuf, String), Arc<Descriptions>>,
     /// Trials in suite order.
@@ -112,6 +115,25 @@ impl Sweep {
                 }
             }
         }
+        let mut taught = BTreeMap::new();
+        for cell in plan::cells(&suite) {
+            let line = &suite.methods[cell.line];
+            let teacher = line.teacher.as_ref().and_then(|name| teachers.get(name));
+            let (Some(teacher), Some(path)) = (teacher, &line.teacher_prompts) else {
+                continue;
+            };
+            let key = (path.clone(), cell.dataset);
+            if taught.contains_key(&key) {
+                continue;
+            }
+            match taught::read(path, &key.1, teacher.fingerprint()) {
+                Ok(read) => {
+                    taught.insert(key, read);
+                }
+                Err(e) if wrong.contains(&reason(&e)) => {}
+                Err(e) => wrong.push(reason(&e)),
+            }
+        }
         let mut descriptions = BTreeMap::new();
         for path in suite.methods.iter().filter_map(|l| l.descriptions.as_ref()) {
             for (id, feed) in &feeds {
@@ -132,6 +154,7 @@ impl Sweep {
             architecture,
             feeds,
             teachers,
+            taught,
             descriptions,
             trials: Vec::new(),
             checkpoint_every: checkpoint::EVERY,
@@ -201,6 +224,12 @@ impl Sweep {
     /// The second backbone of a method.
     fn teacher(&self, line: &Line) -> Option<&Arc<Clip>> {
         self.teachers.get(line.teacher.as_ref()?)
+    }
+
+    /// What it learned before a trial that starts from `dataset`.
+    fn taught(&self, line: &Line, dataset: &str) -> Option<&Taught> {
+        let path = line.teacher_prompts.clone()?;
+        self.taught.get(&(path, dataset.to_owned()))
     }
 
     /// What describes a dataset's classes for a method.
@@ -406,6 +435,9 @@ impl Sweep {
         let on = Backbones {
             clip: self.clip.clone(),
             teacher: self.teacher(line).cloned(),
+            teacher_prompts: self
+                .taught(line, &trial.planned.dataset)
+                .map(|taught| taught.prompts.clone()),
         };
         trial::run(&Task {
             on: &on,

@@ -24,6 +24,7 @@ impl Suite {
             "config",
             "paper",
             "teacher",
+            "teacher_prompts",
             "descriptions",
             "where",
         ];
@@ -67,7 +68,7 @@ impl Suite {
             );
         }
         let mut layers = vec![Self::layer(r, table, prefix)];
-        for key in ["name", "teacher", "descriptions"] {
+        for key in ["name", "teacher", "teacher_prompts", "descriptions"] {
             if let Some(span) = table.get(key).and_then(toml_edit::Item::span) {
                 layers[0].lines.insert(key.to_owned(), r.line(span.start));
             }
@@ -136,15 +137,21 @@ impl Suite {
             }
         }
         let teacher = r.string(table, prefix, "teacher");
-        let descriptions = r.string(table, prefix, "descriptions");
-        let folder = r.path.parent().unwrap_or(std::path::Path::new(""));
-        let descriptions = descriptions.map(|path| folder.join(path));
+        let folder = r
+            .path
+            .parent()
+            .unwrap_or(std::path::Path::new(""))
+            .to_owned();
+        let mut beside = |key| r.string(table, prefix, key).map(|path| folder.join(path));
+        let teacher_prompts = beside("teacher_prompts");
+        let descriptions = beside("descriptions");
         Some(Line {
             entry: entry?,
             label: label?,
             protocols,
             paper,
             teacher,
+            teacher_prompts,
             descriptions,
             layers,
         })
@@ -264,6 +271,13 @@ impl Line {
                 self.teacher.is_some(),
                 needs.teacher,
                 "a second backbone, by name or path",
+            ),
+            (
+                "teacher_prompts",
+                self.teacher_prompts.is_some(),
+                needs.teacher_prompts,
+                "the prompts that the second backbone learned before: a file that promptsrc left, or a folder with \
+                 <dataset>.safetensors",
             ),
             (
                 "descriptions",

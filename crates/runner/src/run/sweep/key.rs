@@ -69,6 +69,9 @@ impl Sweep {
         if let Some(teacher) = self.teacher(line) {
             all["teacher"] = teacher.identity().into();
         }
+        if let Some(taught) = self.taught(line, &p.dataset) {
+            all["teacher_prompts"] = taught.hash.clone().into();
+        }
         if let Some(path) = &line.descriptions {
             let read = |id: &String| self.descriptions.get(&(path.clone(), id.clone()));
             let all_read: Vec<_> = self.feeds.keys().filter_map(read).collect();
