@@ -43,6 +43,7 @@ mod mmrl;
 mod mta;
 mod plot;
 mod prograd;
+mod promptkd;
 mod promptsrc;
 mod taskres;
 mod tcp;
@@ -97,6 +98,7 @@ pub const METHODS: &[Entry] = &[
     plot::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
+    promptkd::ENTRY,
     atprompt::ENTRY,
     mmrl::ENTRY,
     mmrl::PLUS_PLUS,

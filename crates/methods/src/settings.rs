@@ -37,6 +37,15 @@ pub struct Depth {
 }
 
 impl Depth {
+    /// Exactly so many layers, asked for by the setting `name`.
+    pub(crate) fn exactly(name: &'static str, layers: usize) -> Self {
+        Self {
+            name,
+            layers,
+            exact: true,
+        }
+    }
+
     /// The number of layers in a tower of `blocks`.
     ///
     /// # Errors

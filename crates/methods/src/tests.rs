@@ -12,10 +12,26 @@ use clip::Clip;
 
 use crate::parts::templates;
 use crate::{
-    Batch, Classes, Descriptions, Entry, Images, Init, Labelled, METHODS, Method, Shots, Support,
-    Validation, find,
+    Backbones, Batch, Classes, Descriptions, Entry, Images, Init, Labelled, METHODS, Method, Needs,
+    Shots, Support, Validation, find,
 };
 pub(crate) use tiny_clip::{base, clip, noise, novel, pixels};
+
+/// What a method with these needs is built on: where it learns from a second backbone, that is the same CLIP again, with
+/// prompts of noise.
+pub(crate) fn backbones(clip: &Arc<Clip>, needs: &Needs) -> Backbones {
+    let mut on = Backbones::from(clip.clone());
+    if needs.teacher {
+        on.teacher = Some(clip.clone());
+    }
+    if needs.teacher_prompts {
+        let prompts = build("ivlp", "n_ctx_text = 2\ndepth_text = 2", clip).parameters();
+        let prompts = prompts.into_iter().zip(700..);
+        let noisy = prompts.map(|((name, var), seed)| (name, noise(var.dims(), seed, 1.0)));
+        on.teacher_prompts = Some(Arc::new(noisy.collect()));
+    }
+    on
+}
 
 fn build_for(
     entry: &Entry,
@@ -25,9 +41,9 @@ fn build_for(
 ) -> candle_core::Result<Box<dyn Method>> {
     let reading = entry.read(config.parse().unwrap());
     assert_eq!(reading.problems, [], "{}", entry.name);
-    let on = clip.clone().into();
-    let mut method = reading.config.build(&on, classes, &mut Init::seeded(1))?;
     let needs = reading.config.needs();
+    let on = backbones(clip, &needs);
+    let mut method = reading.config.build(&on, classes, &mut Init::seeded(1))?;
     if let Some(support) = needs.support {
         let passes = match support {
             Support::Plain => 1,
@@ -123,7 +139,7 @@ fn scatter(method: &dyn Method, clip: &Clip) {
             Some(_) if hidden && name.ends_with(".down.0.weight") => values * 0.02,
             Some(_) if hidden && name.ends_with(".0.bias") => values.sign().unwrap() * 0.6,
             Some("linear1.weight") => values * 0.1,
-            Some("linear1.bias") => values.sign().unwrap() * 0.6,
+            Some("linear1.bias" | "VPT_image_trans.conv1.1.bias") => values.sign().unwrap() * 0.6,
             Some("linear2.weight") => values * 0.6,
             _ if name.ends_with("weight") => values * 0.2,
             _ => values * 0.8,

@@ -68,6 +68,74 @@ fn a_dry_run_lists_what_then_runs_and_counts_it() {
     }
 }
 
+const TAUGHT: &str = r#"
+version  = 1
+protocol = "base-to-novel"
+datasets = ["drawn-textures"]
+shots    = [2]
+seeds    = [1]
+
+[[method]]
+name            = "promptkd"
+teacher         = "drawn"
+teacher_prompts = "prompts"
+epochs          = 1
+batch           = 32
+"#;
+
+#[test]
+fn a_teacher_is_brought_with_its_prompts_and_teaches_on_every_training_picture() {
+    let teacher = TAUGHT.replace("promptkd", "promptsrc").replace(
+        "teacher         = \"drawn\"\nteacher_prompts = \"prompts\"\n",
+        "",
+    );
+    let bed = Bed::with_suite(&teacher);
+    let run = |suite: &str, out: &str| {
+        std::fs::write(bed.path("next.toml"), suite).unwrap();
+        bed.run(&["run", "next.toml", "--out", out])
+    };
+    let without = TAUGHT.replace("teacher_prompts = \"prompts\"\n", "");
+    let refused = run(&without, "none");
+    assert_ne!(refused.code, Some(0));
+    let told = "teacher_prompts: is missing: promptkd needs the prompts";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    std::fs::create_dir(bed.path("prompts")).unwrap();
+    let refused = run(TAUGHT, "none");
+    let told = "drawn-textures.safetensors: does not exist (teacher_prompts)";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+
+    fine(&bed.run(&["run", "suite.toml", "--out", "teacher"]));
+    let (_, learned) = bed.files("teacher/prompts").pop_first().unwrap();
+    std::fs::write(bed.path("prompts/drawn-textures.safetensors"), learned).unwrap();
+    fine(&run(TAUGHT, "taught"));
+    let (trial, record) = bed.records("taught").pop_first().unwrap();
+    assert_eq!(record["shots"], 0);
+    let dry = bed.run(&["run", "next.toml", "--out", "taught", "--dry-run"]);
+    let steps = record["cost"]["steps"].as_u64().unwrap();
+    let (_, all) = listed(fine(&dry));
+    assert_eq!(all[..3], ["all", "1", &steps.to_string()], "{}", dry.stdout);
+    // More than two shots of each base class would be.
+    assert!(steps > 2, "{steps}");
+
+    let plain = format!("{without}config = {{ prompted = false }}\n");
+    fine(&run(&plain, "taught"));
+    assert_eq!(bed.records("taught").len(), 2);
+    // Another method's file is told by what is in it, and makes another trial.
+    let maple = teacher.replace("promptsrc", "maple");
+    std::fs::write(bed.path("suite.toml"), maple).unwrap();
+    fine(&bed.run(&["run", "suite.toml", "--out", "maple"]));
+    let (_, learned) = bed.files("maple/prompts").pop_first().unwrap();
+    std::fs::write(bed.path("prompts/drawn-textures.safetensors"), learned).unwrap();
+    run(TAUGHT, "wrong");
+    let (other, record) = bed.records("wrong").pop_first().unwrap();
+    assert_ne!(trial, other);
+    let told = record["outcome"].to_string();
+    assert!(
+        told.contains("prompt_learner.proj.weight is no parameter"),
+        "{told}"
+    );
+}
+
 /// The header of a suite says how many trials it is; the published suites need neither pictures nor weights for that.
 #[test]
 fn every_papers_suite_says_how_many_trials_it_is_and_can_be_estimated_without_data() {

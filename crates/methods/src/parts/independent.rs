@@ -124,9 +124,14 @@ impl Independent {
 
     /// Class features `[K, E]`, unit length.
     pub(crate) fn texts(&self, of: impl Fn(&Var) -> Tensor) -> Result<Tensor> {
+        self.texts_of(&self.plan, of)
+    }
+
+    /// As [`Independent::texts`], of the classes of another plan of the same lead.
+    pub(crate) fn texts_of(&self, plan: &TextPlan, of: impl Fn(&Var) -> Tensor) -> Result<Tensor> {
         let deep = deep_text(self.deep_text.iter().map(&of));
         unit(&self.clip.text.encode(
-            &self.plan,
+            plan,
             &TextPrompt {
                 context: Some(of(&self.ctx)),
                 deep,

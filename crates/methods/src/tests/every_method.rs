@@ -8,6 +8,9 @@ use super::*;
 use crate::optimizer::{Optimizer, Rule};
 use crate::{Sees, load_parameters};
 
+/// What has no gradient but by rounding: BatchNorm takes the bias before it off again.
+const ROUNDING_ONLY: [&str; 1] = ["VPT_image_trans.conv1.0.bias"];
+
 /// Ends of names of factors that are multiplied with zeros at first.
 const STARTS_AT_NOTHING: [&str; 2] = [".w_lora_A", ".A"];
 
@@ -36,7 +39,7 @@ fn every_trained_tensor_gets_a_gradient_and_no_frozen_one_does() {
                 false => gradient,
             };
             assert!(
-                flat(judged).iter().any(|g| *g != 0.0),
+                ROUNDING_ONLY.contains(&name.as_str()) || flat(judged).iter().any(|g| *g != 0.0),
                 "{}: {name} has a gradient of zeros",
                 entry.name
             );
@@ -77,7 +80,12 @@ fn training_changes_no_frozen_number() {
     };
     let before = values();
     for entry in trained() {
-        let mut method = build_for(entry, "", &clip, &base()).unwrap();
+        // Its published weight is for a mean over pictures and a hundred classes; over three its steps are too long.
+        let config = match entry.name {
+            "promptkd" => "weight = 10.0",
+            _ => "",
+        };
+        let mut method = build_for(entry, config, &clip, &base()).unwrap();
         let training = entry.training.as_ref().unwrap();
         let mut optimizer = training.optimizer();
         let mut losses = Vec::new();
@@ -159,6 +167,14 @@ fn gradients_of_every_method_agree_with_finite_differences() {
         let gradients = loss.backward().unwrap();
         for (name, var) in method.trained_now() {
             let gradient = &(gradients.get(var.as_tensor()).unwrap() * steered).unwrap();
+            if ROUNDING_ONLY.contains(&name.as_str()) {
+                let length = dot(gradient, gradient).sqrt();
+                assert!(
+                    length < 1e-5 * number(&loss),
+                    "{method_name}: {name}: {length}"
+                );
+                continue;
+            }
             for seed in 1..4 {
                 // Along the gradient, so that there is a slope to measure, and as far along anything else.
                 let random = noise(var.dims(), 100 + seed, 1.0);
