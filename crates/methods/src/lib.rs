@@ -6,6 +6,7 @@
 //! Differs: float32 throughout. The authors of CoOp, CoCoOp, VPT, IVLP, MaPLe, KgCoOp, ProGrad and PromptSRC train in
 //! half precision (deep prompts are float32 and rounded in the forward pass), TPT's tune under autocast.
 
+pub mod classes;
 pub mod cost;
 pub mod entry;
 pub mod init;
@@ -56,13 +57,13 @@ mod vpt;
 mod zero;
 mod zero_shot;
 
+pub use classes::{Classes, Descriptions, Relation};
 pub use cost::{Cost, ImageCost, TextCost};
 pub use entry::{Checkpoint, Entry, Group, Reading};
 pub use init::Init;
 pub use kept::{kept, load_parameters, put_back};
 pub use method::{
-    Backbones, Batch, Classes, Config, Cosine, Descriptions, Images, Labelled, Loss, Method,
-    Predict, Relation, Shots,
+    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Shots,
 };
 pub use needs::{Needs, Sees, Support, Validation};
 pub use optimizer::{Optimizer, Rule};

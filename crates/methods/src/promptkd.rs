@@ -15,15 +15,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor, Var, bail};
+use candle_core::{Result, Tensor, Var, bail};
 use clip::ops::scaled_cosine;
 use clip::{Clip, model::unit};
 
 use crate::parts::image_tokens::{ImageTokens, tracked};
 use crate::parts::independent::{Independent, Sizes};
-use crate::parts::inside::linear;
-use crate::parts::layout::variable;
-use crate::parts::losses::{log_softmax, relu, softmax};
+use crate::parts::losses::{log_softmax, softmax};
+use crate::parts::projector::Projector;
 use crate::replay::{self, Comparison, Stage};
 use crate::settings::Depth;
 use crate::{
@@ -203,110 +202,6 @@ impl Teacher {
     }
 }
 
-/// From this tower's features to the width of the teacher's: linear, BatchNorm, ReLU, linear.
-struct Projector {
-    /// Weights `[T, E, 1, 1]` and `[T, T, 1, 1]`, as convolutions have them, with their biases `[T]`.
-    first: (Var, Var),
-    second: (Var, Var),
-    /// Gain and shift `[T]`.
-    norm: (Var, Var),
-    /// Mean and variance `[T]` of the batches so far.
-    running: (Tensor, Tensor),
-}
-
-impl Projector {
-    /// Of BatchNorm, PyTorch's.
-    const EPSILON: f64 = 1e-5;
-    /// Share of the newest batch in the running values, PyTorch's.
-    const MOMENTUM: f64 = 0.1;
-
-    fn new(inner: usize, out: usize, init: &mut Init) -> Result<Self> {
-        let mut layer = |inner: usize| -> Result<(Var, Var)> {
-            let (weight, bias) = init.linear(out, inner)?;
-            Ok((
-                variable(&weight.reshape((out, inner, 1, 1))?)?,
-                variable(&bias)?,
-            ))
-        };
-        let (first, second) = (layer(inner)?, layer(out)?);
-        let zeros = first.1.as_tensor().zeros_like()?;
-        let ones = zeros.ones_like()?;
-        Ok(Self {
-            first,
-            second,
-            norm: (variable(&ones)?, variable(&zeros)?),
-            running: (zeros.detach(), ones.detach()),
-        })
-    }
-
-    fn named(&self) -> Vec<(String, Var)> {
-        let layers = [("0", &self.first), ("1", &self.norm), ("3", &self.second)];
-        let both = layers.into_iter().flat_map(|(number, (weight, bias))| {
-            let base = format!("VPT_image_trans.conv1.{number}");
-            [
-                (format!("{base}.weight"), weight.clone()),
-                (format!("{base}.bias"), bias.clone()),
-            ]
-        });
-        both.collect()
-    }
-
-    const RUNNING: [&'static str; 2] = [
-        "VPT_image_trans.conv1.1.running_mean",
-        "VPT_image_trans.conv1.1.running_var",
-    ];
-
-    /// One of the linear layers on `[B, ..]`.
-    fn layer(
-        x: &Tensor,
-        (weight, bias): &(Var, Var),
-        of: impl Fn(&Var) -> Tensor,
-    ) -> Result<Tensor> {
-        linear(x, &of(weight).flatten_from(1)?, &of(bias))
-    }
-
-    /// What follows on rows that are normalised.
-    fn rest(&self, normalised: &Tensor, of: impl Fn(&Var) -> Tensor) -> Result<Tensor> {
-        let scaled = normalised.broadcast_mul(&of(&self.norm.0))?;
-        let hidden = relu(&scaled.broadcast_add(&of(&self.norm.1))?)?;
-        Self::layer(&hidden, &self.second, of)
-    }
-
-    /// `[B, T]` of features `[B, E]`, normalised by what is remembered.
-    fn forward(&self, features: &Tensor) -> Result<Tensor> {
-        let fixed = Var::as_detached_tensor;
-        let (mean, variance) = &self.running;
-        let x = Self::layer(features, &self.first, fixed)?.broadcast_sub(mean)?;
-        self.rest(
-            &x.broadcast_div(&(variance + Self::EPSILON)?.sqrt()?)?,
-            fixed,
-        )
-    }
-
-    /// The same normalised by the batch, which is remembered.
-    fn train(&mut self, features: &Tensor) -> Result<Tensor> {
-        let pictures = features.dim(0)? as f64;
-        if pictures < 2.0 {
-            bail!("BatchNorm needs two pictures or more in a batch; use a larger `batch`");
-        }
-        let x = Self::layer(features, &self.first, tracked)?;
-        let mean = x.mean_keepdim(0)?;
-        let x = x.broadcast_sub(&mean)?;
-        let variance = x.sqr()?.mean_keepdim(0)?;
-        let blend = |old: &Tensor, new: &Tensor, by: f64| {
-            let new = (new.detach().flatten_all()? * (by * Self::MOMENTUM))?;
-            (old * (1.0 - Self::MOMENTUM))? + new
-        };
-        // The variance that is remembered is the unbiased one.
-        self.running = (
-            blend(&self.running.0, &mean, 1.0)?,
-            blend(&self.running.1, &variance, pictures / (pictures - 1.0))?,
-        );
-        let deviation = (variance + Self::EPSILON)?.sqrt()?;
-        self.rest(&x.broadcast_div(&deviation)?, tracked)
-    }
-}
-
 struct PromptKd {
     clip: Arc<Clip>,
     image: ImageTokens,
@@ -329,32 +224,11 @@ impl Method for PromptKd {
     }
 
     fn state(&self) -> Vec<(String, Tensor)> {
-        let (mean, variance) = &self.projector.running;
-        let values = [mean.clone(), variance.clone()];
-        let names = Projector::RUNNING.map(str::to_owned);
-        names.into_iter().zip(values).collect()
+        self.projector.state()
     }
 
     fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let [mean, variance] = Projector::RUNNING.map(|name| state.get(name));
-        match (mean, variance) {
-            (Some(mean), Some(variance)) if state.len() == 2 => {
-                let dims = self.projector.running.0.dims();
-                if mean.dims() != dims || variance.dims() != dims {
-                    bail!(
-                        "BatchNorm's running values are {:?}, not {dims:?}",
-                        mean.dims()
-                    );
-                }
-                let kept = |t: &Tensor| t.to_dtype(DType::F32)?.to_device(self.clip.device());
-                self.projector.running = (kept(mean)?, kept(variance)?);
-                Ok(())
-            }
-            _ => bail!(
-                "the state of PromptKD is {}",
-                Projector::RUNNING.join(" and ")
-            ),
-        }
+        self.projector.restore(state)
     }
 
     /// `w t^2 / (B A) sum_ba p_ba (log p_ba - log q_ba)`, `p` the teacher's probabilities and `q` the student's at
@@ -436,7 +310,7 @@ fn replayed(stage: &Stage, c: &mut Comparison) -> Result<()> {
 mod tests {
     use super::*;
     use crate::find;
-    use crate::tests::{backbones, base, batch, build, clip, flat, logits, novel};
+    use crate::tests::{backbones, base, batch, build, clip, logits, novel};
 
     fn made(config: &str, classes: &Classes) -> Result<Box<dyn Method>> {
         let reading = find("promptkd").unwrap().read(config.parse().unwrap());
@@ -475,31 +349,6 @@ mod tests {
         let pairs = p.iter().zip(&q).flat_map(|(p, q)| p.iter().zip(q));
         let want = 6.0 / 8.0 * pairs.map(|(p, q)| p * (p / q).ln()).sum::<f32>();
         assert!((got - want).abs() < 1e-5 * want.abs(), "{got} {want}");
-    }
-
-    #[test]
-    fn batches_are_normalised_by_themselves_and_remembered_for_testing() {
-        let mut projector = Projector::new(2, 1, &mut Init::seeded(1)).unwrap();
-        let set = |var: &Var, values: &[f32]| {
-            let values = Tensor::new(values, var.device()).unwrap();
-            var.set(&values.reshape(var.dims()).unwrap()).unwrap();
-        };
-        set(&projector.first.0, &[1.0, 0.0]);
-        set(&projector.first.1, &[5.0]);
-        set(&projector.second.0, &[1.0]);
-        set(&projector.second.1, &[0.0]);
-        // 1 and 3 have mean 2 and variance 1, unbiased 2; the first layer's bias moves both.
-        let two = Tensor::new(&[[1f32, 9.0], [3.0, 9.0]], &candle_core::Device::Cpu).unwrap();
-        let got = flat(&projector.train(&two).unwrap());
-        assert!(got[0] == 0.0 && (got[1] - 1.0).abs() < 1e-5, "{got:?}");
-        let near = |t: &Tensor, want: f32| (flat(t)[0] - want).abs() < 1e-6;
-        assert!(near(&projector.running.0, 0.1 * 7.0));
-        assert!(near(&projector.running.1, 0.9 + 0.1 * 2.0));
-        // Testing a picture does not depend on the others: (8 - 0.7) / sqrt(1.1).
-        let got = flat(&projector.forward(&two).unwrap());
-        assert!((got[1] - 7.3 / 1.1f32.sqrt()).abs() < 1e-4, "{got:?}");
-        let alone = projector.train(&two.narrow(0, 0, 1).unwrap());
-        assert!(alone.unwrap_err().to_string().contains("two pictures"));
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor, bail};
 use clip::Clip;
 
+use crate::classes::Classes;
 use crate::entry::Entry;
 use crate::init::Init;
 use crate::kept::load_parameters;
-use crate::method::{Batch, Classes, Images, Method};
+use crate::method::{Batch, Images, Method};
 use crate::optimizer::{Optimizer, Rule};
 use crate::settings::Settings;
 use crate::step::{Step, step};

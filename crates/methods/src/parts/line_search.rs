@@ -125,7 +125,7 @@ impl LineSearch {
         let step = if at.value > best.value {
             // The minimum lies between: the cubic's, or halfway to the quadratic's.
             self.is_bracketed = true;
-            let cubic = best.step + Cubic::of(best, at).from_first(at.step < best.step);
+            let cubic = best.step + Cubic::of(best, at).after_first(at.step < best.step);
             let rise = (best.value - at.value) / (at.step - best.step) + best.slope;
             let quadratic = best.step + best.slope / rise / 2.0 * (at.step - best.step);
             if (cubic - best.step).abs() < (quadratic - best.step).abs() {
@@ -136,7 +136,7 @@ impl LineSearch {
         } else if turned {
             // Lower, and the slope has turned: between again.
             self.is_bracketed = true;
-            let cubic = at.step + Cubic::of(best, at).from_second(at.step > best.step);
+            let cubic = at.step + Cubic::of(best, at).after_second(at.step > best.step);
             let by_secant = at.step + secant(at, best);
             if (cubic - at.step).abs() > (by_secant - at.step).abs() {
                 cubic
@@ -168,7 +168,7 @@ impl LineSearch {
             }
         } else if self.is_bracketed {
             // Lower and no flatter, with an end beyond.
-            at.step + Cubic::of(self.other, at).from_second(at.step > self.other.step)
+            at.step + Cubic::of(self.other, at).after_second(at.step > self.other.step)
         } else if at.step > best.step {
             self.bounds.1
         } else {
@@ -216,7 +216,7 @@ impl Cubic {
     }
 
     /// Its minimiser as an offset from the first point.
-    fn from_first(&self, negative: bool) -> f64 {
+    fn after_first(&self, negative: bool) -> f64 {
         let (a, b) = (self.first.slope, self.second.slope);
         let root = self.root(f64::NEG_INFINITY, negative);
         let share = ((root - a) + self.theta) / (((root - a) + root) + b);
@@ -224,7 +224,7 @@ impl Cubic {
     }
 
     /// The same as an offset from the second.
-    fn from_second(&self, negative: bool) -> f64 {
+    fn after_second(&self, negative: bool) -> f64 {
         let (a, b) = (self.first.slope, self.second.slope);
         let root = self.root(f64::NEG_INFINITY, negative);
         let share = ((root - b) + self.theta) / (((root - b) + root) + a);
@@ -236,7 +236,7 @@ impl Cubic {
         let (a, b) = (self.first.slope, self.second.slope);
         let root = self.root(0.0, negative);
         let share = ((root - b) + self.theta) / ((root + (a - b)) + root);
-        (share < 0.0 && root != 0.0).then(|| share * (self.first.step - self.second.step))
+        (share < 0.0 && root != 0.0).then_some(share * (self.first.step - self.second.step))
     }
 }
 

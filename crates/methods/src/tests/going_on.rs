@@ -36,7 +36,7 @@ fn cases(is_one: impl Fn(&Entry) -> bool) -> Vec<(&'static Entry, &'static str)>
 /// The same method without shots or steps.
 fn fresh(entry: &Entry, config: &str, clip: &Arc<Clip>) -> Box<dyn Method> {
     let config = entry.read(config.parse().unwrap()).config;
-    let on = clip.clone().into();
+    let on = backbones(clip, &config.needs());
     config.build(&on, &base(), &mut Init::seeded(1)).unwrap()
 }
 
