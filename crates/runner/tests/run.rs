@@ -117,6 +117,17 @@ fn a_teacher_is_brought_with_its_prompts_and_teaches_on_every_training_picture()
     // More than two shots of each base class would be.
     assert!(steps > 2, "{steps}");
 
+    // The same in the published code's layout is the same trial.
+    let file = bed.path("prompts/drawn-textures.safetensors");
+    let from = file.to_str().unwrap();
+    let exported = bed.run(&["export", "--prompts", from, "--out", "published"]);
+    let checkpoint = fine(&exported).trim();
+    std::fs::rename(bed.path(checkpoint), file.with_extension("pth.tar")).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let again = run(TAUGHT, "taught");
+    fine(&again);
+    assert!(again.stderr.contains("1 were before"), "{}", again.stderr);
+
     let plain = format!("{without}config = {{ prompted = false }}\n");
     fine(&run(&plain, "taught"));
     assert_eq!(bed.records("taught").len(), 2);

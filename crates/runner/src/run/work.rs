@@ -250,6 +250,35 @@ mod tests {
     use super::*;
     use crate::run::sizes::released;
 
+    #[test]
+    fn texts_of_the_whole_dataset_are_counted_whatever_half_is_learned() {
+        let architecture = released("clip-vit-b16").unwrap();
+        let split = &datasets::drawn::open("drawn-textures").unwrap().split;
+        let of = Population::counted(split).unwrap();
+        let texts = |name: &str, set| {
+            let entry = methods::find(name).unwrap();
+            let reading = entry.read(toml::Table::new());
+            let method = Resolved {
+                name: entry.name,
+                config: reading.config,
+                training: entry.training.clone(),
+                settings: reading.resolved,
+            };
+            let counter = Counter {
+                architecture: &architecture,
+                method: &method,
+            };
+            let tested = counter.testing(&of, TestSet::of(set)).text_forward;
+            let learned = counter.training(&of, set, 16, Views::Fresh).text_step;
+            [learned, tested]
+        };
+        let halves = [ClassSet::Base, ClassSet::Novel, ClassSet::All];
+        let [base, novel, all] = halves.map(|set| texts("lasp", set));
+        assert_eq!([base, novel], [all, all]);
+        let [base, _, all] = halves.map(|set| texts("kgcoop", set));
+        assert!(base[0] < 0.7 * all[0] && base[1] < 0.7 * all[1]);
+    }
+
     /// `docs/model_profile.csv` of open_clip at 3b37473, in GFLOP: image and text tower of one picture and one text of
     /// 77 tokens, every row of the last block computed.
     #[test]

@@ -102,6 +102,7 @@ pub(super) fn uses(records: &[&Record]) -> BTreeMap<String, Uses> {
             },
             extra: match (needs.teacher, needs.descriptions) {
                 (true, true) => "a second model and descriptions",
+                (true, false) if needs.teacher_prompts => "a second model that learned before",
                 (true, false) => "a second model",
                 (false, true) => "descriptions of the classes",
                 (false, false) => "nothing",
