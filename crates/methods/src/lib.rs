@@ -61,7 +61,7 @@ pub use method::{
     Backbones, Batch, Classes, Config, Cosine, Descriptions, Images, Labelled, Loss, Method,
     Predict, Relation, Shots,
 };
-pub use needs::{Needs, Sees, Support, Validation};
+pub use needs::{Needs, Sees, Support, Validation, View};
 pub use optimizer::{Optimizer, Rule};
 pub use replay::Replay;
 pub use settings::{Problem, Settings};

@@ -399,7 +399,7 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
                     second: config
                         .needs()
                         .second_view
-                        .then(|| Images::Pixels(pixels.clone())),
+                        .map(|_| Images::Pixels(pixels.clone())),
                     ..Batch::new(images, labels)
                 };
                 clocked(&mut || {
