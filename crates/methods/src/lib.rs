@@ -26,6 +26,7 @@ mod clip_adapter;
 mod clip_lora;
 mod cocoop;
 mod coop;
+mod coprompt;
 mod ctpt;
 mod cupl;
 mod dekg;
@@ -85,6 +86,7 @@ pub const METHODS: &[Entry] = &[
     language_prompting::ENTRY,
     ivlp::ENTRY,
     maple::ENTRY,
+    coprompt::ENTRY,
     kgcoop::ENTRY,
     dekg::ENTRY,
     tcp::ENTRY,

@@ -1,5 +1,6 @@
 //! What several methods are built of. A method's own file reads only these, never another method's.
 
+pub(crate) mod adapter;
 pub(crate) mod cache;
 pub(crate) mod class_tokens;
 pub(crate) mod conditional;

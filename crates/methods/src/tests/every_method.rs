@@ -297,7 +297,7 @@ fn binding_to_other_classes_and_back_gives_the_same_scores() {
 fn losses_follow_the_classes_that_are_bound() {
     let clip = clip();
     let labels = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu).unwrap();
-    let batch = Batch::new(batch().images, labels);
+    let batch = Batch { labels, ..batch() };
     for entry in trained() {
         let mut moved = build_for(entry, "", &clip, &base()).unwrap();
         if !rebinds(moved.as_mut(), entry.name) {
