@@ -17,6 +17,7 @@ pub(crate) mod lead;
 pub mod losses;
 pub(crate) mod rows;
 pub(crate) mod shots;
+pub(crate) mod stages;
 pub mod templates;
 pub(crate) mod texts;
 pub(crate) mod transport;

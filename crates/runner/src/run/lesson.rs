@@ -289,8 +289,11 @@ pub fn train(
             }
             let rate = Rate {
                 lr: training.lr_at(at.done as usize, &length),
-                by_parameter: !training.is_warm_up(epoch),
+                by_parameter: !training.is_warm_up(at.done as usize, &length),
             };
+            if training.starts_anew(at.done as usize, &length) {
+                optimizer = training.optimizer();
+            }
             let step = methods::step(method, &mut optimizer, &batch?, rate)?;
             let value = step.value;
             if step.gradients.is_none() {
