@@ -41,6 +41,7 @@ mod mma;
 mod mmrl;
 mod mta;
 mod plot;
+mod plotpp;
 mod prograd;
 mod promptsrc;
 mod taskres;
@@ -87,6 +88,7 @@ pub const METHODS: &[Entry] = &[
     ivlp::ENTRY,
     maple::ENTRY,
     coprompt::ENTRY,
+    plotpp::ENTRY,
     kgcoop::ENTRY,
     dekg::ENTRY,
     tcp::ENTRY,
