@@ -27,6 +27,7 @@ mod clip_adapter;
 mod clip_lora;
 mod cocoop;
 mod coop;
+mod coprompt;
 mod ctpt;
 mod cupl;
 mod dekg;
@@ -43,6 +44,7 @@ mod mma;
 mod mmrl;
 mod mta;
 mod plot;
+mod plotpp;
 mod prograd;
 mod promptkd;
 mod promptsrc;
@@ -65,7 +67,7 @@ pub use kept::{kept, load_parameters, put_back};
 pub use method::{
     Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Shots,
 };
-pub use needs::{Needs, Sees, Support, Validation};
+pub use needs::{Needs, Sees, Support, Validation, View};
 pub use optimizer::{Optimizer, Rule};
 pub use replay::Replay;
 pub use settings::{Problem, Settings};
@@ -91,6 +93,8 @@ pub const METHODS: &[Entry] = &[
     ivlp::ENTRY,
     maple::ENTRY,
     lasp::ENTRY,
+    coprompt::ENTRY,
+    plotpp::ENTRY,
     kgcoop::ENTRY,
     dekg::ENTRY,
     tcp::ENTRY,

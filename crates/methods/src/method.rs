@@ -158,6 +158,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The second views.
+    ///
+    /// # Errors
+    /// When there are none; the caller did not ask [`Config::needs`].
+    pub fn second(&self) -> Result<&Images> {
+        match &self.second {
+            Some(second) => Ok(second),
+            None => bail!("this method needs a second view of each picture, it was given one"),
+        }
+    }
+
     /// Pictures with their labels and nothing besides.
     pub fn new(images: Images, labels: Tensor) -> Self {
         Self {

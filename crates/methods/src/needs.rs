@@ -38,6 +38,15 @@ pub enum Validation {
     Whole,
 }
 
+/// What a training view of a picture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// A crop, flipped half the time; [`Needs::crop`] says how much of the picture it covers.
+    Crop,
+    /// The whole picture, its sides made equal, through two operations of RandAugment, as CoPrompt is trained.
+    RandAugment,
+}
+
 /// Everything a method asks for. [`Needs::features`], [`Needs::pixels`] and [`Needs::views`] ask for nothing besides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Needs {
@@ -59,8 +68,10 @@ pub struct Needs {
     pub descriptions: bool,
     /// Whether test pictures come one at a time in an order that the seed draws, and the predictor remembers them.
     pub stream: bool,
-    /// Whether each training picture comes with a second view of it, cropped and flipped for itself.
-    pub second_view: bool,
+    /// What training views of pictures are.
+    pub view: View,
+    /// What the second view is that each training picture comes with, drawn for itself; `None`: there is no second.
+    pub second_view: Option<View>,
     /// Share of the picture that training crops cover.
     pub crop: (f64, f64),
     /// Whether its scores depend on whether the classes asked are those it was trained on.
@@ -83,7 +94,8 @@ impl Needs {
             teacher_prompts: false,
             descriptions: false,
             stream: false,
-            second_view: false,
+            view: View::Crop,
+            second_view: None,
             crop: CROP,
             knows_split: false,
         }

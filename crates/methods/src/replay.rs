@@ -184,6 +184,20 @@ impl Recording {
         all.filter(|(name, _)| name != "weights").collect()
     }
 
+    /// Recorded tensors that training starts from, those that it leaves alone included.
+    pub fn initial(&self) -> BTreeMap<String, Tensor> {
+        let mut all = self.named("init.");
+        all.extend(self.named("frozen."));
+        all
+    }
+
+    /// The same after training.
+    pub fn last(&self) -> BTreeMap<String, Tensor> {
+        let mut all = self.named("final.");
+        all.extend(self.named("frozen."));
+        all
+    }
+
     /// The classes called `names`, of the recording's dataset.
     pub fn classes_of(&self, names: &[String]) -> Classes {
         Classes::new(names, &self.dataset, &self.template)
@@ -480,7 +494,7 @@ impl Stage<'_> {
         }
         let on = self.clip.clone().into();
         let method = reading.config.build(&on, classes, &mut Init::seeded(0))?;
-        load_parameters(method.as_ref(), &self.recording.named("init."))?;
+        load_parameters(method.as_ref(), &self.recording.initial())?;
         Ok(method)
     }
 
@@ -541,7 +555,7 @@ pub fn watched(
         c.logits(&method.predictor()?.logits(&test)?, before)?;
     }
     train_watched(stage, method, optimizer, c, seen)?;
-    c.parameters(method, &r.named("final."))?;
+    c.parameters(method, &r.last())?;
     c.logits(&method.predictor()?.logits(&test)?, r.get("logits.after")?)?;
     let aggregated = r.named("gpa.");
     if !aggregated.is_empty() {

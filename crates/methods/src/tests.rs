@@ -10,10 +10,11 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use clip::Clip;
 
+use crate::parts::coupled::CoupledConfig;
 use crate::parts::templates;
 use crate::{
     Backbones, Batch, Classes, Descriptions, Entry, Images, Init, Labelled, METHODS, Method, Needs,
-    Shots, Support, Validation, find,
+    Settings, Shots, Support, Validation, find, load_parameters,
 };
 pub(crate) use tiny_clip::{base, clip, noise, novel, pixels};
 
@@ -79,7 +80,10 @@ fn trained() -> impl Iterator<Item = &'static Entry> {
 
 pub(crate) fn batch() -> Batch {
     let labels = Tensor::new(&[0u32, 2, 1, 1], &Device::Cpu).unwrap();
-    Batch::new(Images::Pixels(pixels(4, 3)), labels)
+    Batch {
+        second: Some(Images::Pixels(pixels(4, 4))),
+        ..Batch::new(Images::Pixels(pixels(4, 3)), labels)
+    }
 }
 
 pub(crate) fn flat(t: &Tensor) -> Vec<f32> {
@@ -110,14 +114,37 @@ fn largest_gap(a: &[f32], b: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
+/// Features `[n, E]` that the adapter whose layer is called `name` gets of the batch: CoPrompt's stand behind MaPLe's
+/// prompts, which have their values by now.
+fn seen_by_adapter(name: &str, method: &dyn Method, clip: &Arc<Clip>) -> Tensor {
+    let images = batch().images;
+    let pixels = images.pixels().unwrap();
+    if name.starts_with("adapter.") {
+        return clip.encode_image(pixels).unwrap();
+    }
+    let config = CoupledConfig::read(&mut Settings::new(toml::Table::new()));
+    let host = config.make(clip, &base(), &mut Init::seeded(1)).unwrap();
+    let own: Vec<String> = host.parameters().into_iter().map(|(n, _)| n).collect();
+    let all = method.parameters().into_iter();
+    let values = all.filter(|(n, _)| own.contains(n));
+    let values = values.map(|(n, v)| (n, v.as_detached_tensor())).collect();
+    load_parameters(&host, &values).unwrap();
+    let fixed = candle_core::Var::as_detached_tensor;
+    if name.starts_with("adapter_text") {
+        return host.class_features(&fixed).unwrap();
+    }
+    let prompt = host.image_prompt(&fixed).unwrap();
+    clip.transformer().unwrap().encode(pixels, &prompt).unwrap()
+}
+
 /// Moves every trained tensor to values of the towers' own size, where curvature is moderate, and hidden units away from
 /// the kink of their ReLU.
-fn scatter(method: &dyn Method, clip: &Clip) {
+fn scatter(method: &dyn Method, clip: &Arc<Clip>) {
     for ((name, var), seed) in method.parameters().iter().zip(500..) {
         let values = noise(var.dims(), seed, 1.0);
-        if name.starts_with("adapter.fc") {
+        if name.starts_with("adapter") && name.contains(".fc.") {
             // Rows that see all pictures alike, every other one with the other sign.
-            let seen = clip.encode_image(batch().images.pixels().unwrap()).unwrap();
+            let seen = seen_by_adapter(name, method, clip);
             let seen = seen.mean_keepdim(0).unwrap();
             let alike = match name.contains("fc.0") {
                 true => (seen * 0.1)

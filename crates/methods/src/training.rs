@@ -69,7 +69,8 @@ pub struct Training {
     /// What [`Schedule::CosineSteps`] ends at.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub floor: f64,
-    /// Share of the steps after which [`Schedule::CosineSteps`] starts anew, for methods of two stages; 0: never.
+    /// Share of the steps after which all starts anew, for methods of two stages: the schedule over the steps that are
+    /// left, warm-up and update rule included; 0: never.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restart: f64,
     /// Of Adam and AdamW. Left out of what is recorded where it is PyTorch's, as records before it existed have it.
@@ -263,7 +264,7 @@ impl Training {
                 "restart",
                 self.restart,
                 0.0..=1.0,
-                "share of the steps after which cosine-steps starts anew; 0: never",
+                "share of the steps after which schedule, warm-up and update rule start anew; 0: never",
             ),
             epsilon: s.number("epsilon", self.epsilon, 1e-12..=1.0, "of Adam and AdamW"),
             drop_last: s.flag(
@@ -272,6 +273,21 @@ impl Training {
                 "leave out a last short batch of an epoch, unless it is the only one",
             ),
         }
+    }
+
+    /// The stage that 0-based `step` is in: its first step, and how many it has.
+    fn stage(&self, step: usize, length: &Length) -> (usize, usize) {
+        let first = first_steps(self.restart, length.steps);
+        match self.restart {
+            0.0 => (0, length.steps),
+            _ if step < first => (0, first),
+            _ => (first, length.steps - first),
+        }
+    }
+
+    /// Whether 0-based `step` is the first of a second stage.
+    pub fn starts_anew(&self, step: usize, length: &Length) -> bool {
+        step > 0 && self.stage(step, length).0 == step
     }
 
     /// Learning rate of 0-based `epoch` of `epochs`.
@@ -292,28 +308,20 @@ impl Training {
     /// Learning rate of 0-based `step` of a training of some length.
     pub fn lr_at(&self, step: usize, length: &Length) -> f64 {
         let per_epoch = length.per_epoch.max(1);
-        let epoch = step / per_epoch;
-        if self.schedule != Schedule::CosineSteps || self.is_warm_up(epoch) {
-            return self.lr(epoch, length.epochs);
+        let (first, all) = self.stage(step, length);
+        if self.schedule != Schedule::CosineSteps || self.is_warm_up(step, length) {
+            return self.lr((step - first) / per_epoch, all.div_ceil(per_epoch));
         }
-        let first = match self.restart {
-            0.0 => length.steps,
-            share => first_steps(share, length.steps),
-        };
-        // Warm-up steps count inside the first stage, the cosine starts from its own zero.
-        let (start, all) = if step < first {
-            (self.warmup_epochs * per_epoch, first)
-        } else {
-            (first, length.steps - first)
-        };
-        let factor =
-            0.5 * (1.0 + (std::f64::consts::PI * (step - start) as f64 / all as f64).cos());
+        // Warm-up steps count inside the stage, the cosine starts from its own zero.
+        let done = step - first - self.warmup_epochs * per_epoch;
+        let factor = 0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos());
         self.floor + (self.lr - self.floor) * factor
     }
 
-    /// Whether 0-based `epoch` warms up: every parameter then has the same learning rate.
-    pub fn is_warm_up(&self, epoch: usize) -> bool {
-        epoch < self.warmup_epochs
+    /// Whether 0-based `step` warms up: every parameter then has the same learning rate.
+    pub fn is_warm_up(&self, step: usize, length: &Length) -> bool {
+        let (first, _) = self.stage(step, length);
+        (step - first) / length.per_epoch.max(1) < self.warmup_epochs
     }
 
     /// A fresh optimizer.
@@ -414,6 +422,36 @@ mod tests {
         assert_eq!(
             [(0.6, 5), (0.6, 4800), (1.0, 3), (0.0, 3)].map(|(s, n)| first_steps(s, n)),
             [3, 2880, 3, 0]
+        );
+    }
+
+    #[test]
+    fn a_second_stage_warms_up_and_falls_as_if_it_were_alone() {
+        let alone = Training::sgd(5, 4, 0.02);
+        let two = Training {
+            epochs: 10,
+            restart: 0.5,
+            ..alone.clone()
+        };
+        // Three steps an epoch.
+        let (one, both) = (alone.length(12), two.length(12));
+        for step in 0..15 {
+            let want = [alone.lr_at(step, &one); 2];
+            let got = [two.lr_at(step, &both), two.lr_at(15 + step, &both)];
+            assert_eq!(got, want, "{step}");
+            assert_eq!(two.is_warm_up(15 + step, &both), step < 3);
+        }
+        let anew = |t: &Training| {
+            let steps = (0..30).filter(|step| t.starts_anew(*step, &both));
+            steps.collect::<Vec<_>>()
+        };
+        assert_eq!(anew(&two), [15]);
+        assert_eq!(
+            anew(&Training {
+                restart: 0.0,
+                ..two
+            }),
+            [0; 0]
         );
     }
 

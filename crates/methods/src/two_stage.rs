@@ -18,6 +18,7 @@ use crate::parts::image_tokens::tracked;
 use crate::parts::layout::variable;
 use crate::parts::losses::cross_entropy;
 use crate::parts::norms::BlockNorms;
+use crate::parts::stages::Stages;
 use crate::replay::{Comparison, Stage};
 use crate::{
     Backbones, Batch, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init, Loss, Method,
@@ -70,11 +71,10 @@ impl TwoStageConfig {
         let texts = unit(&clip.text.encode(&plan, &TextPrompt::default())?)?;
         Ok(TwoStage {
             clip: clip.clone(),
-            share: self.share,
+            stages: Stages::new(self.share),
             text,
             image,
             classifier: variable(&texts)?,
-            second: false,
             learned: classes.names.clone(),
             bound: classes.names.clone(),
             plan,
@@ -114,13 +114,11 @@ impl Config for TwoStageConfig {
 
 struct TwoStage {
     clip: Arc<Clip>,
-    share: f64,
+    stages: Stages,
     text: BlockNorms,
     image: BlockNorms,
     /// `[C, E]`.
     classifier: Var,
-    /// Whether the second stage has begun.
-    second: bool,
     /// Classes of the classifier's rows.
     learned: Vec<String>,
     bound: Vec<String>,
@@ -157,14 +155,14 @@ impl TwoStage {
             bail!("the second stage begins with other classes bound than the first was trained on");
         }
         self.classifier.set(&texts)?;
-        self.second = true;
+        self.stages.begin_second();
         Ok(())
     }
 
     /// `[K, E]`: the classifier's rows of classes that have one, tuned texts of others.
     fn rows(&self) -> Result<Tensor> {
         let texts = self.texts(Var::as_detached_tensor)?;
-        if !self.second {
+        if !self.stages.is_second() {
             return unit(&texts);
         }
         let own = self.classifier.as_detached_tensor();
@@ -185,7 +183,7 @@ impl Method for TwoStage {
     }
 
     fn trained_now(&self) -> Vec<(String, Var)> {
-        if self.second {
+        if self.stages.is_second() {
             vec![("classifier".to_owned(), self.classifier.clone())]
         } else {
             self.norms()
@@ -193,25 +191,16 @@ impl Method for TwoStage {
     }
 
     fn state(&self) -> Vec<(String, Tensor)> {
-        let second = Tensor::full(u32::from(self.second), 1, self.clip.device());
-        second
-            .map(|t| vec![("second_stage".to_owned(), t)])
-            .unwrap_or_default()
+        self.stages.state(self.clip.device())
     }
 
     fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        match state.get("second_stage") {
-            Some(second) if state.len() == 1 => {
-                self.second = second.flatten_all()?.to_vec1::<u32>()? == [1];
-                Ok(())
-            }
-            _ => bail!("the state of 2SFS is `second_stage`, one number"),
-        }
+        self.stages.restore(state)
     }
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
         let scale = self.clip.scale();
-        let logits = if self.second {
+        let logits = if self.stages.is_second() {
             if self.bound != self.learned {
                 bail!("the classifier was trained for other classes than those bound");
             }
@@ -225,7 +214,7 @@ impl Method for TwoStage {
     }
 
     fn stepped(&mut self, done: usize, all: usize) -> Result<()> {
-        if !self.second && done >= crate::training::first_steps(self.share, all) {
+        if self.stages.turns_after(done, all) {
             self.begin_second()?;
         }
         Ok(())
@@ -234,7 +223,7 @@ impl Method for TwoStage {
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         self.plan = plan(&self.clip, classes)?;
         self.bound.clone_from(&classes.names);
-        if !self.second {
+        if !self.stages.is_second() {
             // No row is trained yet: the classifier is of whatever is learned next.
             self.learned.clone_from(&classes.names);
             self.classifier = variable(&self.texts(Var::as_detached_tensor)?)?;
@@ -365,16 +354,16 @@ mod tests {
         let mut method = TwoStageConfig { share: 0.6 }
             .two_stage(&clip(), &base())
             .unwrap();
-        assert!(!method.second && method.trained_now().len() == 2 * 2 * (3 + 2));
+        assert!(!method.stages.is_second() && method.trained_now().len() == 2 * 2 * (3 + 2));
         method.stepped(5, 10).unwrap();
-        assert!(!method.second);
+        assert!(!method.stages.is_second());
         method.stepped(6, 10).unwrap();
         let state = method.state().into_iter().collect();
         let mut other = TwoStageConfig { share: 0.6 }
             .two_stage(&clip(), &base())
             .unwrap();
         other.restore(&state).unwrap();
-        assert!(other.second);
+        assert!(other.stages.is_second());
         assert!(other.restore(&BTreeMap::new()).is_err());
     }
 }

@@ -48,6 +48,17 @@ fn every_run_of_the_authors_code_replays_within_tolerance() {
     all_pass(&replays);
 }
 
+/// What pictures go through is compared pixel for pixel.
+#[test]
+fn recorded_operations_on_pictures_replay_without_a_model() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/tests/fixtures");
+    let replays = replay_all(&folder);
+    let names: Vec<&str> = replays.iter().map(|r| r.method.as_str()).collect();
+    assert_eq!(names, ["randaugment"]);
+    assert_eq!(replays[0].deviation.steps, 21);
+    all_pass(&replays);
+}
+
 /// Twelve longer runs of nine methods recorded from the published repositories themselves; too large to ship.
 #[test]
 fn the_traces_beside_the_repository_replay_within_tolerance() {
@@ -67,16 +78,21 @@ struct Spoiled {
 
 impl Spoiled {
     fn copy(name: &str) -> Self {
-        let root = tempfile::tempdir().expect("temporary folders can be made");
-        let trace = root.path().join(name);
-        std::fs::create_dir(&trace).expect("the folder is new");
+        let spoiled = Self::copy_of(&fixtures().join(name));
         std::fs::copy(
             fixtures().join("model.safetensors"),
-            root.path().join("model.safetensors"),
+            spoiled.root.path().join("model.safetensors"),
         )
         .expect("it ships");
+        spoiled
+    }
+
+    fn copy_of(folder: &Path) -> Self {
+        let root = tempfile::tempdir().expect("temporary folders can be made");
+        let trace = root.path().join("trace");
+        std::fs::create_dir(&trace).expect("the folder is new");
         for file in ["trace.json", "trace.safetensors"] {
-            std::fs::copy(fixtures().join(name).join(file), trace.join(file)).expect("it ships");
+            std::fs::copy(folder.join(file), trace.join(file)).expect("it ships");
         }
         Self { root, trace }
     }
@@ -160,6 +176,23 @@ fn other_kept_views_are_seen() {
     assert!(
         !replay.pass && !replay.deviation.choices.is_empty(),
         "{replay:?}"
+    );
+}
+
+#[test]
+fn one_other_pixel_is_seen() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = folder.join("../datasets/tests/fixtures/randaugment");
+    let other = |picture: &Tensor| {
+        let mut values: Vec<u8> = picture.flatten_all()?.to_vec1()?;
+        values[100] ^= 1;
+        Tensor::from_vec(values, picture.dims(), &Device::Cpu)
+    };
+    let replay = Spoiled::copy_of(&folder).tensor("single.3", other).replay();
+    assert!(!replay.pass, "{replay:?}");
+    assert_eq!(
+        replay.deviation.choices,
+        ["single.3: differing pixels: 1, recorded 0"]
     );
 }
 

@@ -1,6 +1,7 @@
 //! AugMix as TPT uses it (`data/augmix_ops.py` and `data/datautils.py` of azshue/TPT at 63ecbac, severity 1):
 //! the nine operations of Hendrycks et al., <https://arxiv.org/abs/1912.02781>, bit-equal to Pillow's.
 
+use super::pillow::{self, Sampling};
 use crate::Rgb;
 use crate::stream::Stream;
 use crate::transform::Look;
@@ -94,145 +95,14 @@ fn draw(size: usize, stream: &mut Stream) -> Operation {
 impl Operation {
     fn apply(self, picture: &Rgb) -> Rgb {
         match self {
-            Self::Autocontrast => by_channel(picture, autocontrast),
-            Self::Equalize => by_channel(picture, equalize),
-            Self::Posterize(bits) => {
-                let mask = !(((1u32 << (8 - bits)) - 1) as u8);
-                looked_up(
-                    picture,
-                    &[std::array::from_fn(|value| value as u8 & mask); 3],
-                )
-            }
-            Self::Solarize(threshold) => {
-                let table = |value: usize| {
-                    if (value as i32) < threshold {
-                        value as u8
-                    } else {
-                        255 - value as u8
-                    }
-                };
-                looked_up(picture, &[std::array::from_fn(table); 3])
-            }
-            Self::Rotate(degrees) => rotate(picture, degrees),
-            Self::Affine(matrix) => affine(picture, matrix),
+            Self::Autocontrast => pillow::autocontrast(picture),
+            Self::Equalize => pillow::equalize(picture),
+            Self::Posterize(bits) => pillow::posterize(picture, bits),
+            Self::Solarize(threshold) => pillow::solarize(picture, f64::from(threshold)),
+            Self::Rotate(degrees) => pillow::rotate(picture, degrees, Sampling::Bilinear),
+            Self::Affine(matrix) => pillow::affine(picture, matrix, Sampling::Bilinear),
         }
     }
-}
-
-type Table = [u8; 256];
-
-fn looked_up(picture: &Rgb, tables: &[Table; 3]) -> Rgb {
-    let mut out = picture.clone();
-    for pixel in out.data.chunks_exact_mut(3) {
-        for (value, table) in pixel.iter_mut().zip(tables) {
-            *value = table[usize::from(*value)];
-        }
-    }
-    out
-}
-
-fn by_channel(picture: &Rgb, table: fn(&[u64; 256]) -> Table) -> Rgb {
-    let mut histograms = [[0u64; 256]; 3];
-    for pixel in picture.data.chunks_exact(3) {
-        for (histogram, &value) in histograms.iter_mut().zip(pixel) {
-            histogram[usize::from(value)] += 1;
-        }
-    }
-    looked_up(picture, &histograms.each_ref().map(table))
-}
-
-/// `ImageOps.autocontrast(picture)`.
-fn autocontrast(histogram: &[u64; 256]) -> Table {
-    let low = histogram.iter().position(|&count| count > 0).unwrap_or(0);
-    let high = histogram.iter().rposition(|&count| count > 0).unwrap_or(0);
-    if high <= low {
-        return std::array::from_fn(|value| value as u8);
-    }
-    let scale = 255.0 / (high - low) as f64;
-    let offset = -(low as f64) * scale;
-    std::array::from_fn(|value| ((value as f64 * scale + offset) as i64).clamp(0, 255) as u8)
-}
-
-/// `ImageOps.equalize(picture)`.
-fn equalize(histogram: &[u64; 256]) -> Table {
-    let filled: Vec<u64> = histogram
-        .iter()
-        .copied()
-        .filter(|&count| count > 0)
-        .collect();
-    let last = filled.last().copied().unwrap_or(0);
-    let step = (filled.iter().sum::<u64>() - last) / 255;
-    if filled.len() <= 1 || step == 0 {
-        return std::array::from_fn(|value| value as u8);
-    }
-    let mut sum = step / 2;
-    std::array::from_fn(|value| {
-        let level = (sum / step).min(255) as u8;
-        sum += histogram[value];
-        level
-    })
-}
-
-/// `picture.rotate(degrees, resample=BILINEAR)`.
-fn rotate(picture: &Rgb, degrees: f64) -> Rgb {
-    let degrees = degrees.rem_euclid(360.0);
-    if degrees == 0.0 {
-        return picture.clone();
-    }
-    let angle = -degrees.to_radians();
-    // Pillow rounds to 15 places.
-    let round = |value: f64| (value * 1e15).round_ties_even() / 1e15;
-    let (cos, sin) = (round(angle.cos()), round(angle.sin()));
-    let (x, y) = (picture.width as f64 / 2.0, picture.height as f64 / 2.0);
-    affine(
-        picture,
-        [
-            cos,
-            sin,
-            cos * -x + sin * -y + x,
-            -sin,
-            cos,
-            -sin * -x + cos * -y + y,
-        ],
-    )
-}
-
-/// `picture.transform(picture.size, AFFINE, matrix, resample=BILINEAR)`: pixels from outside are black.
-fn affine(picture: &Rgb, [a, b, c, d, e, f]: [f64; 6]) -> Rgb {
-    let (width, height) = (picture.width, picture.height);
-    let mut out = Rgb::new(width, height);
-    for y in 0..height {
-        for x in 0..width {
-            let (column, row) = (x as f64 + 0.5, y as f64 + 0.5);
-            let from_x = a * column + b * row + c;
-            let from_y = d * column + e * row + f;
-            if from_x < 0.0 || from_x >= width as f64 || from_y < 0.0 || from_y >= height as f64 {
-                continue;
-            }
-            let (from_x, from_y) = (from_x - 0.5, from_y - 0.5);
-            let (left, top) = (from_x.floor(), from_y.floor());
-            let (dx, dy) = (from_x - left, from_y - top);
-            let clip = |value: f64, size: usize| value.clamp(0.0, size as f64 - 1.0) as usize;
-            let (x0, x1) = (clip(left, width), clip(left + 1.0, width));
-            let y0 = clip(top, height);
-            let below = top + 1.0;
-            let y1 = if below >= 0.0 && below < height as f64 {
-                below as usize
-            } else {
-                y0
-            };
-            let at = (y * width + x) * 3;
-            for channel in 0..3 {
-                let value =
-                    |x: usize, y: usize| f64::from(picture.data[(y * width + x) * 3 + channel]);
-                let mix = |from: f64, to: f64, share: f64| from + (to - from) * share;
-                let upper = mix(value(x0, y0), value(x1, y0), dx);
-                let lower = mix(value(x0, y1), value(x1, y1), dx);
-                out.data[at + channel] = mix(upper, lower, dy) as u8;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! Augmented views of one picture for test-time prompt tuning.
+//! Augmented views of pictures: for test-time prompt tuning, and for training beside crops and flips.
 
 mod augmix;
+mod pillow;
+pub mod randaugment;
 
 use rayon::prelude::*;
 

@@ -1,5 +1,6 @@
 //! What several methods are built of. A method's own file reads only these, never another method's.
 
+pub(crate) mod adapter;
 pub(crate) mod cache;
 pub(crate) mod class_tokens;
 pub(crate) mod conditional;
@@ -21,6 +22,7 @@ pub(crate) mod norms;
 pub(crate) mod projector;
 pub(crate) mod rows;
 pub(crate) mod shots;
+pub(crate) mod stages;
 pub mod templates;
 pub(crate) mod texts;
 pub(crate) mod transport;

@@ -151,11 +151,13 @@ fn gradients_of_every_method_agree_with_finite_differences() {
         // it moves, is the loss's own.
         ("plot", "entropy = 1e6"),
         ("plot", "entropy = 1e6\npooled = true"),
+        ("plotpp", "entropy = 1e6"),
+        ("plotpp", "entropy = 1e6\nfirst_stage = 0.0"),
     ];
     // At the published scale of MMA's adapters rounding hides the slope.
     let mma = "scale = 20.0";
     let defaults = trained()
-        .filter(|e| e.name != "plot")
+        .filter(|e| !e.name.starts_with("plot"))
         .map(|e| (e.name, if e.name == "mma" { mma } else { "" }));
     for (method_name, config) in variants.into_iter().chain(defaults) {
         // MMA's rule: every adapter is trained as if its scale were 1.
@@ -313,7 +315,7 @@ fn binding_to_other_classes_and_back_gives_the_same_scores() {
 fn losses_follow_the_classes_that_are_bound() {
     let clip = clip();
     let labels = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu).unwrap();
-    let batch = Batch::new(batch().images, labels);
+    let batch = Batch { labels, ..batch() };
     for entry in trained() {
         let mut moved = build_for(entry, "", &clip, &base()).unwrap();
         if !rebinds(moved.as_mut(), entry.name) {

@@ -72,8 +72,11 @@ fn train(
         let epoch = number / PER_EPOCH;
         let rate = Rate {
             lr: training.lr_at(number, &LENGTH),
-            by_parameter: !training.is_warm_up(epoch),
+            by_parameter: !training.is_warm_up(number, &LENGTH),
         };
+        if training.starts_anew(number, &LENGTH) {
+            *optimizer = training.optimizer();
+        }
         let done = step(method, optimizer, &batch_of(number, 3), rate).unwrap();
         losses.push(done.value.to_bits());
         method.stepped(number + 1, STEPS).unwrap();

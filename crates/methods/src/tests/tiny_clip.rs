@@ -27,11 +27,12 @@ const IMAGE: usize = 16;
 const BASE: [&str; 3] = ["annual crop", "sea_lake", "cat"];
 const NOVEL: [&str; 2] = ["river", "annual sea"];
 /// Words of the tests beside class names and the crate's own templates.
-const WORDS: [&str; 5] = [
+const WORDS: [&str; 6] = [
     "X",
     "a photo of a",
     "a type of flower, of pet, texture",
     "a centered satellite photo of",
+    "this is one picture of",
     "habitat, color, shape, which is, which has",
 ];
 

@@ -63,11 +63,15 @@ impl Case {
 }
 
 /// Settings of the published base-to-novel tables, where they are not the method's own defaults.
-const CONFIGS: [(&str, &str); 3] = [
+const CONFIGS: [(&str, &str); 4] = [
     ("coop", "init = 'a photo of a'"),
     ("prograd", "n_ctx = 4"),
-    // A word that every vocabulary has; the authors' are chosen by dataset.
+    // Words that every vocabulary has; the authors' are chosen by dataset.
     ("atprompt", "attributes = ['photo']"),
+    (
+        "plotpp",
+        "prefixes = ['a photo of a', 'a photo of a', 'a photo of a', 'a photo of a']",
+    ),
 ];
 
 /// Evaluations of a method without training it, and the image tower alone.
@@ -399,7 +403,7 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
                     second: config
                         .needs()
                         .second_view
-                        .then(|| Images::Pixels(pixels.clone())),
+                        .map(|_| Images::Pixels(pixels.clone())),
                     ..Batch::new(images, labels)
                 };
                 clocked(&mut || {

@@ -1,7 +1,10 @@
 //! Replaying recorded training runs of released code: reads trace folders, and judges how far a replay is off.
 //!
 //! A trace folder holds `trace.json` (method, classes, layout, learning rates) and `trace.safetensors` (pictures, initial
-//! values, and what the released code made of them); see [`methods::replay`] for what is done with them.
+//! values, and what the released code made of them); see [`methods::replay`] for what is done with them. A recording of
+//! picture operations holds pictures only.
+
+mod pictures;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,6 +73,10 @@ pub fn traces_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Recordings of what pictures go through, which run no model.
+type OfPictures = fn(&Recording) -> Result<Comparison>;
+const OF_PICTURES: [(&str, OfPictures); 1] = [("randaugment", pictures::randaugment)];
+
 /// Replays the trace in `dir`.
 ///
 /// # Errors
@@ -82,7 +89,8 @@ pub fn replay(dir: &Path) -> Result<Replay> {
         serde_json::from_str(&text).with_context(|| format!("{}", json.display()))?;
     let named = |key: &str| fields.get(key).and_then(|v| v.as_str()).unwrap_or_default();
     let (method, model) = (named("method").to_owned(), named("model").to_owned());
-    if methods::replay::recorded_as(&method).is_none() {
+    let of_pictures = OF_PICTURES.iter().find(|(name, _)| *name == method);
+    if of_pictures.is_none() && methods::replay::recorded_as(&method).is_none() {
         bail!(
             "{}: method: {method:?} is not one of those that can be replayed",
             json.display()
@@ -91,13 +99,6 @@ pub fn replay(dir: &Path) -> Result<Replay> {
     let file = dir.join("trace.safetensors");
     let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
         .with_context(|| format!("{}", file.display()))?;
-    let beside = dir.parent().unwrap_or(dir).join(&model);
-    let model = if beside.exists() {
-        beside
-    } else {
-        dir.join(&model)
-    };
-    let clip = Arc::new(Clip::load(&model)?);
     let catalogue = datasets::Catalogue::built_in();
     // By the names that the released code has for datasets; what the catalogue does not know has no prompt of its own.
     let row = catalogue.find(named("dataset")).ok();
@@ -109,8 +110,14 @@ pub fn replay(dir: &Path) -> Result<Replay> {
         json: fields,
         tensors,
     };
-    let deviation =
-        methods::replay::replay(clip, &recording).with_context(|| format!("{}", dir.display()))?;
+    let deviation = match of_pictures {
+        Some((_, compare)) => compare(&recording),
+        None => Ok(methods::replay::replay(
+            recorded_on(dir, &model)?,
+            &recording,
+        )?),
+    }
+    .with_context(|| format!("{}", dir.display()))?;
     let d = &deviation;
     let pass = d.choices.is_empty()
         && d.loss <= TOLERANCE.loss
@@ -127,4 +134,15 @@ pub fn replay(dir: &Path) -> Result<Replay> {
         deviation,
         pass,
     })
+}
+
+/// The CLIP of a trace, whose file lies beside the folder or in it.
+fn recorded_on(dir: &Path, model: &str) -> Result<Arc<Clip>> {
+    let beside = dir.parent().unwrap_or(dir).join(model);
+    let model = if beside.exists() {
+        beside
+    } else {
+        dir.join(model)
+    };
+    Ok(Arc::new(Clip::load(&model)?))
 }

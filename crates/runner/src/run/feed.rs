@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::Clip;
 use datasets::transform::{Look, train_view_of};
-use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn};
+use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn, views::randaugment};
+use methods::{Needs, View};
 use rayon::prelude::*;
 
 use crate::run::cache::Cache;
@@ -134,7 +135,7 @@ pub struct Feed {
     /// Features of all test pictures `[n, E]` and each path's row; encoded in list order, whoever asks first, so that
     /// no number depends on the order of trials.
     features: Mutex<Option<(Tensor, HashMap<PathBuf, u32>)>>,
-    /// Features `[n, E]` of a trial's pictures, by seed, picks (with the crop) and turn.
+    /// Features `[n, E]` of a trial's pictures, by seed, picks (with the kind of view) and turn.
     views: Mutex<HashMap<(u64, String, usize), Tensor>>,
     pixels: Kept<PathBuf>,
     /// The packed test views, once they were asked for and where there is a cache.
@@ -311,12 +312,12 @@ impl Feed {
         )?)
     }
 
-    /// The training pictures of one trial, in these views, which cover such a share of them; `stop` breaks off the encoding
-    /// of many.
+    /// The training pictures of one trial, in such views, which are what a method needs; `stop` breaks off the encoding of
+    /// many.
     pub fn training<'a>(
         &'a self,
         items: &'a [Item],
-        (views, crop): (Views, (f64, f64)),
+        (views, needs): (Views, &Needs),
         seed: u64,
         stop: &'a AtomicBool,
     ) -> Training<'a> {
@@ -324,13 +325,14 @@ impl Feed {
             .iter()
             .map(|i| i.path.to_string_lossy().into_owned())
             .collect();
-        let told = format!("{crop:?}\n{}", paths.join("\n"));
+        let told = format!("{:?} {:?}\n{}", needs.view, needs.crop, paths.join("\n"));
         Training {
             feed: self,
             items,
             picks: crate::hash::hex(told.as_bytes()),
             views,
-            crop,
+            view: needs.view,
+            crop: needs.crop,
             seed,
             stop,
             decoded: Kept::new(&KEPT),
@@ -345,6 +347,7 @@ pub struct Training<'a> {
     /// Hash of the items: what tells one trial's pictures from another's.
     picks: String,
     views: Views,
+    view: View,
     crop: (f64, f64),
     seed: u64,
     stop: &'a AtomicBool,
@@ -362,21 +365,26 @@ impl Training<'_> {
     }
 
     /// A view drawn from the seed's own stream for this picture and turn: no method's draws move another's.
-    fn view(&self, stream: &str, index: usize, turn: u64) -> Result<Arc<Rgb>, datasets::Error> {
+    fn view(
+        &self,
+        view: View,
+        stream: &str,
+        index: usize,
+        turn: u64,
+    ) -> Result<Arc<Rgb>, datasets::Error> {
         let picture = self.picture(index)?;
         let place = turn * self.items.len() as u64 + index as u64;
-        Ok(Arc::new(train_view_of(
-            &picture,
-            self.feed.size,
-            self.crop,
-            &mut Stream::named(self.seed, stream, place),
-        )))
+        let (size, mut stream) = (self.feed.size, Stream::named(self.seed, stream, place));
+        Ok(Arc::new(match view {
+            View::Crop => train_view_of(&picture, size, self.crop, &mut stream),
+            View::RandAugment => randaugment::view(&picture, size, &mut stream),
+        }))
     }
 
-    fn views_of(&self, stream: &str, indices: &[usize], turn: usize) -> Result<Tensor> {
+    fn views_of(&self, view: View, stream: &str, indices: &[usize], turn: usize) -> Result<Tensor> {
         let views = indices
             .par_iter()
-            .map(|i| self.view(stream, *i, turn as u64))
+            .map(|i| self.view(view, stream, *i, turn as u64))
             .collect::<Result<Vec<_>, _>>()?;
         self.feed.tensor(&views)
     }
@@ -385,8 +393,8 @@ impl Training<'_> {
     ///
     /// # Errors
     /// As [`Training::pixels`].
-    pub fn second(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
-        self.views_of("second-views", indices, epoch)
+    pub fn second(&self, view: View, indices: &[usize], epoch: usize) -> Result<Tensor> {
+        self.views_of(view, "second-views", indices, epoch)
     }
 
     /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
@@ -402,7 +410,7 @@ impl Training<'_> {
             Views::Fresh => epoch,
             Views::Cached(n) => epoch % n,
         };
-        self.views_of("views", indices, turn)
+        self.views_of(self.view, "views", indices, turn)
     }
 
     /// Un-normalised features `[n, E]` of the same.
@@ -456,6 +464,40 @@ mod tests {
         assert_eq!(count(&other), 33, "what is given back can be kept again");
         drop(other);
         assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_view_follows_from_seed_epoch_and_picture_alone() {
+        let clip = crate::backbone::shipped().unwrap();
+        let dataset = open("drawn-pets", &Catalogue::built_in(), None).unwrap();
+        let feed = Feed::new(dataset, clip);
+        let items = &feed.dataset.split.train[..6];
+        let needs = Needs {
+            view: View::RandAugment,
+            ..Needs::pixels()
+        };
+        let never = AtomicBool::new(false);
+        let of = |seed| feed.training(items, (Views::Fresh, &needs), seed, &never);
+        let values = |t: Tensor| t.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        let (one, other) = (of(1), of(1));
+        for second in [None, Some(View::Crop), Some(View::RandAugment)] {
+            let drawn = |t: &Training, indices: &[usize], epoch| {
+                values(match second {
+                    None => t.pixels(indices, epoch).unwrap(),
+                    Some(view) => t.second(view, indices, epoch).unwrap(),
+                })
+            };
+            let first = drawn(&one, &[0, 1, 2, 3, 4, 5], 2);
+            // In another batch, in another order, after other epochs.
+            drawn(&other, &[5, 0], 7);
+            let again = drawn(&other, &[4, 1], 2);
+            assert!(again[0] == first[4] && again[1] == first[1], "{second:?}");
+            assert!(drawn(&one, &[4], 3)[0] != first[4], "{second:?}");
+            assert!(drawn(&of(2), &[4], 2)[0] != first[4], "{second:?}");
+        }
+        let twins = |t: &Training| (t.pixels(&[3], 2), t.second(View::RandAugment, &[3], 2));
+        let (view, second) = twins(&one);
+        assert!(values(view.unwrap()) != values(second.unwrap()));
     }
 
     #[test]

@@ -56,14 +56,14 @@ impl<'a> Together<'a> {
     fn new(
         stage: &'a Stage,
         items: impl Fn(&'a Lesson) -> &'a [Item],
-        (views, crop): (Views, (f64, f64)),
+        (views, needs): (Views, &Needs),
         seed: u64,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         let (mut first, mut label, mut parts) = (0, 0, Vec::new());
         for lesson in &stage.lessons {
             let items = items(lesson);
-            let source = lesson.feed.training(items, (views, crop), seed, stop);
+            let source = lesson.feed.training(items, (views, needs), seed, stop);
             parts.push((source, items, first, label));
             first += items.len();
             label += lesson.feed.dataset.split.names_of(lesson.set)?.len() as u32;
@@ -151,7 +151,7 @@ pub fn shots(task: &Task, stage: &Stage, needs: &Needs, support: Support) -> Res
                 task.method.name
             );
         }
-        let source = Together::new(stage, items, (views, needs.crop), task.seed, task.stop)?;
+        let source = Together::new(stage, items, (views, needs), task.seed, task.stop)?;
         let all: Vec<usize> = (0..source.len()).collect();
         let passes = (0..passes).map(|pass| {
             if task.stop.load(Ordering::Relaxed) {
@@ -202,7 +202,7 @@ fn batch(
     Ok(Batch {
         second: needs
             .second_view
-            .then(|| source.gather(chunk, |s, i| s.second(i, epoch)))
+            .map(|view| source.gather(chunk, |s, i| s.second(view, i, epoch)))
             .transpose()?
             .map(Images::Pixels),
         tasks: source.tasks(chunk)?,
@@ -236,7 +236,7 @@ pub fn train(
     let source = Together::new(
         stage,
         |l| &l.learned.train,
-        (task.views, needs.crop),
+        (task.views, needs),
         task.seed,
         task.stop,
     )?;
@@ -289,8 +289,11 @@ pub fn train(
             }
             let rate = Rate {
                 lr: training.lr_at(at.done as usize, &length),
-                by_parameter: !training.is_warm_up(epoch),
+                by_parameter: !training.is_warm_up(at.done as usize, &length),
             };
+            if training.starts_anew(at.done as usize, &length) {
+                optimizer = training.optimizer();
+            }
             let step = methods::step(method, &mut optimizer, &batch?, rate)?;
             let value = step.value;
             if step.gradients.is_none() {
@@ -509,7 +512,7 @@ mod tests {
         let source = Together::new(
             &stage,
             |l| &l.learned.train,
-            (Views::None, methods::needs::CROP),
+            (Views::None, &Needs::features()),
             1,
             &never,
         )
@@ -563,7 +566,7 @@ mod tests {
             Needs {
                 teacher: true,
                 unlabelled: true,
-                second_view: true,
+                second_view: Some(methods::View::Crop),
                 ..Needs::pixels()
             }
         }
