@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clip::weights::{self, Activation, Given, Weights};
 use clip::{Clip, ImageTower, Keep};
 use datasets::transform::{Filter, Fit, Look};
+use serde::{Deserialize, Serialize};
 
 use crate::hub;
 
@@ -17,7 +18,7 @@ pub const SHIPPED: &str = "drawn";
 
 /// What the user knows of weights that come without a configuration. A file FILE.toml beside FILE may say the same and
 /// more.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct Told {
     /// Non-linearity of weights without a configuration: quick-gelu, as OpenAI's, or gelu, as open_clip's [default: as
     /// FILE.toml beside the weights says, else quick-gelu].
@@ -196,7 +197,7 @@ pub fn look(clip: &Clip) -> Look {
 }
 
 /// How a backbone is kept in memory.
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[derive(Clone, Copy, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct Kept {
     /// Keep the blocks' weights in half precision or bfloat16 where that changes no number, as with all of OpenAI's: about
     /// half the memory, a little slower. Computing is in float32 either way. Changes no result.

@@ -12,8 +12,9 @@ mod test_set;
 pub(crate) use migrate::from_1;
 pub use test_set::TestSet;
 
-/// Version of the record's shape. A reader refuses a newer one and migrates an older one.
-pub const SCHEMA: u32 = 2;
+/// Version of the record's shape. A reader refuses a newer one and migrates an older one. From 3 on, a file ends in a
+/// checksum.
+pub const SCHEMA: u32 = 3;
 
 /// One finished or failed trial.
 #[derive(Clone, Debug, Serialize, Deserialize)]

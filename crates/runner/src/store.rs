@@ -1,27 +1,40 @@
 //! A results folder: one file a trial, written as soon as it exists, read back whole or reported as broken.
 //!
 //! ```text
-//! DIR/ plan.json  trials/<key>.json  predictions/<key>.parquet  trials.parquet
+//! DIR/ suites/<name>/{suite.toml,run.json,plan.json}  trials/<key>.json  predictions/<key>.parquet  trials.parquet
+//!      claims/  workers/  damaged/
 //! ```
 //!
 //! Every file appears by renaming a finished temporary file over it, so a reader never sees half of one, and neither
-//! does the next run after a crash.
+//! does the next run after a crash. Who works on which trial is told by [`claims`].
 
+pub mod claims;
 mod columns;
+mod exclusive;
 mod file;
 mod frame;
+mod merge;
 mod predictions;
+mod process;
+mod sealed;
+mod suites;
+pub mod survey;
+mod tidy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::protocols::Protocol;
-use crate::record::{Outcome, Record, SCHEMA, from_1};
+use crate::record::{Outcome, Record};
 pub(crate) use file::replace;
+pub use merge::Merged;
 pub use predictions::Prediction;
+pub use process::Process;
+use sealed::{Unreadable, parse};
 
 /// What can go wrong with a results folder.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +132,26 @@ pub struct Loaded {
     pub planned: Vec<Planned>,
 }
 
+/// What the file of a trial's record says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// There is none.
+    Missing,
+    /// The trial ran to the end.
+    Finished,
+    /// It did not; it may run again.
+    Failed {
+        /// Why.
+        reason: String,
+        /// When it started, Unix seconds: tells one failure from the next.
+        started: u64,
+    },
+    /// It cannot be trusted, and why.
+    Damaged(String),
+    /// A newer program has written it, and which.
+    Newer(String),
+}
+
 /// A results folder.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -180,12 +213,12 @@ impl Store {
         {
             return Err(refuse(format!("key: {:?} is not a file name", record.key)));
         }
-        let json = serde_json::to_vec_pretty(record).map_err(|source| StoreError::Json {
+        let json = sealed::seal(record).map_err(|source| StoreError::Json {
             path: path.clone(),
             source,
         })?;
         // Reading it back is the check: JSON has no NaN, so serde writes one as null, which no reader would take.
-        parse(&json, &record.key).map_err(refuse)?;
+        parse(&json, &record.key).map_err(|e| refuse(e.to_string()))?;
         replace(&path, &json)
     }
 
@@ -194,71 +227,89 @@ impl Store {
     /// # Errors
     /// When the folder cannot be listed.
     pub fn read_all(&self) -> Result<Loaded, StoreError> {
+        let paths = file::finished(&self.dir.join("trials"))?;
+        let read = |path: PathBuf| match self.read(&path) {
+            Ok(record) => Ok(record),
+            Err(problem) => Err((path, problem.to_string())),
+        };
         let mut loaded = Loaded::default();
-        for path in file::finished(&self.dir.join("trials"))? {
-            let key = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let read = if path.extension().is_some_and(|e| e == "json") {
-                std::fs::read(&path)
-                    .map_err(|e| e.to_string())
-                    .and_then(|bytes| parse(&bytes, &key))
-            } else {
-                Err("not a record: records end in .json".to_owned())
-            };
+        for read in paths.into_par_iter().map(read).collect::<Vec<_>>() {
             match read {
                 Ok(record) => loaded.records.push(record),
-                Err(problem) => loaded.problems.push((path, problem)),
+                Err(problem) => loaded.problems.push(problem),
             }
         }
-        match self.read_plan() {
-            Ok(plan) => loaded.planned = in_order(plan),
-            Err(StoreError::Json { path, source }) => {
-                loaded.problems.push((path, source.to_string()))
-            }
-            Err(error) => return Err(error),
-        }
+        let (plans, problems) = self.plans()?;
+        loaded.planned = in_order(plans);
+        loaded.problems.extend(problems);
         Ok(loaded)
+    }
+
+    /// The record in this file of `trials/`.
+    fn read(&self, path: &Path) -> Result<Record, Unreadable> {
+        if path.extension().is_none_or(|e| e != "json") {
+            let reason = "not a record: records end in .json".to_owned();
+            return Err(Unreadable::Damaged(reason));
+        }
+        let key = path.file_stem().unwrap_or_default().to_string_lossy();
+        let bytes = std::fs::read(path).map_err(|e| Unreadable::Damaged(e.to_string()))?;
+        parse(&bytes, &key)
+    }
+
+    /// What is known of the trial with this key.
+    ///
+    /// # Errors
+    /// When its file is there and the system does not let it be read.
+    pub fn standing(&self, key: &str) -> Result<Standing, StoreError> {
+        let path = self.record_path(key);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Standing::Missing);
+            }
+            Err(source) => return Err(StoreError::Io { path, source }),
+        };
+        Ok(match parse(&bytes, key) {
+            Ok(record) => match record.outcome {
+                Outcome::Finished => Standing::Finished,
+                Outcome::Failed { reason, .. } => Standing::Failed {
+                    reason,
+                    started: record.provenance.started,
+                },
+            },
+            Err(Unreadable::Newer(problem)) => Standing::Newer(problem),
+            Err(Unreadable::Damaged(problem)) => Standing::Damaged(problem),
+        })
+    }
+
+    /// Moves a damaged file to `damaged/`, under its name as far as that is free there, and gives the place.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        let fail = |source| StoreError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let folder = self.dir.join("damaged");
+        std::fs::create_dir_all(&folder).map_err(fail)?;
+        let name = path.file_name().unwrap_or_default();
+        let mut to = folder.join(name);
+        let (stem, ending) = (path.file_stem(), path.extension());
+        let (stem, ending) = (stem.unwrap_or_default(), ending.unwrap_or_default());
+        let mut number = 1;
+        while to.exists() {
+            number += 1;
+            let (stem, ending) = (stem.to_string_lossy(), ending.to_string_lossy());
+            to = folder.join(format!("{stem}-{number}.{ending}"));
+        }
+        std::fs::rename(path, &to).map_err(fail)?;
+        Ok(to)
     }
 
     /// Whether a whole record with this key says its trial ran to the end. A failed or corrupted one may be run again.
     pub fn has_finished(&self, key: &str) -> bool {
-        std::fs::read(self.record_path(key)).is_ok_and(|bytes| {
-            parse(&bytes, key).is_ok_and(|record| record.outcome == Outcome::Finished)
-        })
-    }
-
-    /// Records what a suite asks for, replacing what that suite asked for before. Tables then know which trials are
-    /// missing, and set aside records that no suite asks for any more.
-    ///
-    /// # Errors
-    /// When the plan cannot be written.
-    pub fn write_plan(&self, suite: &str, planned: &[Planned]) -> Result<(), StoreError> {
-        // A plan that cannot be parsed is only a note of what was asked for: this suite's part is known again now.
-        let mut plan = match self.read_plan() {
-            Err(StoreError::Json { .. }) => BTreeMap::new(),
-            other => other?,
-        };
-        plan.insert(suite.to_owned(), planned.to_vec());
-        let path = self.dir.join("plan.json");
-        let json = serde_json::to_vec_pretty(&plan).map_err(|source| StoreError::Json {
-            path: path.clone(),
-            source,
-        })?;
-        replace(&path, &json)
-    }
-
-    fn read_plan(&self) -> Result<BTreeMap<String, Vec<Planned>>, StoreError> {
-        let path = self.dir.join("plan.json");
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(source) => Err(StoreError::Io { path, source }),
-        }
+        matches!(self.standing(key), Ok(Standing::Finished))
     }
 }
 
@@ -269,57 +320,6 @@ fn in_order(plan: BTreeMap<String, Vec<Planned>>) -> Vec<Planned> {
         .flatten()
         .filter(|trial| seen.insert(trial.key.clone()))
         .collect()
-}
-
-/// A record from its file's bytes, or the reason why it cannot be trusted.
-fn parse(bytes: &[u8], key: &str) -> Result<Record, String> {
-    let mut value: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| format!("corrupted: {e}"))?;
-    let schema = value.get("schema").and_then(serde_json::Value::as_u64);
-    match schema {
-        None => return Err("schema: missing; not a record".to_owned()),
-        Some(0) => return Err("schema: 0 was never in use".to_owned()),
-        Some(newer) if newer > u64::from(SCHEMA) => {
-            return Err(format!(
-                "schema: {newer} is newer than {SCHEMA}, the newest this program reads; update it"
-            ));
-        }
-        Some(_) => {}
-    }
-    let record: Result<Record, _> = if schema == Some(1) {
-        from_1(&mut value);
-        serde_json::from_value(value)
-    } else {
-        // `from_slice` again rather than `from_value`: its errors say where in the file.
-        serde_json::from_slice(bytes)
-    };
-    let record = record.map_err(|e| format!("corrupted: {e}"))?;
-    if record.key != key {
-        return Err(format!(
-            "key: {:?} does not match the file's name",
-            record.key
-        ));
-    }
-    if record.outcome == Outcome::Finished && record.tests.is_empty() {
-        return Err("tests: a finished trial has at least one".to_owned());
-    }
-    for (i, test) in record.tests.iter().enumerate() {
-        if test.total == 0 || test.correct > test.total {
-            return Err(format!(
-                "tests[{i}]: {} correct of {} pictures",
-                test.correct, test.total
-            ));
-        }
-        let correct: u64 = test.classes.iter().map(|class| class.correct).sum();
-        let total: u64 = test.classes.iter().map(|class| class.total).sum();
-        if !test.classes.is_empty() && (correct, total) != (test.correct, test.total) {
-            return Err(format!(
-                "tests[{i}].classes: sum to {correct} of {total}, not {} of {}",
-                test.correct, test.total
-            ));
-        }
-    }
-    Ok(record)
 }
 
 #[cfg(test)]

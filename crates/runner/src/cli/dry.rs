@@ -1,6 +1,5 @@
 //! `promptbed run --dry-run`: what a suite would run, and what that would cost.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -8,7 +7,8 @@ use clip::Clip;
 use datasets::Catalogue;
 
 use super::Done;
-use super::run::Share;
+use super::setup::Setup;
+use super::working::{Share, Working};
 use crate::measure::estimate::rate::Rates;
 use crate::measure::estimate::{self, Line};
 use crate::run::plan::{self, Cell};
@@ -25,14 +25,8 @@ use crate::{backbone, hub};
 ///
 /// # Errors
 /// What is wrong with the weights or data that were named; a backbone whose sizes are not known.
-pub fn run(
-    suite: Suite,
-    catalogue: &Catalogue,
-    data: Option<&Path>,
-    model: Option<&Path>,
-    told: &backbone::Told,
-    jobs: Option<u16>,
-) -> Result<Done> {
+pub fn run(suite: Suite, catalogue: &Catalogue, setup: &Setup, working: &Working) -> Result<Done> {
+    let (data, model) = (setup.places.data.as_deref(), setup.places.model.as_deref());
     let populations = estimate::populations(&suite, catalogue, data)?;
     for (id, population) in &populations {
         for note in &population.notes {
@@ -43,7 +37,7 @@ pub fn run(
     let mut notes = Vec::new();
     let canonical = hub::find(&suite.backbone).map_or_else(|| suite.backbone.clone(), |(n, _)| n);
     let (architecture, clip) = if model.is_some() || suite.backbone == "drawn" {
-        let weights = backbone::weights(&suite.backbone, model, told)?;
+        let weights = backbone::weights(&suite.backbone, model, &setup.told)?;
         let clip = Arc::new(Clip::from_weights(&weights)?);
         (weights.architecture, Some(clip))
     } else if let Some(released) = sizes::released(&canonical) {
@@ -70,7 +64,7 @@ pub fn run(
     let lines = estimate::loads(&suite, &cells, &architecture, &populations);
     // A released CLIP is a large one.
     let numbers = clip.as_ref().map_or(usize::MAX, |c| c.parameters());
-    let share = Share::new(jobs, numbers);
+    let share = working.share(numbers);
     let rates = estimate::rates(
         &suite,
         &cells,
@@ -173,7 +167,8 @@ fn scaled(operations: f64) -> String {
     format!("{:.1} {name}", operations / unit)
 }
 
-fn time(seconds: f64) -> String {
+/// Seconds as a person says them.
+pub(super) fn time(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{s:.0} s"),
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),

@@ -12,7 +12,7 @@ use methods::{Classes, Images, Predict};
 
 use super::Done;
 use super::data::Half;
-use super::run::catalogue;
+use super::setup::catalogue;
 use crate::backbone;
 use crate::record::TestSet;
 use crate::run::cache::Cache;

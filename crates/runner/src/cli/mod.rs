@@ -11,6 +11,7 @@ mod dry;
 mod encode;
 mod eval;
 mod export;
+mod merge;
 mod methods;
 mod model;
 mod paths;
@@ -20,10 +21,14 @@ mod predict;
 mod pretrain;
 mod report;
 mod run;
+mod setup;
+mod status;
 mod stop;
 mod table;
 mod verify;
 mod words;
+mod worker;
+mod working;
 
 pub(crate) use paths::typed as at_home;
 
@@ -38,6 +43,9 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Run(run::Run),
+    Worker(worker::Worker),
+    Status(status::Status),
+    Merge(merge::Merge),
     Table(table::Table),
     Plot(plot::Plot),
     Report(report::Report),
@@ -86,6 +94,9 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Done> {
         match self.verb {
             Verb::Run(verb) => verb.run(),
+            Verb::Worker(verb) => verb.run(),
+            Verb::Status(verb) => verb.run(),
+            Verb::Merge(verb) => verb.run(),
             Verb::Table(verb) => verb.run(),
             Verb::Plot(verb) => verb.run(),
             Verb::Report(verb) => verb.run(),

@@ -1,10 +1,12 @@
 //! What makes records: suites, their trials, the pictures these see, and the sweep that runs them.
 
 pub mod cache;
+pub mod changed;
 pub mod checkpoint;
 pub mod described;
 pub mod feed;
 pub mod lesson;
+pub mod log;
 pub mod picked;
 pub mod plan;
 pub mod population;

@@ -9,9 +9,12 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::record::{Outcome, Record};
 use crate::store::Planned;
+use crate::store::claims::Holder;
 
 /// Seconds between plain lines.
 const QUIET: u64 = 10;
+/// Seconds between plain lines about other workers.
+const WAITED: u64 = 60;
 
 /// Progress of a sweep.
 pub struct Progress {
@@ -27,6 +30,8 @@ struct Plain {
     failed: usize,
     started: Instant,
     spoken: Option<Instant>,
+    /// When it was last said that others are waited for.
+    waited: Option<Instant>,
     /// Why trials failed, and which was the first.
     reasons: HashMap<String, String>,
 }
@@ -70,6 +75,7 @@ impl Progress {
             failed: 0,
             started: Instant::now(),
             spoken: None,
+            waited: None,
             reasons: HashMap::new(),
         };
         Self {
@@ -167,6 +173,30 @@ impl Progress {
             record.dataset,
             figures.join(", ")
         );
+    }
+
+    /// A trial that this process was to run has ended in another one.
+    pub fn ended_elsewhere(&self) {
+        let mut p = self.plain.lock().expect("no panic while held");
+        p.before += 1;
+        if let Some((_, overall, _)) = &self.bars {
+            overall.inc(1);
+        }
+    }
+
+    /// Only trials of other workers are left: so many, one of them of `by`.
+    pub fn waits(&self, trials: usize, by: &Holder) {
+        let mut p = self.plain.lock().expect("no panic while held");
+        let told = format!(
+            "waiting for {trials} of other workers, one of them {}",
+            by.process
+        );
+        if let Some((_, overall, _)) = &self.bars {
+            overall.set_message(told);
+        } else if p.waited.is_none_or(|t| t.elapsed().as_secs() >= WAITED) {
+            p.waited = Some(Instant::now());
+            crate::say!("{told}");
+        }
     }
 
     /// Takes the bars away.

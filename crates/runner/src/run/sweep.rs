@@ -1,9 +1,10 @@
-//! A suite's trials: listed, claimed, run side by side, written down as soon as they are done.
+//! A suite's trials: listed, run and written down as soon as they are done. Which worker runs which is seen to in
+//! [`worker`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +15,7 @@ use methods::{Backbones, Descriptions};
 
 use crate::machine;
 use crate::reason::reason;
-use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
+use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA};
 use crate::run::cache::Cache;
 use crate::run::checkpoint::{self, Keeper};
 use crate::run::described;
@@ -22,16 +23,17 @@ use crate::run::feed::{self, Feed};
 use crate::run::picked;
 use crate::run::plan;
 use crate::run::population::Population;
-use crate::run::progress::Progress;
 use crate::run::suite::{Line, Resolved, Suite};
 use crate::run::taught::{self, Taught};
-use crate::run::tensorboard::{Curves, Events};
-use crate::run::trial::{self, Epoch, Interrupted, Observer, Resumed, Step, Task};
+use crate::run::trial::{self, Interrupted, Observer, Task};
 use crate::run::work::Counter;
 use crate::store::{Planned, Store, replace};
 
 mod key;
 mod stages;
+mod worker;
+
+pub use worker::{OnFailure, Tally, Work};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
 const RESULTS: u32 = 3;
@@ -62,19 +64,6 @@ pub struct Sweep {
     pub trials: Vec<Trial>,
     /// How often a running trial leaves a checkpoint. Changes no result.
     pub checkpoint_every: Duration,
-}
-
-/// How a sweep went.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Finished now.
-    pub finished: usize,
-    /// Finished before, not run again.
-    pub before: usize,
-    /// Failed, with reasons.
-    pub failed: Vec<(String, String)>,
-    /// Stopped by the user before all was done.
-    pub interrupted: bool,
 }
 
 impl Sweep {
@@ -173,6 +162,11 @@ impl Sweep {
         self.feeds.values().map(|f| &f.dataset)
     }
 
+    /// What it asks for.
+    pub fn planned(&self) -> Vec<Planned> {
+        self.trials.iter().map(|t| t.planned.clone()).collect()
+    }
+
     fn list(&self) -> Result<Vec<Trial>> {
         let mut wrong = Vec::new();
         let mut drawn: HashMap<(String, usize, u64), Arc<Picks>> = HashMap::new();
@@ -238,91 +232,6 @@ impl Sweep {
         self.descriptions.get(&(path, dataset.to_owned()))
     }
 
-    /// Runs what is not finished in `store`, `jobs` trials at a time.
-    ///
-    /// # Errors
-    /// When results cannot be written. A trial that fails is counted, not an error here.
-    pub fn run(
-        &self,
-        store: &Store,
-        jobs: usize,
-        threads: usize,
-        stop: &AtomicBool,
-        progress: &Progress,
-        events: Option<&Events>,
-    ) -> Result<Tally> {
-        let planned: Vec<Planned> = self.trials.iter().map(|t| t.planned.clone()).collect();
-        store.write_plan(&self.suite.name, &planned)?;
-        checkpoint::tidy(store.dir(), |key| store.has_finished(key));
-        let mut tally = Tally::default();
-        let mut queue = VecDeque::new();
-        for trial in &self.trials {
-            if store.has_finished(&trial.planned.key) {
-                tally.before += 1
-            } else {
-                queue.push_back(trial)
-            }
-        }
-        progress.start(self.trials.len(), tally.before);
-        let (queue, tally) = (Mutex::new(queue), Mutex::new(tally));
-        let broken: Mutex<Option<anyhow::Error>> = Mutex::new(None);
-        std::thread::scope(|scope| {
-            for job in 0..jobs {
-                let (queue, tally, broken) = (&queue, &tally, &broken);
-                let worker = move || -> Result<()> {
-                    let pool = rayon::ThreadPoolBuilder::new()
-                        .num_threads(threads)
-                        .build()?;
-                    while !stop.load(Ordering::Relaxed) {
-                        let Some(trial) = queue.lock().expect("no panic while held").pop_front()
-                        else {
-                            break;
-                        };
-                        progress.begin(job, &trial.planned);
-                        let watch = Watch {
-                            progress,
-                            job,
-                            curves: events.map(|e| e.trial(&trial.planned.key)),
-                        };
-                        let outcome =
-                            pool.install(|| self.one(store, trial, threads, stop, &watch));
-                        let mut tally = tally.lock().expect("no panic while held");
-                        match outcome {
-                            Ok(record) => {
-                                match &record.outcome {
-                                    Outcome::Finished => tally.finished += 1,
-                                    Outcome::Failed { reason, .. } => {
-                                        tally.failed.push((record.key.clone(), reason.clone()));
-                                    }
-                                }
-                                progress.end(job, &record);
-                            }
-                            Err(e) if e.is::<Interrupted>() => tally.interrupted = true,
-                            Err(e) => return Err(e),
-                        }
-                    }
-                    Ok(())
-                };
-                std::thread::Builder::new()
-                    .name(format!("trial-{job}"))
-                    .stack_size(16 << 20)
-                    .spawn_scoped(scope, move || {
-                        if let Err(e) = worker() {
-                            stop.store(true, Ordering::Relaxed);
-                            broken.lock().expect("no panic while held").get_or_insert(e);
-                        }
-                    })
-                    .expect("threads can be started");
-            }
-        });
-        if let Some(e) = broken.into_inner().expect("no panic while held") {
-            return Err(e);
-        }
-        let mut tally = tally.into_inner().expect("no panic while held");
-        tally.interrupted |= !queue.into_inner().expect("no panic while held").is_empty();
-        Ok(tally)
-    }
-
     /// Runs one trial, on from its checkpoint if it has one, and writes what it leaves.
     ///
     /// # Errors
@@ -336,15 +245,62 @@ impl Sweep {
         stop: &AtomicBool,
         observer: &dyn Observer,
     ) -> Result<Record> {
+        let (record, outcomes) = self.tried(store, trial, threads, stop, observer)?;
+        self.keep(store, trial, &record, outcomes)?;
+        Ok(record)
+    }
+
+    /// Runs a trial: what it leaves, and beside it what came out of it, where it did not fail.
+    ///
+    /// # Errors
+    /// [`Interrupted`], with a checkpoint left. A trial that fails otherwise is a record that says why.
+    fn tried(
+        &self,
+        store: &Store,
+        trial: &Trial,
+        threads: usize,
+        stop: &AtomicBool,
+        observer: &dyn Observer,
+    ) -> Result<(Record, Option<trial::Outcomes>)> {
         let started = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs());
         let clock = Instant::now();
+        let keeper = self.keeper(store, trial);
+        let result = self.outcomes(trial, stop, observer, &keeper);
+        let mut record = self.record(trial, threads, started);
+        match result {
+            Ok(mut outcomes) => {
+                record.outcome = outcomes.outcome.clone();
+                record.tests = std::mem::take(&mut outcomes.tests);
+                record.losses = std::mem::take(&mut outcomes.losses);
+                record.learning_rates = std::mem::take(&mut outcomes.learning_rates);
+                record.cost = outcomes.cost.clone();
+                record.cost.operations = self.operations(trial);
+                Ok((record, Some(outcomes)))
+            }
+            Err(e) if e.is::<Interrupted>() => Err(e),
+            Err(e) => {
+                record.outcome = Outcome::Failed {
+                    reason: reason(&e),
+                    step: None,
+                    last_loss: None,
+                };
+                record.cost.train_seconds = clock.elapsed().as_secs_f64();
+                Ok((record, None))
+            }
+        }
+    }
+
+    fn keeper(&self, store: &Store, trial: &Trial) -> Keeper {
+        Keeper::new(store.dir(), &trial.planned.key, self.checkpoint_every)
+    }
+
+    /// The record of a trial of which nothing has come out yet.
+    fn record(&self, trial: &Trial, threads: usize, started: u64) -> Record {
         let p = &trial.planned;
         let feed = &self.feeds[&p.dataset];
-        let keeper = Keeper::new(store.dir(), &p.key, self.checkpoint_every);
-        let result = self.outcomes(trial, stop, observer, &keeper);
-        let mut record = Record {
+        Record {
             schema: SCHEMA,
             key: p.key.clone(),
             suite: self.suite.name.clone(),
@@ -379,49 +335,42 @@ impl Sweep {
                 threads,
                 started,
             },
-        };
-        match result {
-            Ok(outcomes) => {
-                if outcomes.outcome == Outcome::Finished {
-                    store.write_predictions(&p.key, &outcomes.predictions)?;
-                    crate::run::prompts::write(
-                        &store
-                            .dir()
-                            .join("prompts")
-                            .join(format!("{}.safetensors", p.key)),
-                        &record,
-                        &outcomes,
-                    )?;
-                    for (id, picks) in &trial.picks {
-                        let path = store
-                            .dir()
-                            .join("picks")
-                            .join(picked::name(id, p.shots, p.seed));
-                        std::fs::create_dir_all(store.dir().join("picks"))
-                            .with_context(|| format!("{}: cannot be written", path.display()))?;
-                        replace(&path, picks.to_json().as_bytes())?;
-                    }
-                }
-                record.outcome = outcomes.outcome;
-                record.tests = outcomes.tests;
-                record.losses = outcomes.losses;
-                record.learning_rates = outcomes.learning_rates;
-                record.cost = outcomes.cost;
-                record.cost.operations = self.operations(trial);
-            }
-            Err(e) if e.is::<Interrupted>() => return Err(e),
-            Err(e) => {
-                record.outcome = Outcome::Failed {
-                    reason: reason(&e),
-                    step: None,
-                    last_loss: None,
-                };
-                record.cost.train_seconds = clock.elapsed().as_secs_f64();
+        }
+    }
+
+    /// Writes down what a trial left. The record comes last, and takes the
+    /// checkpoint's place: it says that all else is there.
+    fn keep(
+        &self,
+        store: &Store,
+        trial: &Trial,
+        record: &Record,
+        outcomes: Option<trial::Outcomes>,
+    ) -> Result<()> {
+        let p = &trial.planned;
+        if let Some(outcomes) = outcomes.filter(|o| o.outcome == Outcome::Finished) {
+            store.write_predictions(&p.key, &outcomes.predictions)?;
+            crate::run::prompts::write(
+                &store
+                    .dir()
+                    .join("prompts")
+                    .join(format!("{}.safetensors", p.key)),
+                record,
+                &outcomes,
+            )?;
+            for (id, picks) in &trial.picks {
+                let path = store
+                    .dir()
+                    .join("picks")
+                    .join(picked::name(id, p.shots, p.seed));
+                std::fs::create_dir_all(store.dir().join("picks"))
+                    .with_context(|| format!("{}: cannot be written", path.display()))?;
+                replace(&path, picks.to_json().as_bytes())?;
             }
         }
-        store.write(&record)?;
-        keeper.remove();
-        Ok(record)
+        store.write(record)?;
+        self.keeper(store, trial).remove();
+        Ok(())
     }
 
     fn outcomes(
@@ -520,31 +469,5 @@ impl Sweep {
 
     fn line_of(&self, trial: &Trial) -> &Line {
         &self.suite.methods[trial.line]
-    }
-}
-
-/// One job's trial, shown on the terminal and, where asked for, in event files.
-struct Watch<'a> {
-    progress: &'a Progress,
-    job: usize,
-    curves: Option<Curves>,
-}
-
-impl Observer for Watch<'_> {
-    fn resumed(&self, before: &Resumed) {
-        self.curves.iter().for_each(|c| c.resumed(before));
-    }
-
-    fn stepped(&self, step: &Step) {
-        self.progress.step(self.job, step.done, step.all);
-        self.curves.iter().for_each(|c| c.stepped(step));
-    }
-
-    fn epoch_ended(&self, epoch: &Epoch) {
-        self.curves.iter().for_each(|c| c.epoch_ended(epoch));
-    }
-
-    fn tested(&self, test: &Test) {
-        self.curves.iter().for_each(|c| c.tested(test));
     }
 }

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StoreError;
+use super::process::Process;
+
+/// Characters of a file's name that its temporary file shows.
+const SHOWN: usize = 100;
 
 /// Tells apart the temporary files of threads of one process.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -43,6 +47,19 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         });
     }
     settle(&aside, path)
+}
+
+/// Puts `bytes` at `path` as [`replace`] does, but for what only a machine that stays up needs: nothing is flushed.
+pub(super) fn replace_loosely(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let aside = aside(path);
+    let written = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, path));
+    written.map_err(|source| {
+        let _ = fs::remove_file(&aside);
+        StoreError::Io {
+            path: path.to_owned(),
+            source,
+        }
+    })
 }
 
 /// Where bytes for a path go.
@@ -101,8 +118,37 @@ fn is_of_a_process(path: &Path) -> bool {
 /// A hidden name beside `path` that no other writer uses.
 pub(super) fn aside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Where the name is as long as names may be, its first part will do: what follows is what tells writers apart.
+    let shown: String = name.chars().take(SHOWN).collect();
+    hidden_beside(path, &shown)
+}
+
+/// A hidden name in the folder of `path` that begins with `name` and says which process uses it; [`owner`] reads it.
+pub(super) fn hidden_beside(path: &Path, name: &str) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+    let id = Process::this().id();
+    path.with_file_name(format!(".{name}.{id}-{count}.tmp"))
+}
+
+/// Whose temporary file has this name.
+pub(super) enum Owner {
+    /// This process.
+    Process(Process),
+    /// A process of a program that wrote less into its names.
+    Unknown,
+}
+
+/// The owner of a temporary file; none where the name is of no such file.
+pub(super) fn owner(name: &str) -> Option<Owner> {
+    let name = name.strip_prefix('.')?.strip_suffix(".tmp")?;
+    let (_, id) = name.rsplit_once('.')?;
+    let (id, _) = id.rsplit_once('-')?;
+    if let Some(process) = Process::of_id(id) {
+        return Some(Owner::Process(process));
+    }
+    id.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then_some(Owner::Unknown)
 }
 
 /// Renames a finished file to its name and makes the rename last.
@@ -134,4 +180,36 @@ pub(super) fn finished(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_name_says_whose_it_is() {
+        let long = "k".repeat(250);
+        for path in ["a/plan.json", "claims/", &long] {
+            let aside = aside(Path::new(path));
+            let name = aside.file_name().unwrap().to_str().unwrap();
+            assert!(name.len() < 200, "{name}");
+            match owner(name) {
+                Some(Owner::Process(process)) => assert_eq!(process.lives(), Some(true)),
+                _ => panic!("{name}"),
+            }
+        }
+        assert!(matches!(
+            owner(".plan.json.123-4.tmp"),
+            Some(Owner::Unknown)
+        ));
+        for name in [
+            "plan.json",
+            ".plan.json",
+            ".x.tmp",
+            ".x.y-3.tmp",
+            "x.1-2.tmp",
+        ] {
+            assert!(owner(name).is_none(), "{name}");
+        }
+    }
 }

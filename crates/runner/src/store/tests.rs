@@ -34,17 +34,23 @@ fn broken_records_are_named_and_never_skipped() {
     let path = store.record_path(&good.key);
     let text = std::fs::read_to_string(&path).unwrap();
     let put = |name: &str, text: &str| std::fs::write(path.with_file_name(name), text).unwrap();
+    // A checksum that is right does not make up for what is wrong.
+    let sealed = |text: String| String::from_utf8(sealed::seal_anew(&text)).unwrap();
     let renamed = |key: &str| text.replace(&format!("\"{}\"", good.key), &format!("\"{key}\""));
 
     put("half.json", &text[..text.len() / 2]);
     put(
         "newer.json",
-        &renamed("newer").replacen("\"schema\": 2", "\"schema\": 7", 1),
+        &sealed(renamed("newer").replacen("\"schema\": 3", "\"schema\": 7", 1)),
     );
     put("moved.json", &text);
     put(
         "sums.json",
-        &renamed("sums").replacen("\"correct\": 1430", "\"correct\": 3000", 1),
+        &sealed(renamed("sums").replacen("\"correct\": 1430", "\"correct\": 3000", 1)),
+    );
+    put(
+        "touched.json",
+        &renamed("touched").replacen("\"correct\": 1430", "\"correct\": 1431", 1),
     );
     put("notes.txt", "hello");
     put(".left-over.json.12-0.tmp", "{");
@@ -61,13 +67,14 @@ fn broken_records_are_named_and_never_skipped() {
             .1
             .as_str()
     };
-    assert_eq!(loaded.problems.len(), 5);
+    assert_eq!(loaded.problems.len(), 6);
     assert!(
         problem("half.json").starts_with("corrupted: "),
         "{}",
         problem("half.json")
     );
-    assert!(problem("newer.json").contains("7 is newer than 2"));
+    assert!(problem("newer.json").contains("7 is newer than 3"));
+    assert!(problem("touched.json").contains("its checksum is of other bytes"));
     assert!(problem("moved.json").contains("does not match the file's name"));
     assert!(problem("sums.json").contains("3000 correct of 2000"));
     assert!(problem("notes.txt").contains("not a record"));
@@ -133,6 +140,38 @@ fn plans_of_two_suites_live_side_by_side() {
     assert_eq!(store.read_all().unwrap().problems.len(), 1);
     store.write_plan("two", &planned).unwrap();
     assert_eq!(store.read_all().unwrap().planned, planned);
+    assert!(store.read_all().unwrap().problems.is_empty());
+    assert!(store.dir().join("damaged/plan.json").exists());
+}
+
+#[test]
+fn the_one_plan_of_an_older_program_counts_until_its_suite_is_run_again() {
+    let (_dir, store) = store();
+    let records: Vec<Record> = (1..4)
+        .map(|seed| sample::trial("coop", "dtd", 4, seed, &[("base", 71.5)]))
+        .collect();
+    let planned: Vec<Planned> = records.iter().map(Planned::of).collect();
+    let old = serde_json::json!({"one": planned[..1], "two": planned[1..2]});
+    std::fs::write(store.dir().join("plan.json"), old.to_string()).unwrap();
+    assert_eq!(store.read_all().unwrap().planned, planned[..2]);
+    assert_eq!(store.plan("two").unwrap().unwrap(), planned[1..2]);
+    store.write_plan("two", &planned[2..]).unwrap();
+    assert_eq!(store.plan("two").unwrap().unwrap(), planned[2..]);
+    assert_eq!(store.read_all().unwrap().planned.len(), 2);
+    assert!(store.plan("three").unwrap().is_none());
+}
+
+#[test]
+fn damaged_files_are_kept_under_their_names() {
+    let (_dir, store) = store();
+    for expected in ["k.json", "k-2.json", "k-3.json"] {
+        std::fs::write(store.record_path("k"), "{").unwrap();
+        let standing = store.standing("k").unwrap();
+        assert!(matches!(standing, Standing::Damaged(_)), "{standing:?}");
+        let place = store.set_aside(&store.record_path("k")).unwrap();
+        assert_eq!(place, store.dir().join("damaged").join(expected));
+        assert_eq!(store.standing("k").unwrap(), Standing::Missing);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 
 use super::print;
 use crate::cli::Done;
-use crate::cli::run::catalogue;
+use crate::cli::setup::catalogue;
 
 /// Check the datasets below a folder: present, different from what the papers used, partial or missing.
 ///

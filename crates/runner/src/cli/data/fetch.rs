@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::print;
 use crate::cli::Done;
-use crate::cli::run::catalogue;
+use crate::cli::setup::catalogue;
 
 /// Time between two plain lines where there is no terminal.
 const QUIET: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use datasets::Part;
 
 use super::print;
 use crate::cli::Done;
-use crate::cli::run::catalogue;
+use crate::cli::setup::catalogue;
 
 /// List every dataset of the catalogue: classes, published counts, folder, split file.
 #[derive(clap::Args)]

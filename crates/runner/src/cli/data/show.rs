@@ -8,7 +8,7 @@ use datasets::sheet::{Layout, sheet};
 use image::ImageEncoder;
 
 use crate::cli::Done;
-use crate::cli::run::catalogue;
+use crate::cli::setup::catalogue;
 
 /// Write a contact sheet (PNG): the first pictures of each class as a model sees them, a row a class.
 ///

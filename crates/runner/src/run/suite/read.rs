@@ -17,6 +17,15 @@ impl Suite {
     pub fn read(path: &Path, known: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{}: cannot be read", path.display()))?;
+        Self::of_text(text, path, known)
+    }
+
+    /// As [`Suite::read`], of the text that `path` held once: its name, and where the paths in it start, are still those of
+    /// `path`.
+    ///
+    /// # Errors
+    /// Those of [`Suite::read`].
+    pub fn of_text(text: String, path: &Path, known: &[String]) -> Result<Self> {
         let document = Document::parse(text.as_str()).map_err(|e| {
             let line = 1 + text[..e.span().map_or(0, |s| s.start.min(text.len()))]
                 .matches('\n')

@@ -173,7 +173,7 @@ fn several_folders_make_one_report() {
     );
     let (_one, first) = store(&b2n.records);
     let (_two, second) = store(&few.records);
-    std::fs::remove_file(second.dir().join("plan.json")).unwrap();
+    std::fs::remove_file(second.suite_folder("sample").join("plan.json")).unwrap();
     let page = render(&[first, second]).unwrap();
     assert!(
         page.contains("Every trial asked for is finished"),
