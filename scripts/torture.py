@@ -55,7 +55,7 @@ epochs = 2
 name   = "zero-shot"
 """
 WORKERS = 4
-AT_WORK = ["--jobs", "1", "--threads", "1"]
+AT_WORK = ["--jobs", "1", "--threads", "1", "--checkpoint-every", "0.5"]
 
 
 class Broken(Exception):
@@ -103,6 +103,16 @@ class Bed:
                 test.pop("seconds")
             found[path.name] = record
         return found
+
+    def holders(self, results):
+        """Processes that hold claims now."""
+        pids = []
+        for path in (self.folder / results).glob("claims/*.json"):
+            try:
+                pids.append(json.loads(path.read_text())["process"]["pid"])
+            except (FileNotFoundError, ValueError):
+                pass
+        return pids
 
     def left_over(self, results):
         root = self.folder / results
@@ -176,7 +186,7 @@ def kill(bed, kills):
         crew = [bed.start(*first)]
         plan = bed.folder / name / "suites" / "suite" / "plan.json"
         while True:
-            time.sleep(bed.chance.choice([0.02, 0.1, 0.3, 0.6]))
+            time.sleep(bed.chance.choice([0.01, 0.05, 0.2, 0.5]))
             if plan.exists() and len(crew) < WORKERS:
                 crew.append(bed.start(*more))
             if crew[0].poll() == 0:
@@ -187,6 +197,12 @@ def kill(bed, kills):
                 if code is not None:
                     crew[i] = bed.start(*(more if i else first))
             victim = crew[bed.chance.randrange(len(crew))]
+            if bed.chance.random() < 0.8:
+                # Most of them at work, the others while they start or end.
+                at = [w for w in crew if w.pid in bed.holders(name)]
+                victim = bed.chance.choice(at) if at else victim
+                if not at and bed.chance.random() < 0.9:
+                    continue
             if done >= kills or victim.poll() is not None:
                 continue
             if bed.chance.random() < 0.15:
@@ -245,12 +261,12 @@ def full_disk(bed):
         if folder is None:
             return "SKIPPED: no small disk may be mounted here (root on Linux can)"
         try:
-            done = bed.run("run", "suite.toml", "--out", f"{name}/out", code=2)
+            done = bed.run("run", "other.toml", "--out", f"{name}/out", code=2)
             one_error(done)
             holds("No space left" in done.stderr, done.stderr)
             remount(folder, "size=64m")
-            bed.run("run", "suite.toml", "--out", f"{name}/out")
-            bed.same(f"{name}/out")
+            bed.run("run", "other.toml", "--out", f"{name}/out")
+            bed.same(f"{name}/out", "other")
         finally:
             subprocess.run(["umount", str(folder)], check=True)
     return f"{len(sizes)} disks that filled up ({', '.join(sizes)}): one error each, whole once there was room"
@@ -263,7 +279,7 @@ def read_only(bed):
             return "SKIPPED: root writes everywhere, and no disk may be mounted here"
         folder = bed.folder / "read-only"
     out = folder / "out"
-    shutil.copytree(bed.folder / "whole", out)
+    shutil.copytree(bed.folder / "other", out)
     gone = sorted((out / "trials").iterdir())[0]
     gone.unlink()
     is_disk = os.path.ismount(folder)
@@ -272,7 +288,7 @@ def read_only(bed):
             remount(folder, "ro")
         else:
             subprocess.run(["chmod", "-R", "a-w", str(out)], check=True)
-        for command in [["run", "suite.toml", "--out", "read-only/out"], ["worker", "read-only/out"]]:
+        for command in [["run", "other.toml", "--out", "read-only/out"], ["worker", "read-only/out"]]:
             one_error(bed.run(*command, code=2))
         told = json.loads(bed.run("status", "read-only/out", "--json").stdout)
         holds(told["left"] == 1, told)
@@ -281,7 +297,7 @@ def read_only(bed):
         else:
             subprocess.run(["chmod", "-R", "u+w", str(out)], check=True)
         bed.run("worker", "read-only/out")
-        bed.same("read-only/out")
+        bed.same("read-only/out", "other")
     finally:
         if is_disk:
             subprocess.run(["umount", str(folder)], check=True)
@@ -334,7 +350,6 @@ def two_suites(bed):
     for worker in crew:
         worker.wait()
         holds(worker.returncode == 0, f"run ended with {worker.returncode}")
-    bed.run("run", "other.toml", "--out", "other")
     expected = {**bed.records("whole"), **bed.records("other")}
     holds(bed.records("both") == expected, "other records than of both suites")
     for suite, text in [("suite", SUITE), ("other", OTHER)]:
@@ -347,7 +362,7 @@ def two_suites(bed):
 
 def damaged(bed):
     """Records cut at every length and with bits flipped: none is believed, all run again."""
-    shutil.copytree(bed.folder / "whole", bed.folder / "hurt")
+    shutil.copytree(bed.folder / "other", bed.folder / "hurt")
     paths = sorted((bed.folder / "hurt/trials").iterdir(), key=lambda p: p.stat().st_size)
     whole = {path: path.read_bytes() for path in paths}
     longest = max(map(len, whole.values()))
@@ -374,14 +389,12 @@ def damaged(bed):
     for _ in range(100):
         # Two flips of the same bit are none.
         refused(lambda data: next(d for d in iter(lambda: flip(bytearray(data)), None) if d != data))
-    for path in paths[:8]:
-        damage(bed, path)
-    done = bed.run("run", "suite.toml", "--out", "hurt")
+    done = bed.run("run", "other.toml", "--out", "hurt")
     holds(f"{len(paths)} damaged records were set aside" in done.stderr, done.stderr)
     kept = list((bed.folder / "hurt/damaged").iterdir())
     holds(len(kept) == len(paths), f"{len(kept)} kept")
     shutil.rmtree(bed.folder / "hurt/damaged")
-    bed.same("hurt")
+    bed.same("hurt", "other")
     return f"{len(lengths[:: max(1, longest // 400)]) * len(paths)} cuts and {flips} flips refused, {len(paths)} trials repeated"
 
 
@@ -399,6 +412,7 @@ def main():
     try:
         start = time.monotonic()
         bed.run("run", "suite.toml", "--out", "whole")
+        bed.run("run", "other.toml", "--out", "other")
         print(f"undisturbed: {len(bed.records('whole'))} trials in {time.monotonic() - start:.0f} s", flush=True)
         parts = {
             "kill -9": lambda: kill(bed, told.kills),

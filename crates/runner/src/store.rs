@@ -34,7 +34,7 @@ pub(crate) use file::replace;
 pub use merge::Merged;
 pub use predictions::Prediction;
 pub use process::Process;
-use sealed::{Unreadable, parse};
+use sealed::{Unreadable, brief, parse};
 
 /// What can go wrong with a results folder.
 #[derive(Debug, thiserror::Error)]
@@ -227,9 +227,29 @@ impl Store {
     /// # Errors
     /// When the folder cannot be listed.
     pub fn read_all(&self) -> Result<Loaded, StoreError> {
+        self.load(|_| ())
+    }
+
+    /// As [`Store::read_all`], without what neither tables nor charts ask for and what takes most of the memory where there
+    /// are many records: tallies of classes, learning rates, and losses but the last.
+    ///
+    /// # Errors
+    /// Those of [`Store::read_all`].
+    pub fn read_figures(&self) -> Result<Loaded, StoreError> {
+        self.load(|record| {
+            record.tests.iter_mut().for_each(|t| t.classes = Vec::new());
+            record.learning_rates = Vec::new();
+            record.losses = record.losses.last().copied().into_iter().collect();
+        })
+    }
+
+    fn load(&self, spare: impl Fn(&mut Record) + Sync) -> Result<Loaded, StoreError> {
         let paths = file::finished(&self.dir.join("trials"))?;
         let read = |path: PathBuf| match self.read(&path) {
-            Ok(record) => Ok(record),
+            Ok(mut record) => {
+                spare(&mut record);
+                Ok(record)
+            }
             Err(problem) => Err((path, problem.to_string())),
         };
         let mut loaded = Loaded::default();
@@ -269,12 +289,12 @@ impl Store {
             }
             Err(source) => return Err(StoreError::Io { path, source }),
         };
-        Ok(match parse(&bytes, key) {
-            Ok(record) => match record.outcome {
+        Ok(match brief(&bytes, key) {
+            Ok(brief) => match brief.outcome {
                 Outcome::Finished => Standing::Finished,
                 Outcome::Failed { reason, .. } => Standing::Failed {
                     reason,
-                    started: record.provenance.started,
+                    started: brief.provenance.started,
                 },
             },
             Err(Unreadable::Newer(problem)) => Standing::Newer(problem),

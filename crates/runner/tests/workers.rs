@@ -366,3 +366,125 @@ fn a_sweep_that_stops_at_a_failure_begins_nothing_more() {
             .contains("1 trials finished, 0 were before, 1 failed")
     );
 }
+
+/// Zero-shot CLIP and a short CoOp on these datasets.
+fn short(datasets: &str, epochs: usize) -> String {
+    format!(
+        "version = 1\nprotocol = \"base-to-novel\"\ndatasets = [{datasets}]\nshots = [1]\nseeds = [1]\nviews = \"none\"\n\
+         [[method]]\nname = \"zero-shot\"\n[[method]]\nname = \"coop\"\nepochs = {epochs}\n"
+    )
+}
+
+#[test]
+fn a_suite_that_changed_says_in_what_and_what_still_counts() {
+    let bed = Bed::with_suite(&short("\"drawn-textures\", \"drawn-satellite\"", 1));
+    let run = ["run", "suite.toml", "--out", "out"];
+    let first = bed.run(&run);
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    assert!(!first.stderr.contains("differs"), "{}", first.stderr);
+    let changed = short("\"drawn-textures\", \"drawn-food\"", 2);
+    std::fs::write(bed.path("suite.toml"), changed).unwrap();
+    let second = bed.run(&run);
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    let told = "note: suite suite differs from what was run into out before:\n  \
+                datasets: drawn-food came; drawn-satellite went\n  \
+                method coop: epochs 2, was 1\n  \
+                1 of 4 trials are finished and count; 3 that it asked for before it asks for no longer\n\
+                4 trials: 1 finished before, 3 to run\n";
+    assert!(second.stderr.starts_with(told), "{}", second.stderr);
+    let third = bed.run(&run);
+    assert!(!third.stderr.contains("differs"), "{}", third.stderr);
+}
+
+#[test]
+fn status_tells_what_is_done_failed_and_left() {
+    let bed = Bed::with_suite(WILD);
+    let run = [
+        "run",
+        "suite.toml",
+        "--out",
+        "out",
+        "--jobs",
+        "1",
+        "--on-failure",
+        "stop",
+    ];
+    assert_eq!(bed.run(&run).code, Some(1));
+    let answer = bed.run(&["status", "out"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    for told in [
+        "out: 2 trials: 0 finished, 0 running, 1 failed, 1 left\n",
+        "failed:\n  wild-drawn-textures-1shot-seed1-",
+        "no trial has finished yet",
+    ] {
+        assert!(answer.stdout.contains(told), "{told}: {}", answer.stdout);
+    }
+    assert_eq!(bed.run(&["worker", "out"]).code, Some(1));
+    let answer = bed.run(&["status", "out", "--json"]);
+    let told: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!((&told["finished"], &told["left"]), (&1.into(), &0.into()));
+    assert_eq!(told["failed"].as_array().unwrap().len(), 1);
+    let answer = bed.run(&["status", "nowhere"]);
+    assert_eq!(answer.code, Some(2));
+    assert!(
+        answer.stderr.contains("no such results folder"),
+        "{}",
+        answer.stderr
+    );
+}
+
+#[test]
+fn folders_of_two_machines_become_the_one_that_one_machine_makes() {
+    let both = short("\"drawn-textures\", \"drawn-satellite\"", 1);
+    let bed = Bed::with_suite(&both);
+    assert_eq!(
+        bed.run(&["run", "suite.toml", "--out", "whole"]).code,
+        Some(0)
+    );
+    for (machine, dataset) in [("one", "textures"), ("two", "satellite")] {
+        let files = bed.files("whole/trials").into_keys();
+        let own: Vec<String> = files.filter(|f| f.contains(dataset)).collect();
+        assert_eq!(own.len(), 2);
+        for folder in ["trials", "suites/suite"] {
+            std::fs::create_dir_all(bed.path(machine).join(folder)).unwrap();
+        }
+        let copy = |file: &str| {
+            std::fs::copy(bed.path("whole").join(file), bed.path(machine).join(file)).unwrap();
+        };
+        own.iter().for_each(|file| copy(&format!("trials/{file}")));
+        for file in ["suite.toml", "run.json", "plan.json"] {
+            copy(&format!("suites/suite/{file}"));
+        }
+    }
+    let merge = ["merge", "one", "two", "--out", "merged"];
+    let answer = bed.run(&merge);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    assert!(
+        answer.stdout.contains("two: 2 trials taken"),
+        "{}",
+        answer.stdout
+    );
+    assert_eq!(bed.records("merged"), bed.records("whole"));
+    let tables = ["merged", "whole"].map(|f| bed.run(&["table", f]).stdout);
+    assert_eq!(tables[0], tables[1]);
+    // Another answer under the same key is told, kept, and changes nothing.
+    let key = bed.files("two/trials").into_keys().next().unwrap();
+    let path = bed.path("two/trials").join(&key);
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["tests"][0]["ece"] = 99.0.into();
+    record["schema"] = 2.into();
+    record.as_object_mut().unwrap().remove("checksum");
+    std::fs::write(&path, record.to_string()).unwrap();
+    let answer = bed.run(&merge);
+    assert_eq!(answer.code, Some(1), "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("conflict: trial "),
+        "{}",
+        answer.stderr
+    );
+    assert!(bed.path("merged/conflicts/two/trials").join(&key).exists());
+    assert_eq!(bed.records("merged"), bed.records("whole"));
+    // What it merged is a folder that a worker finds done.
+    let answer = bed.run(&["worker", "merged"]);
+    assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+}

@@ -23,7 +23,7 @@ pub struct Plot {
 impl Plot {
     pub fn run(self) -> Result<Done> {
         let store = Store::open(&self.dir)?;
-        let loaded = store.read_all()?;
+        let loaded = store.read_figures()?;
         let read = |key: &str, dataset: &str, set| store.read_predictions_on(key, dataset, set);
         let size = if self.paper {
             plot::Size::Paper

@@ -16,6 +16,8 @@ use crate::store::survey::{Seconds, State, Survey, Surveyed};
 
 /// Failed and damaged trials that are listed one by one.
 const LISTED: usize = 20;
+/// Beats that a worker may miss before it is shown as silent.
+const MISSED: f64 = 4.0;
 
 /// Show how a sweep stands: reads a results folder, prints what is done, running, failed and left, and how long that takes.
 ///
@@ -114,8 +116,10 @@ struct AtWork {
     steps: usize,
     /// Seconds until its end, by its steps or what trials like it took.
     seconds_left: Option<f64>,
-    /// Seconds until its worker's allocation ends, where that is known.
+    /// Seconds until its worker's allocation or time limit ends, where that is known.
     allocated: Option<f64>,
+    /// Seconds since its worker was heard of, where it should have been.
+    silent: Option<f64>,
 }
 
 impl AtWork {
@@ -137,6 +141,7 @@ impl AtWork {
             steps: how.steps,
             seconds_left,
             allocated: None,
+            silent: None,
         }
     }
 
@@ -153,7 +158,10 @@ impl AtWork {
             line += &format!(", about {} more", time(left));
         }
         if let Some(allocated) = self.allocated {
-            line += &format!("; its allocation ends in {}", time(allocated));
+            line += &format!("; its worker ends in {}", time(allocated));
+        }
+        if let Some(silent) = self.silent {
+            line += &format!("; not heard of for {}", time(silent));
         }
         line
     }
@@ -178,7 +186,8 @@ impl Standing {
                 .collect(),
             ..Self::default()
         };
-        let ends = allocations(&survey.workers);
+        let workers = survey.workers.iter().map(|w| (w.process.id(), w));
+        let workers: BTreeMap<String, &Worker> = workers.collect();
         let mut work = Some(0.0);
         let mut add = |more: Option<f64>| work = work.zip(more).map(|(a, b)| a + b);
         for trial in &survey.trials {
@@ -211,7 +220,11 @@ impl Standing {
                 }
                 State::Running(by, how) => {
                     let mut at = AtWork::of(&planned.key, by, how.as_ref(), expected);
-                    at.allocated = ends.get(&by.worker()).copied();
+                    if let Some(worker) = workers.get(&by.worker()) {
+                        at.allocated = worker.until.map(until);
+                        let is_late = worker.heard > MISSED * worker.every;
+                        at.silent = is_late.then_some(worker.heard);
+                    }
                     add(at.seconds_left);
                     all.running.push(at);
                     share.running += 1;
@@ -290,13 +303,9 @@ fn list(what: &str, trials: &[Told]) {
     }
 }
 
-/// Seconds until the workers' allocations end, by worker. Only to be shown: it compares their clocks with ours.
-fn allocations(workers: &[Worker]) -> BTreeMap<String, f64> {
+/// Seconds until a time of a worker's clock. Only to be shown: it is compared with ours.
+fn until(end: u64) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0.0, |d| d.as_secs_f64());
-    let ends = workers.iter().filter_map(|w| {
-        let until = w.until? as f64;
-        Some((w.process.id(), (until - now).max(0.0)))
-    });
-    ends.collect()
+    (end as f64 - now).max(0.0)
 }

@@ -36,7 +36,7 @@ impl Table {
             known(published, source)?;
         }
         let store = Store::open(&self.dir)?;
-        let loaded = store.read_all()?;
+        let loaded = store.read_figures()?;
         store.write_frame(&loaded)?;
         let spread = if self.as_published {
             Spread::AsPublished

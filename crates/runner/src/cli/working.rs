@@ -121,7 +121,7 @@ impl Working {
 /// # Errors
 /// When the folder cannot be read or written.
 pub fn show(store: &Store) -> Result<Loaded> {
-    let loaded = store.read_all()?;
+    let loaded = store.read_figures()?;
     store.write_frame(&loaded)?;
     table::render_all(&loaded, store.dir())?;
     let read = |key: &str, dataset: &str, set| store.read_predictions_on(key, dataset, set);

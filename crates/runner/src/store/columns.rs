@@ -1,5 +1,6 @@
 //! Flat tables in parquet files, column by column: what `trials.parquet` and the predictions are made of.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,9 +22,9 @@ const LEVEL: i32 = 3;
 
 /// The values of one column, a row each; `None` is null.
 #[derive(Clone, Debug)]
-pub(super) enum Values {
+pub(super) enum Values<'a> {
     /// UTF-8 text.
-    Text(Vec<Option<String>>),
+    Text(Vec<Option<Cow<'a, str>>>),
     /// Unsigned whole numbers of 32 bits.
     Small(Vec<Option<u32>>),
     /// Unsigned whole numbers of 64 bits.
@@ -34,7 +35,7 @@ pub(super) enum Values {
     Real(Vec<Option<f64>>),
 }
 
-impl Values {
+impl Values<'_> {
     fn kind(&self) -> (Physical, Option<LogicalType>) {
         match self {
             Self::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
@@ -49,7 +50,7 @@ impl Values {
     /// the logical type says how to read them.
     fn write(&self, group: &mut SerializedRowGroupWriter<'_, &mut File>) -> Result<()> {
         match self {
-            Self::Text(rows) => put::<ByteArrayType, _>(group, rows, |text| text.as_str().into()),
+            Self::Text(rows) => put::<ByteArrayType, _>(group, rows, |text| text.as_ref().into()),
             Self::Small(rows) => put::<Int32Type, _>(group, rows, |&n| n as i32),
             Self::Whole(rows) => put::<Int64Type, _>(group, rows, |&n| n as i64),
             Self::Single(rows) => put::<FloatType, _>(group, rows, |&x| x),
@@ -75,7 +76,7 @@ fn put<T: DataType, V>(
 }
 
 /// Puts a table at `path`, whole or not at all. Every column has the same number of rows and may hold nulls.
-pub(super) fn write(path: PathBuf, columns: &[(&str, Values)]) -> Result<(), StoreError> {
+pub(super) fn write(path: PathBuf, columns: &[(&str, Values<'_>)]) -> Result<(), StoreError> {
     let aside = file::aside(&path);
     let io = |source| StoreError::Io {
         path: aside.clone(),
@@ -96,7 +97,7 @@ pub(super) fn write(path: PathBuf, columns: &[(&str, Values)]) -> Result<(), Sto
     file::settle(&aside, &path)
 }
 
-fn encode(target: &mut File, columns: &[(&str, Values)]) -> Result<()> {
+fn encode(target: &mut File, columns: &[(&str, Values<'_>)]) -> Result<()> {
     let fields = columns.iter().map(|(name, values)| {
         let (physical, logical) = values.kind();
         Type::primitive_type_builder(name, physical)
@@ -232,7 +233,7 @@ mod tests {
         let columns = [
             (
                 "text",
-                Values::Text(vec![Some("é".to_owned()), Some(String::new())]),
+                Values::Text(vec![Some("é".into()), Some("".into())]),
             ),
             ("small", Values::Small(vec![Some(7), Some(u32::MAX)])),
             ("whole", Values::Whole(vec![Some(u64::MAX), None])),

@@ -1,5 +1,6 @@
 //! `trials.parquet`: the records as one flat table, a row for each trial and test.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::columns::{self, Values};
@@ -8,7 +9,7 @@ use crate::record::{Outcome, Record, Test};
 
 impl Loaded {
     /// One row a trial and test; a failed trial is one row whose test columns are null.
-    fn columns(&self) -> Vec<(&'static str, Values)> {
+    fn columns(&self) -> Vec<(&'static str, Values<'_>)> {
         let rows: Vec<(&Record, Option<&Test>)> = self
             .records
             .iter()
@@ -22,14 +23,12 @@ impl Loaded {
             })
             .collect();
         let text = |field: fn(&Record) -> &String| {
-            Values::Text(rows.iter().map(|(r, _)| Some(field(r).clone())).collect())
+            let rows = rows.iter().map(|&(r, _)| Some(field(r).as_str().into()));
+            Values::Text(rows.collect())
         };
         let word = |field: fn(&Record) -> Option<&str>| {
-            Values::Text(
-                rows.iter()
-                    .map(|(r, _)| field(r).map(str::to_owned))
-                    .collect(),
-            )
+            let rows = rows.iter().map(|&(r, _)| field(r).map(Cow::from));
+            Values::Text(rows.collect())
         };
         let whole = |field: fn(&Record) -> u64| {
             Values::Whole(rows.iter().map(|(r, _)| Some(field(r))).collect())
@@ -44,18 +43,20 @@ impl Loaded {
             Values::Whole(rows.iter().map(|(_, t)| t.map(field)).collect())
         };
         let named = |field: fn(&Test) -> &String| {
-            Values::Text(
-                rows.iter()
-                    .map(|(_, t)| t.map(|t| field(t).clone()))
-                    .collect(),
-            )
+            let rows = rows
+                .iter()
+                .map(|&(_, t)| t.map(|t| field(t).as_str().into()));
+            Values::Text(rows.collect())
         };
-        let sets = rows.iter().map(|(_, t)| t.map(|t| t.class_set.to_string()));
+        let sets = rows
+            .iter()
+            .map(|(_, t)| t.map(|t| t.class_set.to_string().into()));
         let sets = Values::Text(sets.collect());
         type Settings = BTreeMap<String, serde_json::Value>;
         let json = |field: fn(&Record) -> &Settings| {
             let text = |(r, _): &(&Record, _)| {
-                Some(serde_json::to_string(field(r)).expect("a map of JSON values is JSON"))
+                let json = serde_json::to_string(field(r));
+                Some(json.expect("a map of JSON values is JSON").into())
             };
             Values::Text(rows.iter().map(text).collect())
         };

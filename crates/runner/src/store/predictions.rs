@@ -46,9 +46,12 @@ impl Store {
             Values::Small(predictions.iter().map(|p| Some(field(p))).collect())
         };
         let text = |field: fn(&Prediction) -> &String| {
-            Values::Text(predictions.iter().map(|p| Some(field(p).clone())).collect())
+            let rows = predictions.iter().map(|p| Some(field(p).as_str().into()));
+            Values::Text(rows.collect())
         };
-        let sets = predictions.iter().map(|p| Some(p.class_set.to_string()));
+        let sets = predictions
+            .iter()
+            .map(|p| Some(p.class_set.to_string().into()));
         let sets = Values::Text(sets.collect());
         let confidence = predictions.iter().map(|p| Some(p.confidence)).collect();
         let table = [

@@ -28,15 +28,22 @@ impl Process {
         static THIS: OnceLock<Process> = OnceLock::new();
         THIS.get_or_init(|| {
             let pid = std::process::id();
-            let started = match state_of(pid) {
-                State::Lives(started) => started,
-                State::Gone | State::Hidden => 0,
+            let own = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+            let started = match fields(&own) {
+                // Where processes are numbered anew and /proc still shows the old numbers, they say nothing of us.
+                Some((_, started)) if own.starts_with(&format!("{pid} ")) => Some(started),
+                _ => None,
             };
+            let machine = started.and_then(|_| machine());
             Self {
                 host: host(),
-                machine: machine(pid),
+                // A machine of its own then: nobody takes this process for dead by its number.
+                machine: machine.unwrap_or_else(|| {
+                    let now = std::time::SystemTime::now();
+                    digits(&format!("{}{pid}{now:?}", host()))
+                }),
                 pid,
-                started,
+                started: started.unwrap_or(0),
             }
         })
     }
@@ -122,16 +129,17 @@ fn host() -> String {
     }
 }
 
-fn machine(pid: u32) -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    let namespace = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}"));
-    let known = match (boot, namespace("pid")) {
-        // Older systems know no namespaces of time.
-        (Ok(boot), Ok(pids)) => format!("{boot}{pids:?}{:?}", namespace("time").ok()),
-        // A machine of its own then: nobody takes this process for dead by its number.
-        _ => format!("{}{pid}{:?}", host(), std::time::SystemTime::now()),
-    };
-    crate::hash::hex(known.as_bytes())[..DIGITS].to_owned()
+/// Stands for the running system, where that says enough of itself.
+fn machine() -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).ok();
+    // Older systems know no namespaces of time.
+    let (pids, times) = (namespace("pid")?, namespace("time"));
+    Some(digits(&format!("{boot}{pids:?}{times:?}")))
+}
+
+fn digits(text: &str) -> String {
+    crate::hash::hex(text.as_bytes())[..DIGITS].to_owned()
 }
 
 #[cfg(test)]

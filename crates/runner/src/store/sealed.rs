@@ -79,6 +79,15 @@ pub(super) struct Brief {
     pub outcome: Outcome,
     /// What it took.
     pub cost: BriefCost,
+    /// Where it comes from.
+    pub provenance: BriefProvenance,
+}
+
+/// As much of a [`crate::record::Provenance`].
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct BriefProvenance {
+    /// Unix seconds when the trial started.
+    pub started: u64,
 }
 
 /// As much of a [`crate::record::Cost`].
@@ -107,6 +116,9 @@ pub(super) fn brief(bytes: &[u8], key: &str) -> Result<Brief, Unreadable> {
         cost: BriefCost {
             train_seconds: record.cost.train_seconds,
             test_seconds: record.cost.test_seconds,
+        },
+        provenance: BriefProvenance {
+            started: record.provenance.started,
         },
     })
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::survey::{State, Surveyed};
 use super::{Planned, Store, StoreError, replace};
 
 /// The trials of each suite.
@@ -142,8 +143,9 @@ impl Store {
     /// # Errors
     /// When the folder cannot be read.
     pub fn plans_are_over(&self) -> Result<bool, StoreError> {
-        let (plans, _) = self.plans()?;
-        Ok(plans.values().flatten().all(|p| self.has_finished(&p.key)))
+        let survey = self.survey()?;
+        let is_over = |t: &Surveyed| matches!(t.state, State::Finished);
+        Ok(survey.trials.iter().all(is_over))
     }
 
     /// What every suite asks for, and plans that cannot be read.

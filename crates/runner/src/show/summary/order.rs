@@ -28,6 +28,7 @@ pub(super) fn methods(records: &[&Record], planned: &[&Planned]) -> Vec<Method> 
             .chain(records.iter().map(|r| (&r.method, r.shots)))
             .any(|(m, shots)| m == label && shots > 0)
     };
+    let peeking = super::uses::peeking(records);
     order
         .iter()
         .enumerate()
@@ -36,9 +37,7 @@ pub(super) fn methods(records: &[&Record], planned: &[&Planned]) -> Vec<Method> 
             algorithm: (*algorithm).to_owned(),
             variant: order[..i].iter().filter(|m| m.1 == *algorithm).count(),
             is_trained: is_trained(label),
-            peeks: records
-                .iter()
-                .any(|r| r.method == *label && super::uses::peeks(r)),
+            peeks: peeking.contains(label),
             is_grey: false,
         })
         .collect()

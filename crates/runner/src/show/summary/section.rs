@@ -139,6 +139,11 @@ impl Section {
 
     /// Notes in every cell which seeds it should have.
     fn expect(&mut self, records: &[&Record], planned: &[&Planned]) {
+        let mut asked: BTreeMap<(&str, &str, usize), BTreeSet<u64>> = BTreeMap::new();
+        for p in planned {
+            let of = (p.method.as_str(), p.dataset.as_str(), p.shots);
+            asked.entry(of).or_default().insert(p.seed);
+        }
         for method in &self.methods {
             let shots = if method.is_trained {
                 self.shots.clone()
@@ -153,10 +158,8 @@ impl Section {
             for dataset in &self.datasets {
                 for &shots in &shots {
                     let asked = |on: &str| -> BTreeSet<u64> {
-                        let same = planned
-                            .iter()
-                            .filter(|p| p.method == method.label && p.shots == shots);
-                        same.filter(|p| p.dataset == on).map(|p| p.seed).collect()
+                        let seeds = asked.get(&(method.label.as_str(), on, shots));
+                        seeds.cloned().unwrap_or_default()
                     };
                     let expected = if planned.is_empty() {
                         if method.is_trained {
@@ -200,10 +203,10 @@ impl Section {
                 );
                 let cell = self.cells.entry(key).or_default();
                 // Two trials of an untrained method may test the same target; they say the same.
-                if cell.values.iter().all(|v| v.0 != record.seed) {
-                    cell.values.push((record.seed, test.accuracy()));
-                    cell.calibration.push((record.seed, test.ece));
-                    cell.keys.push((record.seed, record.key.clone()));
+                if let Err(at) = cell.values.binary_search_by_key(&record.seed, |v| v.0) {
+                    cell.values.insert(at, (record.seed, test.accuracy()));
+                    cell.calibration.insert(at, (record.seed, test.ece));
+                    cell.keys.insert(at, (record.seed, record.key.clone()));
                 }
             }
             if record.outcome != Outcome::Finished {
@@ -214,11 +217,6 @@ impl Section {
                     }
                 }
             }
-        }
-        for cell in self.cells.values_mut() {
-            cell.values.sort_by_key(|v| v.0);
-            cell.calibration.sort_by_key(|v| v.0);
-            cell.keys.sort();
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a method used beside its few shots: what makes a comparison fair or not, from the methods' own entries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use methods::{Needs, Sees, Training, Validation};
 
@@ -61,6 +61,21 @@ fn needs(record: &Record) -> Option<Needs> {
 /// Whether the record's method chose by test pictures or by a whole validation split.
 pub fn peeks(record: &Record) -> bool {
     needs(record).is_some_and(|n| n.peeks || n.validation == Validation::Whole)
+}
+
+/// Labels of the methods that do in any of the records.
+pub(super) fn peeking<'a>(records: &[&'a Record]) -> BTreeSet<&'a str> {
+    // Many records have the same settings, and reading settings takes a while.
+    let mut asked: HashMap<(&str, String), bool> = HashMap::new();
+    let mut found = BTreeSet::new();
+    for record in records {
+        let settings = serde_json::to_string(&record.settings).unwrap_or_default();
+        let does = asked.entry((record.algorithm.as_str(), settings));
+        if *does.or_insert_with(|| peeks(record)) {
+            found.insert(record.method.as_str());
+        }
+    }
+    found
 }
 
 /// What each method of `records` uses, by its label.

@@ -50,6 +50,10 @@ pub struct Worker {
     pub failed: usize,
     /// Trials it works on.
     pub running: Vec<Running>,
+    /// Seconds since its file was written, by this machine's clock and that of the file system; 0 in the file, and only to
+    /// be shown.
+    #[serde(default, skip_deserializing)]
+    pub heard: f64,
 }
 
 /// A trial at work.
@@ -121,7 +125,12 @@ pub fn workers(dir: &Path) -> Result<Vec<Worker>, StoreError> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let read = |path: PathBuf| serde_json::from_slice(&std::fs::read(path).ok()?).ok();
+    let read = |path: PathBuf| {
+        let mut worker: Worker = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        let written = std::fs::metadata(&path).and_then(|data| data.modified());
+        worker.heard = written.ok()?.elapsed().unwrap_or_default().as_secs_f64();
+        Some(worker)
+    };
     Ok(files(&folder)?.into_iter().filter_map(read).collect())
 }
 
