@@ -20,6 +20,7 @@ macro_rules! say {
 
 pub mod backbone;
 pub mod cli;
+pub mod cluster;
 pub mod hash;
 pub mod hub;
 pub mod machine;

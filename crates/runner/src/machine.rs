@@ -26,6 +26,15 @@ pub fn ignores(signal: i32) -> bool {
     ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
+/// Cores that this process is to use: what `RAYON_NUM_THREADS` says, else what Slurm has given this task, else all that
+/// the system lets it.
+pub fn cores() -> usize {
+    let told = |name| std::env::var(name).ok()?.parse().ok().filter(|n| *n > 0);
+    told("RAYON_NUM_THREADS")
+        .or_else(|| told("SLURM_CPUS_PER_TASK"))
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Name of the processor, where the system tells.
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

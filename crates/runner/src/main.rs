@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Ok(Done::All) => ExitCode::SUCCESS,
         Ok(Done::NotAll) => ExitCode::from(1),
         Ok(Done::Interrupted) => ExitCode::from(130),
-        Ok(Done::Stopped) => ExitCode::from(75),
+        Ok(Done::Stopped) => ExitCode::from(promptbed::cluster::COME_AGAIN),
         Err(error) => {
             promptbed::say!("error: {}", promptbed::reason::reason(&error));
             ExitCode::from(2)

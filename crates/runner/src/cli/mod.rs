@@ -5,6 +5,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod bench;
 mod cache;
+mod cancel;
 mod compare;
 mod data;
 mod dry;
@@ -24,6 +25,7 @@ mod run;
 mod setup;
 mod status;
 mod stop;
+mod submit;
 mod table;
 mod verify;
 mod words;
@@ -46,6 +48,8 @@ enum Verb {
     Worker(worker::Worker),
     Status(status::Status),
     Merge(merge::Merge),
+    Submit(submit::Submit),
+    Cancel(cancel::Cancel),
     Table(table::Table),
     Plot(plot::Plot),
     Report(report::Report),
@@ -97,6 +101,8 @@ impl Cli {
             Verb::Worker(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Merge(verb) => verb.run(),
+            Verb::Submit(verb) => verb.run(),
+            Verb::Cancel(verb) => verb.run(),
             Verb::Table(verb) => verb.run(),
             Verb::Plot(verb) => verb.run(),
             Verb::Report(verb) => verb.run(),

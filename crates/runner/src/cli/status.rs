@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Done;
 use super::dry::time;
+use crate::cluster::Queue;
 use crate::store::Store;
 use crate::store::claims::{Holder, Running, Worker};
 use crate::store::survey::{Seconds, State, Survey, Surveyed};
@@ -39,7 +40,8 @@ impl Status {
         let store = Store::open(&self.dir)?;
         loop {
             let survey = store.survey()?;
-            let standing = Standing::of(&self.dir, &survey);
+            let mut standing = Standing::of(&self.dir, &survey);
+            standing.queue = Queue::of(&self.dir);
             if self.json {
                 let line = serde_json::to_string(&standing).expect("texts and numbers are JSON");
                 crate::out!("{line}");
@@ -76,6 +78,8 @@ struct Standing {
     suites: Vec<OfSuite>,
     workers: Vec<Worker>,
     problems: Vec<String>,
+    /// Tasks of a cluster that were submitted for it.
+    queue: Queue,
     /// Seconds that one worker with one trial at a time would need for what runs and is left; null where nothing has
     /// finished yet.
     seconds_of_work: Option<f64>,
@@ -265,6 +269,9 @@ impl Standing {
             for at in &self.running {
                 crate::out!("{}", at.line());
             }
+        }
+        for line in self.queue.lines() {
+            crate::out!("{line}");
         }
         list("failed", &self.failed);
         list("damaged, to run again", &self.damaged);

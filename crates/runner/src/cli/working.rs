@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::Done;
 use super::setup::Opened;
 use super::stop::{Limits, Stop};
+use crate::machine;
 use crate::run::log::Log;
 use crate::run::progress::Progress;
 use crate::run::sweep::{OnFailure, Tally, Work};
@@ -59,7 +60,7 @@ pub struct Share {
 impl Working {
     /// The cores, for a backbone of `numbers` numbers, unless the user says how.
     pub fn share(&self, numbers: usize) -> Share {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = machine::cores();
         let usual = if numbers <= SMALL { cores } else { 1 };
         let jobs = self.jobs.map_or(usual, usize::from);
         Share {

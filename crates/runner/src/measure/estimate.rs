@@ -134,6 +134,22 @@ pub fn loads(
     lines
 }
 
+/// What each trial takes on its own, where nothing is shared with others: as tasks on different machines do.
+pub fn alone(
+    suite: &Suite,
+    cells: &[Cell],
+    architecture: &Architecture,
+    populations: &BTreeMap<String, Population>,
+) -> Vec<Load> {
+    let one = |cell| loads(suite, std::slice::from_ref(cell), architecture, populations);
+    let sum = |lines: Vec<Line>| {
+        let mut load = Load::default();
+        lines.into_iter().for_each(|line| load += line.load);
+        load
+    };
+    cells.iter().map(|cell| sum(one(cell))).collect()
+}
+
 /// The machine's rates for this suite, `jobs` trials of `threads` threads at a time.
 ///
 /// # Errors

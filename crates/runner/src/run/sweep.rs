@@ -157,6 +157,11 @@ impl Sweep {
         &self.suite
     }
 
+    /// Sizes of its backbone.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
     /// The datasets, with what must be said of them.
     pub fn datasets(&self) -> impl Iterator<Item = &Dataset> {
         self.feeds.values().map(|f| &f.dataset)
