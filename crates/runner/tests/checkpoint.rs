@@ -205,27 +205,32 @@ views    = { cached = 2 }
 name = "zero-shot"
 
 [[method]]
-name = "tip-adapter"
+name      = "tip-adapter"
+protocols = ["few-shot"]
 
 [[method]]
-name = "lp-plus-plus"
+name      = "lp-plus-plus"
+protocols = ["few-shot"]
 
 [[method]]
-name   = "tip-adapter-f"
-epochs = 3
-batch  = 8
+name      = "tip-adapter-f"
+protocols = ["few-shot"]
+epochs    = 3
+batch     = 8
 
 [[method]]
-label  = "tip-adapter-f-as-released"
-name   = "tip-adapter-f"
-epochs = 3
-batch  = 8
-config = { paper_compat = true }
+label     = "tip-adapter-f-as-released"
+name      = "tip-adapter-f"
+protocols = ["few-shot"]
+epochs    = 3
+batch     = 8
+config    = { paper_compat = true }
 
 [[method]]
-name   = "cocoop"
-epochs = 2
-batch  = 8
+name      = "cocoop"
+protocols = ["all-classes"]
+epochs    = 2
+batch     = 8
 "#,
     )
     .go_on_as_if_never_stopped(usize::MAX);
