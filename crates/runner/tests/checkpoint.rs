@@ -442,7 +442,8 @@ views    = {{ cached = 2 }}
             let [ours, theirs] = ["stopped", "whole"].map(|f| bed.files(&format!("{f}/{folder}")));
             assert!(ours == theirs, "{folder}/");
         }
-        assert!(!bed.path("stopped/checkpoints").exists());
+        // What the killed process was writing may be there still; it is hidden, and the next worker takes it away.
+        assert!(bed.files("stopped/checkpoints").is_empty());
     }
 
     #[test]
