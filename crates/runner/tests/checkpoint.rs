@@ -205,27 +205,32 @@ views    = { cached = 2 }
 name = "zero-shot"
 
 [[method]]
-name = "tip-adapter"
+name      = "tip-adapter"
+protocols = ["few-shot"]
 
 [[method]]
-name = "lp-plus-plus"
+name      = "lp-plus-plus"
+protocols = ["few-shot"]
 
 [[method]]
-name   = "tip-adapter-f"
-epochs = 3
-batch  = 8
+name      = "tip-adapter-f"
+protocols = ["few-shot"]
+epochs    = 3
+batch     = 8
 
 [[method]]
-label  = "tip-adapter-f-as-released"
-name   = "tip-adapter-f"
-epochs = 3
-batch  = 8
-config = { paper_compat = true }
+label     = "tip-adapter-f-as-released"
+name      = "tip-adapter-f"
+protocols = ["few-shot"]
+epochs    = 3
+batch     = 8
+config    = { paper_compat = true }
 
 [[method]]
-name   = "cocoop"
-epochs = 2
-batch  = 8
+name      = "cocoop"
+protocols = ["all-classes"]
+epochs    = 2
+batch     = 8
 "#,
     )
     .go_on_as_if_never_stopped(usize::MAX);
@@ -437,7 +442,8 @@ views    = {{ cached = 2 }}
             let [ours, theirs] = ["stopped", "whole"].map(|f| bed.files(&format!("{f}/{folder}")));
             assert!(ours == theirs, "{folder}/");
         }
-        assert!(!bed.path("stopped/checkpoints").exists());
+        // What the killed process was writing may be there still; it is hidden, and the next worker takes it away.
+        assert!(bed.files("stopped/checkpoints").is_empty());
     }
 
     #[test]

@@ -352,32 +352,29 @@ impl Keeper {
         put().or_else(|_| put())
     }
 
-    /// Takes the checkpoint away, for the trial is over.
+    /// Takes the checkpoint away, for the trial is over. Best effort: [`tidy`] takes one that stays.
     pub fn remove(&self) {
-        remove(&self.path);
-    }
-}
-
-/// Best effort: one that stays is taken away by the next run.
-fn remove(path: &Path) {
-    let _ = std::fs::remove_file(path);
-    if let Some(folder) = path.parent() {
-        let _ = std::fs::remove_dir(folder); // where it was the last
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(folder) = self.path.parent() {
+            let _ = std::fs::remove_dir(folder); // where it was the last
+        }
     }
 }
 
 /// Takes away checkpoints of `results` whose trials are over: a process may have died between the two.
 pub fn tidy(results: &Path, is_over: impl Fn(&str) -> bool) {
-    let Ok(entries) = std::fs::read_dir(results.join(FOLDER)) else {
+    let folder = results.join(FOLDER);
+    let Ok(entries) = std::fs::read_dir(&folder) else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let key = name.to_str().and_then(|name| name.strip_suffix(ENDING));
         if key.is_some_and(|key| !key.starts_with('.') && is_over(key)) {
-            remove(&entry.path());
+            let _ = std::fs::remove_file(entry.path());
         }
     }
+    let _ = std::fs::remove_dir(folder); // where nothing is left in it
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ impl<'a> Exam<'a> {
     pub fn is_over(&self, answers: &Answers) -> Result<bool> {
         let count = answers.predicted.len();
         let is_over = count == self.items.len();
-        let is_whole = is_over || (count < self.items.len() && count % self.at_once() == 0);
+        let is_whole =
+            is_over || (count < self.items.len() && count.is_multiple_of(self.at_once()));
         if !is_whole || answers.confidence.len() != count {
             bail!("test {}: {count} answers do not fit", self.index);
         }
