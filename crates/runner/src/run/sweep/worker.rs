@@ -473,6 +473,15 @@ struct Watch<'a> {
     halt: &'a AtomicBool,
 }
 
+impl Watch<'_> {
+    /// Another worker has the trial now: what this one does is in vain.
+    fn halt_if_lost(&self) {
+        if self.claim.is_lost() {
+            self.halt.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Observer for Watch<'_> {
     fn resumed(&self, before: &Resumed) {
         self.curves.iter().for_each(|c| c.resumed(before));
@@ -481,14 +490,16 @@ impl Observer for Watch<'_> {
     fn stepped(&self, step: &Step) {
         self.progress.step(self.job, step.done, step.all);
         self.claim.advance(step.done, step.all);
-        if self.claim.is_lost() {
-            self.halt.store(true, Ordering::Relaxed);
-        }
+        self.halt_if_lost();
         self.curves.iter().for_each(|c| c.stepped(step));
     }
 
     fn epoch_ended(&self, epoch: &Epoch) {
         self.curves.iter().for_each(|c| c.epoch_ended(epoch));
+    }
+
+    fn answered(&self, _: usize) {
+        self.halt_if_lost();
     }
 
     fn tested(&self, test: &Test) {
