@@ -143,7 +143,7 @@ fn what_is_broken_stands_at_the_top() {
         "Read this first",
         "2 files cannot be read",
         "half.json: corrupted",
-        "99 is newer than 2",
+        "99 is newer than 3",
         "1 trial failed",
         "the loss became NaN at step 12",
         "1 trial missing",
