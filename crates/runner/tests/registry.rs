@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use methods::{METHODS, Sees, Validation};
+use methods::{METHODS, Sees, Settings, Validation};
 use promptbed::backbone;
 use promptbed::measure::bench;
 use promptbed::run::suite::Resolved;
@@ -17,7 +17,10 @@ fn resolved(entry: &'static methods::Entry) -> Resolved {
     Resolved {
         name: entry.name,
         config: reading.config,
-        training: entry.training.clone(),
+        training: entry.training.as_ref().map(|training| {
+            // Some say how long they train in steps for each shot.
+            training.read(&mut Settings::new(toml::Table::new()), 16)
+        }),
         settings: reading.resolved,
     }
 }
