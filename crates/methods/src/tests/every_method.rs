@@ -185,8 +185,10 @@ fn gradients_of_every_method_agree_with_finite_differences() {
                 let computed = dot(gradient, &direction);
                 // Far enough for the loss to move by more than its rounding, near enough for it to be smooth. What
                 // remains is largest (0.3 %) where an L1 distance has kinks on the way; it shrinks with the step.
-                // Adapters' slopes are so small that a step of 0.01 moves the loss by less than a hundred roundings.
-                let most = if method_name == "mma" { 5e-2 } else { 1e-2 };
+                // Slopes of adapters, and of tokens whose features BatchNorm scales, are so small beside the loss that a step
+                // of 0.01 moves it by less than a hundred roundings.
+                let is_flat = ["mma", "promptkd"].contains(&method_name);
+                let most = if is_flat { 5e-2 } else { 1e-2 };
                 let step = (1e-3 * number(&loss) / computed).min(most);
                 let measured = slope(method.as_mut(), &batch, &var, &direction, step);
                 let gap = (measured - computed).abs() / computed;
