@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::protocols::Protocol;
 
 mod migrate;
+mod settings;
 mod test_set;
 
 pub(crate) use migrate::from_1;
+pub use settings::{Settings, Shared};
 pub use test_set::TestSet;
 
 /// Version of the record's shape. A reader refuses a newer one and migrates an older one. From 3 on, a file ends in a
@@ -34,9 +36,9 @@ pub struct Record {
     /// Name of the algorithm in the registry (e.g. `coop`).
     pub algorithm: String,
     /// Every resolved setting of the method and of its training.
-    pub settings: BTreeMap<String, serde_json::Value>,
+    pub settings: Settings,
     /// Settings of the suite that the trial ran with: `views` (where it trained), `precision`, `memory` (where bounded).
-    pub suite_settings: BTreeMap<String, serde_json::Value>,
+    pub suite_settings: Settings,
     /// Dataset trained on (or tested on, where nothing is trained).
     pub dataset: String,
     /// Labelled training pictures a class. 0 where nothing is trained (zero-shot, TPT).

@@ -29,12 +29,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::protocols::Protocol;
-use crate::record::{Outcome, Record};
+use crate::record::{Outcome, Record, Shared};
 pub(crate) use file::replace;
 pub use merge::Merged;
 pub use predictions::Prediction;
 pub use process::Process;
 use sealed::{Unreadable, brief, parse};
+
+/// Records that are read before those that are alike begin to share what they can.
+const AT_ONCE: usize = 2048;
 
 /// What can go wrong with a results folder.
 #[derive(Debug, thiserror::Error)]
@@ -253,10 +256,19 @@ impl Store {
             Err(problem) => Err((path, problem.to_string())),
         };
         let mut loaded = Loaded::default();
-        for read in paths.into_par_iter().map(read).collect::<Vec<_>>() {
-            match read {
-                Ok(record) => loaded.records.push(record),
-                Err(problem) => loaded.problems.push(problem),
+        let mut shared = Shared::default();
+        // In pieces, so that what they share need not be there as many times first.
+        for some in paths.chunks(AT_ONCE) {
+            let read: Vec<_> = some.par_iter().cloned().map(&read).collect();
+            for read in read {
+                match read {
+                    Ok(mut record) => {
+                        shared.share(&record.method, &mut record.settings);
+                        shared.share("suite", &mut record.suite_settings);
+                        loaded.records.push(record);
+                    }
+                    Err(problem) => loaded.problems.push(problem),
+                }
             }
         }
         let (plans, problems) = self.plans()?;

@@ -9,7 +9,7 @@ use datasets::Catalogue;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use promptbed::protocols;
-use promptbed::record::{Cost, Outcome, Provenance, Record, SCHEMA, Test};
+use promptbed::record::{Cost, Outcome, Provenance, Record, SCHEMA, Settings, Test};
 use promptbed::run::suite::Suite;
 use promptbed::run::{feed, plan};
 use promptbed::show::plot::{self, Size};
@@ -61,7 +61,7 @@ fn records(rows: &[Row]) -> Vec<Record> {
             method: text("method", i),
             algorithm: text("algorithm", i),
             settings: serde_json::from_str(&text("settings", i)).unwrap(),
-            suite_settings: BTreeMap::new(),
+            suite_settings: Settings::default(),
             dataset: text("trained_on", i),
             shots: whole("shots", i) as usize,
             seed: whole("seed", i),

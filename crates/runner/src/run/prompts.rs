@@ -54,8 +54,8 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
     let description = Description {
         schema: SCHEMA,
         algorithm: record.algorithm.clone(),
-        settings: record.settings.clone(),
-        suite_settings: record.suite_settings.clone(),
+        settings: (*record.settings).clone(),
+        suite_settings: (*record.suite_settings).clone(),
         dataset: record.dataset.clone(),
         shots: record.shots,
         seed: record.seed,
