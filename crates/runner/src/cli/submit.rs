@@ -80,6 +80,12 @@ pub struct Submit {
 }
 
 fn option(text: &str) -> Result<String, String> {
+    if text.starts_with("--array") {
+        return Err(
+            "is decided by --array-size; `scontrol update JobId=ID ArrayTaskThrottle=N` bounds how many run at once"
+                .to_owned(),
+        );
+    }
     if text.starts_with("--") && text.len() > 2 {
         Ok(text.to_owned())
     } else {
@@ -379,7 +385,7 @@ mod tests {
     #[test]
     fn an_option_is_one_long_word() {
         assert!(option("--account=lab").is_ok());
-        for wrong in ["", "--", "-A", "lab"] {
+        for wrong in ["", "--", "-A", "lab", "--array=0-3%2"] {
             assert!(option(wrong).is_err(), "{wrong}");
         }
     }

@@ -148,13 +148,9 @@ pub fn after(
     );
     options.extend(wishes.memory.as_ref().map(|m| format!("--mem={m}")));
     options.extend(wishes.minutes.map(|m| format!("--time={m}")));
-    // Accounts and the like are needed here too; what shapes an array is not.
-    let shapes = ["--array", "-a", "--signal"];
-    let more = wishes.more.iter();
-    options.extend(
-        more.filter(|o| !shapes.iter().any(|s| o.starts_with(s)))
-            .cloned(),
-    );
+    // Accounts and the like are needed here too; a warning is of no use.
+    let more = wishes.more.iter().filter(|o| !o.starts_with("--signal"));
+    options.extend(more.cloned());
     let mut script = head(&options)?;
     script.push_str("\ncode=0\n");
     for line in lines {
@@ -295,7 +291,7 @@ mod tests {
             words(&["/r/bin/promptbed-0123", "report", "/r"]),
         ];
         let wishes = Wishes {
-            more: words(&["--account=lab", "--array=0-3%2", "--signal=USR2@9"]),
+            more: words(&["--account=lab", "--signal=USR2@9"]),
             ..Wishes::default()
         };
         let folder = Path::new("/r/jobs/1");
