@@ -124,7 +124,7 @@ fn submit(command: &mut Command) -> Result<JobId, SlurmError> {
     let answer = ask("sbatch", command)?;
     // Plug-ins of a site may print before it.
     let last = answer.lines().last().unwrap_or_default().trim();
-    JobId::parsed(last).ok_or_else(|| SlurmError::Answer {
+    JobId::parsed(last).ok_or(SlurmError::Answer {
         program: "sbatch",
         answer,
         wanted: "a job id",
