@@ -252,7 +252,7 @@ impl<'s> Shift<'s> {
                 .collect();
             let ended: Vec<_> = jobs.into_iter().map(|job| job.join()).collect();
             is_over.store(true, Ordering::Relaxed);
-            for panic in ended.into_iter().filter_map(Result::err) {
+            if let Some(panic) = ended.into_iter().find_map(Result::err) {
                 std::panic::resume_unwind(panic);
             }
         });
