@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clip::Clip;
 use clip::weights::Architecture;
-use datasets::{Catalogue, Dataset, Picks, picks};
+use datasets::{Catalogue, Dataset, Picks};
 use methods::{Backbones, Descriptions};
 
 use crate::machine;
@@ -44,8 +44,8 @@ pub struct Trial {
     pub planned: Planned,
     line: usize,
     method: Resolved,
-    /// The few shots of each dataset it learns from, by its id; none where it takes none.
-    picks: BTreeMap<String, Arc<Picks>>,
+    /// Hash of the few shots of each dataset it learns from, by its id; none where it takes none.
+    picks: BTreeMap<String, String>,
 }
 
 /// A suite with its data and backbone, ready to run.
@@ -174,7 +174,7 @@ impl Sweep {
 
     fn list(&self) -> Result<Vec<Trial>> {
         let mut wrong = Vec::new();
-        let mut drawn: HashMap<(String, usize, u64), Arc<Picks>> = HashMap::new();
+        let mut drawn: HashMap<(String, usize, u64), String> = HashMap::new();
         let cells = plan::cells(&self.suite).into_iter();
         let trials = cells.map(|cell| {
             let line = &self.suite.methods[cell.line];
@@ -184,16 +184,18 @@ impl Sweep {
             let picks = taught.into_iter().map(|id| {
                 let split = &self.feeds[id].dataset.split;
                 let entry = drawn.entry((id.clone(), cell.shots, cell.seed));
-                let picks = entry.or_insert_with(|| {
+                let hash = entry.or_insert_with(|| {
                     let from = &self.suite.picks;
-                    let picks = picked::picks(from, id, split, cell.shots, cell.seed);
-                    // A list that cannot be read is told below, with all the others.
-                    Arc::new(picks.unwrap_or_else(|e| {
-                        wrong.push(reason(&e));
-                        picks::draw(split, cell.shots, cell.seed)
-                    }))
+                    match picked::picks(from, id, split, cell.shots, cell.seed) {
+                        Ok(picks) => picks.hash(),
+                        // A list that cannot be read is told below, with all the others.
+                        Err(e) => {
+                            wrong.push(reason(&e));
+                            String::new()
+                        }
+                    }
                 });
-                (id.clone(), picks.clone())
+                (id.clone(), hash.clone())
             });
             let picks: BTreeMap<_, _> = picks.collect();
             let mut planned = Planned {
@@ -218,6 +220,20 @@ impl Sweep {
             bail!(wrong.join("\n"));
         }
         Ok(trials)
+    }
+
+    /// The few shots of a dataset that a trial learns from; none where it takes none. Lists are drawn or read when they are
+    /// needed: those of many thousands of trials would fill the memory.
+    fn picks(&self, trial: &Trial, id: &str) -> Result<Option<Picks>> {
+        let Some(hash) = trial.picks.get(id) else {
+            return Ok(None);
+        };
+        let (from, split) = (&self.suite.picks, &self.feeds[id].dataset.split);
+        let picks = picked::picks(from, id, split, trial.planned.shots, trial.planned.seed)?;
+        if picks.hash() != *hash {
+            bail!("dataset {id}: its pick list is another than when the run began (picks)");
+        }
+        Ok(Some(picks))
     }
 
     /// The second backbone of a method.
@@ -331,11 +347,7 @@ impl Sweep {
                 backbone: self.suite.backbone.clone(),
                 backbone_fingerprint: self.clip.identity(),
                 split_hash: feed.split_hash().to_owned(),
-                picks_hash: trial
-                    .picks
-                    .get(&p.dataset)
-                    .map(|p| p.hash())
-                    .unwrap_or_default(),
+                picks_hash: trial.picks.get(&p.dataset).cloned().unwrap_or_default(),
                 processor: machine::processor(),
                 threads,
                 started,
@@ -363,7 +375,10 @@ impl Sweep {
                 record,
                 &outcomes,
             )?;
-            for (id, picks) in &trial.picks {
+            for id in trial.picks.keys() {
+                let Some(picks) = self.picks(trial, id)? else {
+                    continue;
+                };
                 let path = store
                     .dir()
                     .join("picks")

@@ -1,9 +1,7 @@
 //! The key of a trial: what tells that it has been run before.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use datasets::Picks;
 use methods::Sees;
 
 use super::{RESULTS, Sweep};
@@ -17,7 +15,7 @@ impl Sweep {
         p: &Planned,
         line: &Line,
         method: &Resolved,
-        picks: &BTreeMap<String, Arc<Picks>>,
+        picks: &BTreeMap<String, String>,
     ) -> String {
         let feed = &self.feeds[&p.dataset];
         let targets: Vec<[String; 3]> = self
@@ -41,7 +39,7 @@ impl Sweep {
             "split": feed.split_hash(),
             "template": feed.dataset.template,
             "targets": targets,
-            "picks": picks.get(&p.dataset).map(|p| p.hash()),
+            "picks": picks.get(&p.dataset),
             "seed": p.seed,
         });
         if matches!(method.config.needs().sees, Sees::Views { augmix: true, .. }) {
@@ -61,7 +59,7 @@ impl Sweep {
         }
         // As are the pictures of further datasets that are learned,
         let others = picks.iter().filter(|(id, _)| **id != p.dataset);
-        let others: BTreeMap<&String, String> = others.map(|(id, p)| (id, p.hash())).collect();
+        let others: BTreeMap<&String, &String> = others.collect();
         if !others.is_empty() {
             all["picks_of"] = serde_json::to_value(&others).expect("texts serialise");
         }

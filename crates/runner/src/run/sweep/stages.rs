@@ -70,10 +70,10 @@ impl Sweep {
                 ..Learned::default()
             });
         }
-        let Some(picks) = trial.picks.get(&feed.dataset.id) else {
+        let Some(picks) = self.picks(trial, &feed.dataset.id)? else {
             return Ok(Learned::default());
         };
-        let picked = split.with_picks(picks).subset(set)?.0;
+        let picked = split.with_picks(&picks).subset(set)?.0;
         let (shots, seed) = (trial.planned.shots, trial.planned.seed);
         Ok(Learned {
             validation: match needs.validation {
