@@ -79,7 +79,7 @@ type Pair = (String, String);
 
 fn kinds(suite: &Suite) -> BTreeMap<Kind, BTreeMap<String, Value>> {
     let kind = |cell: plan::Cell| {
-        let mut settings = cell.method.settings;
+        let mut settings = cell.method.settings.clone();
         settings.insert("algorithm".to_owned(), cell.method.name.into());
         let label = suite.methods[cell.line].label.clone();
         (

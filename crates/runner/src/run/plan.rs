@@ -1,5 +1,7 @@
 //! What a suite comes to: its trials and where each is tested, before any picture or weight is read.
 
+use std::sync::Arc;
+
 use datasets::ClassSet;
 
 use crate::protocols::{Protocol, Stage};
@@ -18,8 +20,8 @@ pub struct Cell {
     pub shots: usize,
     /// Seed.
     pub seed: u64,
-    /// The method with its settings here.
-    pub method: Resolved,
+    /// The method with its settings here, which cells that differ by their seeds share.
+    pub method: Arc<Resolved>,
 }
 
 /// The trials of a suite, in its order.
@@ -35,8 +37,9 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
                     .takes_shots();
                 let shots = if takes_shots { &suite.shots[..] } else { &[0] };
                 for &shots in shots {
+                    let method = Arc::new(line.resolve(protocol, dataset, shots));
                     // What draws nothing is the same for every seed.
-                    let seeds = if line.resolve(protocol, dataset, shots).is_random() {
+                    let seeds = if method.is_random() {
                         &suite.seeds[..]
                     } else {
                         &suite.seeds[..suite.seeds.len().min(1)]
@@ -47,7 +50,7 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
                         dataset: (*dataset).to_owned(),
                         shots,
                         seed,
-                        method: line.resolve(protocol, dataset, shots),
+                        method: method.clone(),
                     }));
                 }
             }

@@ -43,7 +43,7 @@ pub struct Trial {
     /// What tables know of it before it has run.
     pub planned: Planned,
     line: usize,
-    method: Resolved,
+    method: Arc<Resolved>,
     /// Hash of the few shots of each dataset it learns from, by its id; none where it takes none.
     picks: BTreeMap<String, String>,
 }
