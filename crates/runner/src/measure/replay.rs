@@ -2,7 +2,7 @@
 //!
 //! A trace folder holds `trace.json` (method, classes, layout, learning rates) and `trace.safetensors` (pictures, initial
 //! values, and what the released code made of them); see [`methods::replay`] for what is done with them. A recording of
-//! picture operations holds pictures only.
+//! picture operations holds pictures only. What several traces have alike may lie beside them, once.
 
 mod pictures;
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clip::Clip;
 use methods::replay::{Comparison, Recording};
 use serde::Serialize;
@@ -97,8 +97,9 @@ pub fn replay(dir: &Path) -> Result<Replay> {
         );
     }
     let file = dir.join("trace.safetensors");
-    let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu)
         .with_context(|| format!("{}", file.display()))?;
+    tensors.extend(common(dir, &fields)?);
     let catalogue = datasets::Catalogue::built_in();
     // By the names that the released code has for datasets; what the catalogue does not know has no prompt of its own.
     let row = catalogue.find(named("dataset")).ok();
@@ -134,6 +135,23 @@ pub fn replay(dir: &Path) -> Result<Replay> {
         deviation,
         pass,
     })
+}
+
+/// Tensors that several traces have alike, kept once in `common.safetensors` beside their folders: the trace's `common`
+/// says by which names.
+fn common(dir: &Path, fields: &serde_json::Value) -> Result<Vec<(String, Tensor)>> {
+    let Some(named) = fields.get("common").and_then(|v| v.as_object()) else {
+        return Ok(Vec::new());
+    };
+    let file = dir.join("..").join("common.safetensors");
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+        .with_context(|| format!("{}", file.display()))?;
+    let find = |(name, kept): (&String, &serde_json::Value)| {
+        let tensor = kept.as_str().and_then(|kept| tensors.get(kept));
+        let tensor = tensor.with_context(|| format!("{}: has no {kept}", file.display()))?;
+        Ok((name.clone(), tensor.clone()))
+    };
+    named.iter().map(find).collect()
 }
 
 /// The CLIP of a trace, whose file lies beside the folder or in it.
