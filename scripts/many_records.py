@@ -32,7 +32,10 @@ def main():
     about.add_argument("--from", dest="source", type=Path, default=Path("results/quick"))
     told = about.parse_args()
     found = (json.loads(p.read_text()) for p in sorted((told.source / "trials").glob("*.json")))
-    pattern = next(r for r in found if r["shots"] > 0 and len(r["tests"]) == 2 and r["outcome"]["status"] == "finished")
+    fits = (r for r in found if r["shots"] > 0 and len(r["tests"]) == 2 and r["outcome"]["status"] == "finished")
+    pattern = next(fits, None)
+    if pattern is None:
+        about.error(f"{told.source}/trials has no finished trial of two tests; `promptbed run suites/quick.toml` makes some")
     pattern.pop("checksum", None)
     pattern["schema"] = 3
     chance = random.Random(1)
