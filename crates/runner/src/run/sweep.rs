@@ -1,7 +1,7 @@
 //! A suite's trials: listed, run and written down as soon as they are done. Which worker runs which is seen to in
 //! [`worker`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +12,7 @@ use clip::Clip;
 use clip::weights::Architecture;
 use datasets::{Catalogue, Dataset, Picks};
 use methods::{Backbones, Descriptions};
+use rayon::prelude::*;
 
 use crate::machine;
 use crate::reason::reason;
@@ -172,32 +173,42 @@ impl Sweep {
         self.trials.iter().map(|t| t.planned.clone()).collect()
     }
 
+    /// The trials in suite order; on all cores, for a suite may have a hundred thousand.
     fn list(&self) -> Result<Vec<Trial>> {
-        let mut wrong = Vec::new();
-        let mut drawn: HashMap<(String, usize, u64), String> = HashMap::new();
-        let cells = plan::cells(&self.suite).into_iter();
-        let trials = cells.map(|cell| {
-            let line = &self.suite.methods[cell.line];
+        let cells = plan::cells(&self.suite);
+        let taught = |cell: &plan::Cell| -> BTreeSet<String> {
+            if !cell.method.takes_shots() {
+                return BTreeSet::new();
+            }
             let stages = plan::stages(&self.suite, cell.protocol, &cell.dataset);
-            let taught = stages.iter().flat_map(|s| &s.train).map(|(id, _)| id);
-            let taught: BTreeSet<&String> = taught.filter(|_| cell.method.takes_shots()).collect();
-            let picks = taught.into_iter().map(|id| {
-                let split = &self.feeds[id].dataset.split;
-                let entry = drawn.entry((id.clone(), cell.shots, cell.seed));
-                let hash = entry.or_insert_with(|| {
-                    let from = &self.suite.picks;
-                    match picked::picks(from, id, split, cell.shots, cell.seed) {
-                        Ok(picks) => picks.hash(),
-                        // A list that cannot be read is told below, with all the others.
-                        Err(e) => {
-                            wrong.push(reason(&e));
-                            String::new()
-                        }
-                    }
-                });
-                (id.clone(), hash.clone())
-            });
-            let picks: BTreeMap<_, _> = picks.collect();
+            let learned = stages.into_iter().flat_map(|s| s.train);
+            learned.map(|(id, _)| id).collect()
+        };
+        let taught: Vec<BTreeSet<String>> = cells.par_iter().map(taught).collect();
+        let asked = cells.iter().zip(&taught);
+        let asked = asked.flat_map(|(c, ids)| ids.iter().map(|id| (id.as_str(), c.shots, c.seed)));
+        let mut seen = HashSet::new();
+        let lists: Vec<(&str, usize, u64)> = asked.filter(|list| seen.insert(*list)).collect();
+        let hashes = lists.par_iter().map(|&(id, shots, seed)| {
+            let split = &self.feeds[id].dataset.split;
+            let picks = picked::picks(&self.suite.picks, id, split, shots, seed);
+            picks.map(|p| p.hash()).map_err(|e| reason(&e))
+        });
+        let hashes: Vec<Result<String, String>> = hashes.collect();
+        // Lists that cannot be read are told all at once.
+        let wrong: Vec<&str> = hashes
+            .iter()
+            .filter_map(|h| h.as_ref().err())
+            .map(String::as_str)
+            .collect();
+        if !wrong.is_empty() {
+            bail!(wrong.join("\n"));
+        }
+        let hashes: HashMap<_, _> = lists.into_iter().zip(hashes.iter().flatten()).collect();
+        let trial = |(cell, taught): (plan::Cell, &BTreeSet<String>)| {
+            let line = &self.suite.methods[cell.line];
+            let hash = |id: &String| hashes[&(id.as_str(), cell.shots, cell.seed)].clone();
+            let picks = taught.iter().map(|id| (id.clone(), hash(id))).collect();
             let mut planned = Planned {
                 key: String::new(),
                 protocol: cell.protocol,
@@ -214,12 +225,8 @@ impl Sweep {
                 method: cell.method,
                 picks,
             }
-        });
-        let trials = trials.collect();
-        if !wrong.is_empty() {
-            bail!(wrong.join("\n"));
-        }
-        Ok(trials)
+        };
+        Ok(cells.into_par_iter().zip(&taught).map(trial).collect())
     }
 
     /// The few shots of a dataset that a trial learns from; none where it takes none. Lists are drawn or read when they are
