@@ -1,6 +1,6 @@
 //! How a method is drawn, the same everywhere: `assets/looks.toml`, by algorithm. What it is called, its entry says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -133,21 +133,58 @@ fn title(algorithm: &str) -> String {
     methods::find(&id).map_or(algorithm, |e| e.title).to_owned()
 }
 
-/// A look for an algorithm without a row, always the same for the same name.
+/// Colour and marker of every method of the registry: its row's, or else those that its name leads to, or the next that
+/// no other has. Most keep theirs when a method is added.
+static WORN: LazyLock<BTreeMap<&str, (usize, Marker)>> = LazyLock::new(|| {
+    let mut worn = BTreeMap::new();
+    let mut taken: BTreeSet<(usize, Marker)> = ROWS
+        .values()
+        .zip(0..)
+        .map(|(row, at)| (at, row.marker))
+        .collect();
+    let pairs = ROWS.len() * MARKERS.len();
+    for entry in methods::METHODS
+        .iter()
+        .filter(|e| !ROWS.contains_key(e.name))
+    {
+        let first = hash(entry.name) % pairs;
+        let mut looks = (0..pairs).map(|step| (first + step) % pairs);
+        let pair = |at: usize| (at % ROWS.len(), MARKERS[at / ROWS.len()]);
+        let free = looks.find(|at| !taken.contains(&pair(*at)));
+        let look = pair(free.unwrap_or(first));
+        taken.insert(look);
+        worn.insert(entry.name, look);
+    }
+    worn
+});
+
+/// A look for an algorithm without a row: that of [`WORN`], and for one that is not in the registry one of its name.
 fn derived(algorithm: &str) -> Look {
-    let hash = algorithm.bytes().fold(0x811c_9dc5_u32, |h, b| {
-        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
-    });
     let colours: Vec<_> = ROWS
         .values()
         .filter_map(|row| parse_colour(&row.colour))
         .collect();
+    let own = (
+        hash(algorithm) % colours.len(),
+        MARKERS[hash(algorithm) % MARKERS.len()],
+    );
+    let id = algorithm.replace('_', "-");
+    let (colour, marker) = WORN.get(id.as_str()).copied().unwrap_or(own);
     Look {
         name: title(algorithm),
-        colour: colours[(hash >> 8) as usize % colours.len()],
-        marker: MARKERS[(hash >> 20) as usize % MARKERS.len()],
+        colour: colours[colour],
+        marker,
         dash: Dash::Dashed,
     }
+}
+
+/// The same number for the same name, on every machine.
+fn hash(name: &str) -> usize {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |h, b| {
+        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
+    // The low bits of so short a name say little.
+    (hash >> 8) as usize
 }
 
 /// `#RRGGBB`.
@@ -161,8 +198,6 @@ fn parse_colour(text: &str) -> Option<(u8, u8, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn method(label: &str, algorithm: &str, variant: usize) -> Method {
@@ -185,6 +220,16 @@ mod tests {
             assert_ne!(look.name, "");
         }
         assert!(seen.len() >= 11);
+    }
+
+    #[test]
+    fn no_two_methods_share_colour_and_marker() {
+        let mut seen = BTreeMap::new();
+        for entry in methods::METHODS {
+            let look = look(&method(entry.name, entry.name, 0));
+            let before = seen.insert((look.colour, look.marker), entry.name);
+            assert_eq!(before, None, "{} looks the same", entry.name);
+        }
     }
 
     #[test]
