@@ -92,6 +92,12 @@ fn empty(set: &str, classes: usize) -> String {
                 "the {set} half of {classes} class(es) is empty; base and novel need at least 2 classes"
             )
         }
+        set if set.ends_with("-icarl") && classes != 100 => {
+            format!("the order `icarl` is one of 100 classes, here are {classes}")
+        }
+        set if set.starts_with("session") => {
+            format!("{set} of {classes} class(es) is empty; there must be a class for each session")
+        }
         _ => format!("{set} of {classes} class(es) is empty; there must be a class for each part"),
     }
 }

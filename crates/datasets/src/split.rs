@@ -1,14 +1,13 @@
 //! Which picture belongs to which class, and to train, val or test.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::Error;
 use crate::error::{Problem, ProblemKind};
+use crate::{ClassSet, Error};
 
 /// One picture of a dataset. Written as the field's triple `[path, label, class name]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,95 +89,6 @@ pub struct Split {
     pub origin: Origin,
 }
 
-/// Which classes take part: the base-to-novel protocol trains on one half and tests on both, protocols of several stages
-/// take one part after the other. Written as its [`ClassSet::name`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum ClassSet {
-    /// Every class.
-    All,
-    /// The first ceil(n/2) labels in ascending order.
-    Base,
-    /// The others.
-    Novel,
-    /// Parts `first..=last`, counted from 1, of the labels in ascending order cut into `of` parts as even as can be:
-    /// part `i` ends at ceil(i·n/of), so that part 1 of 2 is [`ClassSet::Base`].
-    Parts {
-        /// First part.
-        first: usize,
-        /// Last part, no smaller.
-        last: usize,
-        /// Parts there are, no fewer.
-        of: usize,
-    },
-}
-
-impl ClassSet {
-    /// `all`, `base`, `novel`, or `part-2-of-10`, `parts-1-2-of-10`.
-    pub fn name(self) -> String {
-        match self {
-            Self::All => "all".to_owned(),
-            Self::Base => "base".to_owned(),
-            Self::Novel => "novel".to_owned(),
-            Self::Parts { first, last, of } if first == last => format!("part-{first}-of-{of}"),
-            Self::Parts { first, last, of } => format!("parts-{first}-{last}-of-{of}"),
-        }
-    }
-
-    /// The set of that name; `None` where there is no such set.
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "all" => return Some(Self::All),
-            "base" => return Some(Self::Base),
-            "novel" => return Some(Self::Novel),
-            _ => {}
-        }
-        let (parts, of) = name.split_once("-of-")?;
-        let (first, last) = match parts.strip_prefix("part-") {
-            Some(one) => (one, one),
-            None => parts.strip_prefix("parts-")?.split_once('-')?,
-        };
-        let (first, last, of) = (first.parse().ok()?, last.parse().ok()?, of.parse().ok()?);
-        let set = Self::Parts { first, last, of };
-        // Only what `name` writes: no "part-0-of-2", no "parts-2-2-of-3", no "part-01-of-2".
-        (1 <= first && first <= last && last <= of && set.name() == name).then_some(set)
-    }
-
-    /// Which of `n` labels in ascending order are in the set.
-    pub fn range(self, n: usize) -> Range<usize> {
-        let (first, last, of) = match self {
-            Self::All => return 0..n,
-            Self::Base => (1, 1, 2),
-            Self::Novel => (2, 2, 2),
-            Self::Parts { first, last, of } => (first, last, of),
-        };
-        let end = |part: usize| (part * n).div_ceil(of);
-        end(first - 1)..end(last)
-    }
-}
-
-impl std::fmt::Display for ClassSet {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.pad(&self.name())
-    }
-}
-
-impl From<ClassSet> for String {
-    fn from(set: ClassSet) -> Self {
-        set.name()
-    }
-}
-
-impl TryFrom<String> for ClassSet {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        Self::named(&name).ok_or_else(|| {
-            format!("{name:?} is no class set; there are all, base, novel and parts such as part-2-of-10")
-        })
-    }
-}
-
 /// The class names of a list, in ascending order of label.
 pub fn class_names(items: &[Item]) -> Vec<String> {
     let names: BTreeMap<u32, &str> = items
@@ -238,14 +148,15 @@ impl Split {
         }
     }
 
-    /// Labels of a class set, ascending: the first half of them are the base classes.
+    /// Labels of a class set, in the order of [`ClassSet::places`]: of ascending labels, the first half are the base classes.
     ///
     /// # Errors
     /// As [`Split::subset`].
     fn labels_of(&self, set: ClassSet) -> Result<Vec<u32>, Error> {
         let labels: BTreeSet<u32> = self.reference().iter().map(|item| item.label).collect();
         let labels: Vec<u32> = labels.into_iter().collect();
-        let kept = labels[set.range(labels.len())].to_vec();
+        let kept = set.places(labels.len());
+        let kept: Vec<u32> = kept.into_iter().map(|place| labels[place]).collect();
         if kept.is_empty() {
             return Err(Error::EmptyClassSet {
                 set: set.name(),
@@ -255,7 +166,7 @@ impl Split {
         Ok(kept)
     }
 
-    /// Names of a class set in label order, without a copy of the lists.
+    /// Names of a class set in its order, without a copy of the lists.
     ///
     /// # Errors
     /// As [`Split::subset`].
@@ -290,7 +201,7 @@ impl Split {
         counts.into_values().collect()
     }
 
-    /// The pictures of some classes, re-labelled from 0, and the names of those classes.
+    /// The pictures of some classes, re-labelled from 0 in the order of the set, and the names of those classes.
     ///
     /// Labels of train, sorted, n of them: base is the first ceil(n/2), novel the rest (Dassl `subsample_classes`).
     ///
@@ -510,61 +421,6 @@ mod tests {
             novel.test.iter().map(|item| item.label).collect::<Vec<_>>(),
             [1, 0]
         );
-    }
-
-    #[test]
-    fn parts_cover_every_class_once_and_halves_are_two_of_them() {
-        for n in 0..40 {
-            assert_eq!(ClassSet::Base.range(n), 0..n.div_ceil(2));
-            assert_eq!(ClassSet::Novel.range(n), n.div_ceil(2)..n);
-            for of in 1..12 {
-                let parts = (1..=of).map(|i| ClassSet::Parts {
-                    first: i,
-                    last: i,
-                    of,
-                });
-                let cut: Vec<usize> = parts.flat_map(|part| part.range(n)).collect();
-                assert_eq!(cut, (0..n).collect::<Vec<_>>());
-                let whole = ClassSet::Parts {
-                    first: 1,
-                    last: of,
-                    of,
-                };
-                assert_eq!(whole.range(n), ClassSet::All.range(n));
-            }
-        }
-    }
-
-    #[test]
-    fn class_sets_are_read_by_the_name_they_are_written_with() {
-        let one = ClassSet::Parts {
-            first: 3,
-            last: 3,
-            of: 10,
-        };
-        let some = ClassSet::Parts {
-            first: 1,
-            last: 3,
-            of: 10,
-        };
-        assert_eq!(
-            (one.name().as_str(), some.name().as_str()),
-            ("part-3-of-10", "parts-1-3-of-10")
-        );
-        for set in [ClassSet::All, ClassSet::Base, ClassSet::Novel, one, some] {
-            assert_eq!(ClassSet::named(&set.name()), Some(set));
-        }
-        for wrong in [
-            "old",
-            "part-0-of-2",
-            "part-3-of-2",
-            "parts-2-2-of-3",
-            "part-01-of-2",
-            "parts-1-of-2",
-            "",
-        ] {
-            assert_eq!(ClassSet::named(wrong), None, "{wrong}");
-        }
     }
 
     #[test]

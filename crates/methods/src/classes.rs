@@ -1,6 +1,7 @@
 //! The classes that a method is bound to.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Texts that describe each class, by its name with spaces.
@@ -15,8 +16,11 @@ pub struct Classes {
     pub written: Vec<String>,
     /// Names of every class of the dataset, of which these may be a half; in label order, with spaces.
     pub dataset_names: Vec<String>,
-    /// Catalogue id of the dataset.
+    /// Catalogue id of the dataset. Of several that are learned at once, theirs with `+` between; asked about one of them,
+    /// or about one that was not learned, that one's alone.
     pub dataset: String,
+    /// Of several datasets learned at once, each one's id and number of classes, in the order of the names; empty of one.
+    pub tasks: Vec<(String, usize)>,
     /// Hand-written prompt of the dataset, `{}` standing for the name.
     pub template: String,
     /// Descriptions of the dataset's classes, where the user gave some.
@@ -43,6 +47,7 @@ impl Classes {
             names: clean,
             written: names.to_vec(),
             dataset: dataset.to_owned(),
+            tasks: Vec::new(),
             template: template.to_owned(),
             descriptions: None,
         }
@@ -64,6 +69,8 @@ impl Classes {
 
     /// The classes of several datasets as one list, in order; a name that two have stands twice.
     pub fn joined(tasks: &[Self]) -> Self {
+        let counts = tasks.iter().map(|t| (t.dataset.clone(), t.len()));
+        let counts: Vec<(String, usize)> = counts.filter(|_| tasks.len() > 1).collect();
         let mut tasks = tasks.iter();
         let mut all = tasks
             .next()
@@ -77,7 +84,24 @@ impl Classes {
             // One hand-written prompt for all is the one that names no domain.
             crate::parts::templates::PHOTO.clone_into(&mut all.template);
         }
+        all.tasks = counts;
         all
+    }
+
+    /// Places of the classes of `dataset` among these: all of them where these are of that dataset, its own where it is one
+    /// of several that these are of; `None` where it is another.
+    pub fn places_of(&self, dataset: &str) -> Option<Range<usize>> {
+        if self.dataset == dataset {
+            return Some(0..self.len());
+        }
+        let mut start = 0;
+        for (task, count) in &self.tasks {
+            if task == dataset {
+                return Some(start..start + count);
+            }
+            start += count;
+        }
+        None
     }
 
     /// Every class of the dataset, and the place of each of these among them. Names that two classes have are one text,
@@ -121,13 +145,14 @@ impl Classes {
 
     /// How these stand to the classes `trained` on.
     pub fn relation(&self, trained: &Self) -> Relation {
-        if self.dataset != trained.dataset {
+        let Some(places) = trained.places_of(&self.dataset) else {
             return Relation::Apart;
-        }
+        };
         if self.names == trained.names {
             return Relation::Same;
         }
-        if self.names.iter().any(|n| trained.names.contains(n)) {
+        let trained = &trained.names[places];
+        if self.names.iter().any(|n| trained.contains(n)) {
             Relation::Mixed
         } else {
             Relation::Apart
@@ -138,6 +163,29 @@ impl Classes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_several_datasets_is_found_among_them_and_another_is_apart() {
+        let of = |dataset: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            Classes::new(&names, dataset, "{}.")
+        };
+        let (pets, toys) = (
+            of("pets", &["cat", "dog"]),
+            of("toys", &["cat", "car", "top"]),
+        );
+        let both = Classes::joined(&[pets.clone(), toys.clone()]);
+        assert_eq!(both.dataset, "pets+toys");
+        assert_eq!(both.places_of("pets"), Some(0..2));
+        assert_eq!(both.places_of("toys"), Some(2..5));
+        assert_eq!(both.places_of("pets+toys"), Some(0..5));
+        assert_eq!(both.places_of("cars"), None);
+        assert_eq!(toys.relation(&both), Relation::Mixed);
+        assert_eq!(of("cars", &["cat"]).relation(&both), Relation::Apart);
+        assert_eq!(both.relation(&both), Relation::Same);
+        assert!(Classes::joined(&[pets.clone()]).tasks.is_empty());
+        assert_eq!(pets.places_of("pets"), Some(0..2));
+    }
 
     #[test]
     fn the_whole_dataset_knows_where_its_half_is() {

@@ -28,7 +28,9 @@ pub trait Config: Send + Sync {
     fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>>;
 
     /// As [`Config::build`], for several datasets learned at once, each a task. A method that knows no tasks learns the
-    /// classes of all as if they were one dataset's.
+    /// classes of all as if they were one dataset's. Labels go on from one task's classes to the next's, and
+    /// [`Batch::tasks`] tells of which task each picture is. The built method is bound to [`Classes::joined`] of the tasks,
+    /// which is also what it is bound to before [`Method::restore`] and before each further stage of learning.
     ///
     /// # Errors
     /// As [`Config::build`].
@@ -328,6 +330,12 @@ pub trait Method: Send {
     }
 
     /// Binds the trained prompts to other classes: all that depends on classes is rebuilt here and nowhere else.
+    ///
+    /// Before a test these are the classes of one dataset. A method built for several tells which task it is asked about by
+    /// [`Classes::dataset`], and that it was not trained on that dataset where no task has this id
+    /// ([`Classes::places_of`] of the joined classes is `None`). A trial of several stages is bound to each stage's new
+    /// classes before it learns them, alone, and then to those it is asked about: all seen so far, those of an earlier
+    /// stage first.
     ///
     /// # Errors
     /// When the prompts cannot go there (contexts of their own for each class), or names do not fit.

@@ -32,5 +32,6 @@ pub mod reason;
 pub mod record;
 pub mod run;
 pub mod show;
+pub mod start;
 pub mod stats;
 pub mod store;

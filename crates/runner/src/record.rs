@@ -39,7 +39,7 @@ pub struct Record {
     pub settings: Settings,
     /// Settings of the suite that the trial ran with: `views` (where it trained), `precision`, `memory` (where bounded).
     pub suite_settings: Settings,
-    /// Dataset trained on (or tested on, where nothing is trained).
+    /// What it starts from, as [`start`](crate::start) has it: trained on, or tested on where nothing is trained.
     pub dataset: String,
     /// Labelled training pictures a class. 0 where nothing is trained (zero-shot, TPT).
     pub shots: usize,
@@ -63,6 +63,15 @@ pub struct Record {
     pub cost: Cost,
     /// Where it comes from.
     pub provenance: Provenance,
+}
+
+impl Record {
+    /// Its tests after the last stage: what tables show of a trial of several.
+    pub fn last_tests(&self) -> impl Iterator<Item = &Test> + Clone {
+        let last = self.tests.iter().map(|t| t.stage).max();
+        let is_last = move |t: &&Test| Some(t.stage) == last;
+        self.tests.iter().filter(is_last)
+    }
 }
 
 /// How a trial ended.
@@ -160,9 +169,9 @@ pub struct Provenance {
     pub backbone: String,
     /// SHA-256 over the backbone's tensors, hex.
     pub backbone_fingerprint: String,
-    /// SHA-256 over the split (paths, labels, names), hex.
+    /// SHA-256 over the split (paths, labels, names), hex; of several datasets over theirs.
     pub split_hash: String,
-    /// SHA-256 over the picked training paths, hex; empty where nothing is picked.
+    /// SHA-256 over the picked training paths, hex; empty where nothing is picked; of several datasets over theirs.
     pub picks_hash: String,
     /// Processor name.
     pub processor: String,

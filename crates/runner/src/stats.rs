@@ -4,6 +4,7 @@
 //! in the tests.
 
 mod calibration;
+pub mod continual;
 mod distribution;
 mod paired;
 

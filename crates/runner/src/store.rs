@@ -101,7 +101,7 @@ pub struct Planned {
     pub method: String,
     /// Name of the algorithm in the registry.
     pub algorithm: String,
-    /// Dataset trained on (or tested on, where nothing is trained).
+    /// What it starts from, as [`start`](crate::start) has it: trained on, or tested on where nothing is trained.
     pub dataset: String,
     /// Labelled training pictures a class; 0 where nothing is trained.
     pub shots: usize,

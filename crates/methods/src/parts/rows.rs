@@ -41,10 +41,13 @@ impl Rows {
             self.asked = None;
             return Ok(());
         }
+        // Names that two of several datasets share are told apart by the dataset.
+        let own = self.trained.places_of(&classes.dataset);
+        let own = own.unwrap_or(0..self.trained.len());
         let row = |name: &String| {
             let mut found = (0u32..)
                 .zip(&self.trained.names)
-                .filter(|(_, n)| *n == name);
+                .filter(|(row, n)| own.contains(&(*row as usize)) && *n == name);
             match (found.next(), found.next()) {
                 (Some((row, _)), None) => Ok(row),
                 (None, _) => bail!(
@@ -89,6 +92,13 @@ mod tests {
         let two: Vec<Vec<f32>> = rows.of(&scores).unwrap().to_vec2().unwrap();
         assert_eq!(two, [[1.0, 0.0]]);
         let told = |e: candle_core::Error| e.to_string();
+        let toys = Classes::new(&["cat".to_owned()], "toys", "{}.");
+        let mut both =
+            Rows::new(&Classes::joined(&[classes(&["cat", "dog"]), toys.clone()])).unwrap();
+        both.bind(&toys).unwrap();
+        let scores_of_both = Tensor::new(&[[0f32, 1.0, 2.0]], &Device::Cpu).unwrap();
+        let of_toys: Vec<Vec<f32>> = both.of(&scores_of_both).unwrap().to_vec2().unwrap();
+        assert_eq!(of_toys, [[2.0]]);
         let refused = told(rows.bind(&classes(&["cow"])).unwrap_err());
         assert!(refused.contains("\"cow\" was not trained on"), "{refused}");
         let refused = told(rows.bind(&classes(&["dog"])).unwrap_err());

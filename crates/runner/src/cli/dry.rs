@@ -17,7 +17,7 @@ use crate::run::sizes;
 use crate::run::suite::Suite;
 use crate::run::sweep::Sweep;
 use crate::run::work::Load;
-use crate::{backbone, hub};
+use crate::{backbone, hub, start};
 
 /// Lists the trials and what each method's take.
 ///
@@ -93,7 +93,8 @@ pub fn run(suite: Suite, catalogue: &Catalogue, setup: &Setup, working: &Working
             notes.push("trials are listed without the hash of what is not there".to_owned());
             let name = |c: &Cell| {
                 let label = &suite.methods[c.line].label;
-                format!("{label}-{}-{}shot-seed{}", c.dataset, c.shots, c.seed)
+                let start = start::short(&c.dataset);
+                format!("{label}-{start}-{}shot-seed{}", c.shots, c.seed)
             };
             cells.iter().map(name).collect()
         }

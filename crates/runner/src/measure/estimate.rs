@@ -34,15 +34,8 @@ pub fn populations(
     catalogue: &Catalogue,
     root: Option<&Path>,
 ) -> Result<BTreeMap<String, Population>> {
-    let ids = suite.datasets.iter();
-    let ids = ids
-        .chain(&suite.source)
-        .chain(suite.variants.iter().flatten());
     let mut found = BTreeMap::new();
-    for id in ids {
-        if found.contains_key(id) {
-            continue;
-        }
+    for id in suite.all_datasets() {
         let is_there = drawn::open(id).is_some() || {
             let row = catalogue.find(id)?;
             root.is_some_and(|root| !root.is_dir() || row.images_folder(root).is_dir())
@@ -106,27 +99,34 @@ pub fn loads(
             architecture,
             method: &cell.method,
         };
-        let of = &populations[&cell.dataset];
-        let set = plan::trained_classes(suite, cell.protocol, &cell.dataset);
         let needs = cell.method.config.needs();
-        let pictures = if needs.unlabelled {
-            of.train()
-        } else {
-            of.picked(cell.shots, set)
-        };
-        let mut load = counter.training(of, set, pictures, suite.views);
         let sees = needs.sees;
-        let is_shared = sees == Sees::Features && suite.views != Views::Fresh && load.steps > 0;
-        let picks = (cell.dataset.clone(), set.name(), cell.shots, cell.seed);
-        if is_shared && !viewed.insert(picks) {
-            (load.images, load.image_forward) = (0, 0.0);
-        }
-        line.load += load;
-        for (id, set) in plan::targets(suite, cell.protocol, &cell.dataset) {
-            let of = &populations[&id];
-            line.load += counter.testing(of, set);
-            if sees == Sees::Features && tested.insert(id) {
-                line.load += encoded(of.tests(ClassSet::All));
+        let is_shared = sees == Sees::Features && suite.views != Views::Fresh;
+        for stage in plan::stages(suite, cell.protocol, &cell.dataset) {
+            let taught = stage.taught();
+            let pictures = |of: &Population, set| {
+                if needs.unlabelled {
+                    of.train()
+                } else {
+                    of.picked(cell.shots, set)
+                }
+            };
+            let lessons = taught.iter().map(|(id, set)| {
+                let of = &populations[id];
+                (of, *set, pictures(of, *set))
+            });
+            let mut load = counter.learning(&lessons.collect::<Vec<_>>(), suite.views);
+            let picks = (taught, cell.shots, cell.seed);
+            if is_shared && load.steps > 0 && !viewed.insert(picks) {
+                (load.images, load.image_forward) = (0, 0.0);
+            }
+            line.load += load;
+            for (id, set) in stage.tests {
+                let of = &populations[&id];
+                line.load += counter.testing(of, set);
+                if sees == Sees::Features && tested.insert(id) {
+                    line.load += encoded(of.tests(ClassSet::All));
+                }
             }
         }
     }
@@ -163,9 +163,14 @@ pub fn rates(
     threads: usize,
 ) -> Result<Rates> {
     let classes = cells.iter().map(|c| {
-        populations[&c.dataset]
-            .names(plan::trained_classes(suite, c.protocol, &c.dataset))
-            .len()
+        let first = plan::stages(suite, c.protocol, &c.dataset)
+            .into_iter()
+            .next();
+        let taught = first.map_or_else(Vec::new, |stage| stage.taught());
+        let counts = taught
+            .iter()
+            .map(|(id, set)| populations[id].names(*set).len());
+        counts.sum::<usize>()
     });
     let mean = classes.sum::<usize>() / cells.len().max(1);
     rate::measure(architecture, mean.clamp(2, TIMED_CLASSES), jobs, threads)

@@ -4,7 +4,7 @@
 
 use datasets::ClassSet;
 
-use super::{Protocol, Shows, Stage};
+use super::{Protocol, Shows, Stage, Starts};
 use crate::record::TestSet;
 
 /// Base pictures, told apart among all classes.
@@ -27,8 +27,8 @@ pub static PROTOCOL: Protocol = Protocol {
               rest the novel ones. Each method is trained on K labelled images of every base class and then asked among \
               all classes at once: Base is its accuracy on base test images, Novel on images of the classes it has never \
               seen.",
-    has_source: false,
-    has_variants: false,
+    starts: Starts::Each,
+    fields: &[],
     has_training: true,
     stages: |_, dataset| {
         vec![Stage {

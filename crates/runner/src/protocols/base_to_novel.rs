@@ -2,7 +2,7 @@
 
 use datasets::ClassSet;
 
-use super::{Protocol, Shows, Stage};
+use super::{Protocol, Shows, Stage, Starts};
 use crate::record::TestSet;
 
 /// What it is.
@@ -12,8 +12,8 @@ pub static PROTOCOL: Protocol = Protocol {
     explain: "A dataset's classes, sorted by label, are cut in half: the first half (rounded up) is the base classes, the \
               rest the novel ones. Each method is trained on K labelled images of every base class and tested twice: on \
               base test images among base classes, and on novel test images among novel classes, which it has never seen.",
-    has_source: false,
-    has_variants: false,
+    starts: Starts::Each,
+    fields: &[],
     has_training: true,
     stages: |_, dataset| {
         vec![Stage {

@@ -2,7 +2,7 @@
 
 use datasets::ClassSet;
 
-use super::{Protocol, Shows, Stage, Wanted};
+use super::{Protocol, Shows, Stage, Starts, Wanted};
 use crate::record::TestSet;
 
 /// What it is.
@@ -11,8 +11,8 @@ pub static PROTOCOL: Protocol = Protocol {
     title: "Cross-dataset transfer",
     explain: "Each method is trained once, on K labelled images of every class of the source dataset, and tested as it is \
               on the whole test set of every other dataset, among all classes of that dataset.",
-    has_source: true,
-    has_variants: false,
+    starts: Starts::Source,
+    fields: &[],
     has_training: true,
     stages: |wanted: &Wanted<'_>, source| vec![transfer(source, wanted.datasets)],
     shows: Shows::Sets,

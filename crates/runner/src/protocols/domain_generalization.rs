@@ -1,7 +1,7 @@
 //! Train on a source, test on it and on its shifted variants.
 
 use super::cross_dataset::transfer;
-use super::{Protocol, Shows, Wanted};
+use super::{Protocol, Shows, Starts, Wanted};
 
 /// What it is.
 pub static PROTOCOL: Protocol = Protocol {
@@ -9,8 +9,8 @@ pub static PROTOCOL: Protocol = Protocol {
     title: "Domain generalization",
     explain: "Each method is trained once, on K labelled images of every class of the source dataset, and tested as it is \
               on shifted variants of the source: the same classes, other kinds of images.",
-    has_source: true,
-    has_variants: true,
+    starts: Starts::Source,
+    fields: &["variants"],
     has_training: true,
     stages: |wanted: &Wanted<'_>, source| {
         vec![transfer(source, wanted.variants.unwrap_or(wanted.datasets))]

@@ -2,7 +2,7 @@
 
 use datasets::ClassSet;
 
-use super::{Protocol, Shows, Stage};
+use super::{Protocol, Shows, Stage, Starts};
 use crate::record::TestSet;
 
 /// What it is.
@@ -11,8 +11,8 @@ pub static PROTOCOL: Protocol = Protocol {
     title: "Few-shot learning",
     explain: "Each method is trained on K labelled images of every class of a dataset (K shots) and tested on the \
               dataset's whole test set, told apart among all its classes.",
-    has_source: false,
-    has_variants: false,
+    starts: Starts::Each,
+    fields: &[],
     has_training: true,
     stages: |_, dataset| {
         vec![Stage {

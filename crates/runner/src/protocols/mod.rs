@@ -6,16 +6,20 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use datasets::ClassSet;
+use datasets::{ClassSet, Sessions};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::record::TestSet;
+use crate::start;
 
 pub mod all_classes;
 pub mod base_to_novel;
+pub mod class_incremental;
 pub mod cross_dataset;
 pub mod domain_generalization;
 pub mod few_shot;
+pub mod multi_task;
+pub mod task_incremental;
 pub mod test_time;
 
 /// Every protocol, in the order of reports.
@@ -26,6 +30,9 @@ pub static PROTOCOLS: &[&Protocol] = &[
     &cross_dataset::PROTOCOL,
     &domain_generalization::PROTOCOL,
     &test_time::PROTOCOL,
+    &multi_task::PROTOCOL,
+    &class_incremental::PROTOCOL,
+    &task_incremental::PROTOCOL,
 ];
 
 /// How accuracy is measured. In files it is its name; two are equal when their names are, and stand in the order of
@@ -37,17 +44,28 @@ pub struct Protocol {
     pub title: &'static str,
     /// What it does, in full sentences, for a reader of reports.
     pub explain: &'static str,
-    /// Whether its trials start from the suite's `source` alone, rather than from each of its datasets.
-    pub has_source: bool,
-    /// Whether the suite's `variants` may name what it tests on.
-    pub has_variants: bool,
+    /// Where its trials start.
+    pub starts: Starts,
+    /// Keys of a suite that it reads and few other protocols do: what else of [`Wanted`] its stages go by.
+    pub fields: &'static [&'static str],
     /// Whether methods get labelled training pictures. Where they get none, no method that is trained can run.
     pub has_training: bool,
-    /// What a trial that starts from a dataset does, one stage after the other: trained on, then tested, with what
-    /// earlier stages learned.
-    pub stages: fn(&Wanted<'_>, dataset: &str) -> Vec<Stage>,
+    /// What a trial that starts from there does, one stage after the other: trained on, then tested, with what earlier
+    /// stages learned. It is given the id of a dataset, or of all of them as [`start`] joins them.
+    pub stages: fn(&Wanted<'_>, start: &str) -> Vec<Stage>,
     /// What tables, charts and reports show of it.
     pub shows: Shows,
+}
+
+/// Where the trials of a protocol start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// One from each of the suite's `datasets`.
+    Each,
+    /// One from its `source`.
+    Source,
+    /// One from all of its `datasets` together.
+    All,
 }
 
 /// What a protocol may know of a suite.
@@ -59,6 +77,10 @@ pub struct Wanted<'a> {
     pub source: Option<&'a str>,
     /// Its `variants`, where it has them.
     pub variants: Option<&'a [String]>,
+    /// Its `unseen`, where it has them: datasets that are tested on and never learned.
+    pub unseen: Option<&'a [String]>,
+    /// Its `sessions`, where it has them.
+    pub sessions: Option<Sessions>,
 }
 
 /// One stage of a trial.
@@ -68,6 +90,17 @@ pub struct Stage {
     pub train: Vec<(String, ClassSet)>,
     /// Where it is tested then, in the order of the record's tests.
     pub tests: Vec<(String, TestSet)>,
+}
+
+impl Stage {
+    /// What a method is bound to before the stage: what is trained on, or where nothing is trained what is asked first.
+    pub fn taught(&self) -> Vec<(String, ClassSet)> {
+        if !self.train.is_empty() {
+            return self.train.clone();
+        }
+        let asked = self.tests.first().map(|(id, set)| (id.clone(), set.among));
+        asked.into_iter().collect()
+    }
 }
 
 /// What is shown of a protocol.
@@ -82,24 +115,45 @@ pub enum Shows {
         /// What was not: the columns called novel.
         novel: TestSet,
     },
+    /// Accuracy by dataset of what was learned of all at once, with an average each over those trained on and the others,
+    /// beside what was learned of each by itself.
+    Tasks,
+    /// What was kept of classes learned session after session: accuracy by session, and the field's measures.
+    Sessions,
+    /// The same of datasets learned one after the other.
+    Datasets,
+}
+
+impl Shows {
+    /// Whether it shows what is learned one after the other.
+    pub fn is_continual(self) -> bool {
+        matches!(self, Self::Sessions | Self::Datasets)
+    }
 }
 
 impl Protocol {
     /// The two class sets whose harmonic mean it shows, base first; `None` where it shows no such mean.
     pub fn halves(&self) -> Option<[TestSet; 2]> {
         match self.shows {
-            Shows::Sets => None,
+            Shows::Sets | Shows::Tasks | Shows::Sessions | Shows::Datasets => None,
             Shows::Halves { base, novel } => Some([base, novel]),
         }
     }
 
-    /// The datasets that trials start from.
-    pub fn starts<'a>(&self, wanted: &Wanted<'a>) -> Vec<&'a str> {
-        if self.has_source {
-            wanted.source.into_iter().collect()
-        } else {
-            wanted.datasets.iter().map(String::as_str).collect()
+    /// What its trials start from, as [`start`] has it.
+    pub fn starts(&self, wanted: &Wanted<'_>) -> Vec<String> {
+        match self.starts {
+            Starts::Each => wanted.datasets.to_vec(),
+            Starts::Source => wanted.source.map(str::to_owned).into_iter().collect(),
+            // A suite without datasets is a mistake that is told elsewhere.
+            Starts::All if wanted.datasets.is_empty() => Vec::new(),
+            Starts::All => vec![start::of(wanted.datasets)],
         }
+    }
+
+    /// Whether its trials start from a `source`.
+    pub fn has_source(&self) -> bool {
+        self.starts == Starts::Source
     }
 }
 
@@ -177,9 +231,11 @@ impl<'de> Deserialize<'de> for &'static Protocol {
 mod tests {
     use std::collections::BTreeSet;
 
+    use datasets::Order;
+
     use super::*;
 
-    /// Two datasets, a source that is none of them, two variants.
+    /// Two datasets, a source that is none of them, two variants, one unseen, three sessions.
     fn with_all(check: impl Fn(&Wanted<'_>)) {
         let named = |names: [&str; 2]| names.map(str::to_owned);
         let (datasets, variants) = (named(["dtd", "eurosat"]), named(["sketch", "rendition"]));
@@ -187,6 +243,12 @@ mod tests {
             datasets: &datasets,
             source: Some("imagenet"),
             variants: Some(&variants),
+            unseen: Some(&["oxford-pets".to_owned()]),
+            sessions: Some(Sessions {
+                count: 3,
+                first: None,
+                order: Order::Shuffled(1993),
+            }),
         });
     }
 
@@ -232,7 +294,7 @@ mod tests {
                 let starts = protocol.starts(wanted);
                 assert!(!starts.is_empty(), "{protocol} starts nowhere");
                 for start in starts {
-                    let stages = (protocol.stages)(wanted, start);
+                    let stages = (protocol.stages)(wanted, &start);
                     let tests: Vec<_> = stages.iter().flat_map(|s| &s.tests).collect();
                     assert!(!tests.is_empty(), "{protocol} tests nothing");
                     assert!(
@@ -248,43 +310,41 @@ mod tests {
         });
     }
 
-    /// Learns a third of the classes after the other and is asked among all it has seen.
-    static CLASS_INCREMENTAL: Protocol = Protocol {
-        name: "class-incremental",
-        stages: |_, dataset| {
-            let parts = |first, last| ClassSet::Parts { first, last, of: 3 };
-            let stage = |i| Stage {
-                train: vec![(dataset.to_owned(), parts(i, i))],
-                tests: vec![(dataset.to_owned(), TestSet::of(parts(1, i)))],
-            };
-            (1..=3).map(stage).collect()
-        },
-        ..few_shot::PROTOCOL
-    };
-
-    /// Learns every dataset at once.
-    static MULTI_TASK: Protocol = Protocol {
-        name: "multi-task",
-        stages: |wanted, _| {
-            let each = || wanted.datasets.iter().cloned();
-            vec![Stage {
-                train: each().map(|id| (id, ClassSet::All)).collect(),
-                tests: each().map(|id| (id, TestSet::ALL)).collect(),
-            }]
-        },
-        ..few_shot::PROTOCOL
-    };
+    #[test]
+    fn sessions_learn_every_class_once_and_are_asked_about_all_so_far() {
+        with_all(|wanted| {
+            let stages = (class_incremental::PROTOCOL.stages)(wanted, "dtd");
+            assert_eq!(stages.len(), 3);
+            let learned = stages.iter().flat_map(|s| s.train[0].1.places(47));
+            let learned: Vec<usize> = learned.collect();
+            assert_eq!(Some(&learned), Order::Shuffled(1993).of(47).as_ref());
+            let mut seen = 0;
+            for stage in &stages {
+                seen += stage.train[0].1.places(47).len();
+                let asked = stage.tests[0].1;
+                assert_eq!(asked.among, asked.pictures);
+                assert_eq!(asked.among.places(47), learned[..seen]);
+            }
+        });
+    }
 
     #[test]
-    fn several_stages_and_several_training_datasets_are_data_too() {
+    fn several_datasets_are_learned_at_once_or_one_after_the_other() {
         with_all(|wanted| {
-            let stages = (CLASS_INCREMENTAL.stages)(wanted, "dtd");
-            let learned: Vec<usize> = stages.iter().flat_map(|s| s.train[0].1.range(47)).collect();
-            assert_eq!(learned, (0..47).collect::<Vec<_>>());
-            assert_eq!(stages[2].tests[0].1.among.range(47), 0..47);
+            let ids = |of: &[(String, TestSet)]| of.iter().map(|t| t.0.clone()).collect::<Vec<_>>();
+            let starts = multi_task::PROTOCOL.starts(wanted);
+            assert_eq!(starts, ["dtd+eurosat"]);
+            let [stage] = &(multi_task::PROTOCOL.stages)(wanted, &starts[0])[..] else {
+                panic!("all at once");
+            };
+            assert_eq!(stage.train.len(), 2);
+            assert_eq!(ids(&stage.tests), ["dtd", "eurosat", "oxford-pets"]);
+            assert_eq!(stage.taught(), stage.train);
 
-            let stages = (MULTI_TASK.stages)(wanted, "dtd");
-            assert_eq!((stages.len(), stages[0].train.len()), (1, 2));
+            let stages = (task_incremental::PROTOCOL.stages)(wanted, &starts[0]);
+            let learned: Vec<&str> = stages.iter().map(|s| s.train[0].0.as_str()).collect();
+            assert_eq!(learned, ["dtd", "eurosat"]);
+            assert!(stages.iter().all(|s| ids(&s.tests) == ["dtd", "eurosat"]));
         });
     }
 }

@@ -1,6 +1,6 @@
 //! No training set: adapt to one test picture at a time.
 
-use super::{Protocol, Shows, Stage};
+use super::{Protocol, Shows, Stage, Starts};
 use crate::record::TestSet;
 
 /// What it is.
@@ -9,8 +9,8 @@ pub static PROTOCOL: Protocol = Protocol {
     title: "Test-time adaptation",
     explain: "Nothing is trained beforehand: a method sees one unlabelled test image at a time, may adapt to it, answers, \
               and starts afresh for the next.",
-    has_source: false,
-    has_variants: false,
+    starts: Starts::Each,
+    fields: &[],
     has_training: false,
     stages: |_, dataset| {
         vec![Stage {

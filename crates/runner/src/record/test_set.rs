@@ -48,6 +48,8 @@ impl TestSet {
             ClassSet::Base => "Base classes".to_owned(),
             ClassSet::Novel => "Novel classes".to_owned(),
             ClassSet::Parts { .. } => self.pictures.name(),
+            ClassSet::Sessions { last, cut, .. } if last == cut.count => "All classes".to_owned(),
+            ClassSet::Sessions { .. } => self.pictures.name(),
         };
         if self.pictures == self.among {
             name

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use datasets::{ClassSet, Sessions};
 use serde_json::Value;
 
 use crate::run::plan;
@@ -16,10 +17,12 @@ pub fn differences(old: &Suite, new: &Suite) -> Vec<String> {
     let seeds = |s: &Suite| s.seeds.iter().map(ToString::to_string).collect();
     let labels = |s: &Suite| s.methods.iter().map(|m| m.label.clone()).collect();
     let variants = |s: &Suite| s.variants.clone().unwrap_or_default();
-    let lists: [(&str, Vec<String>, Vec<String>); 6] = [
+    let unseen = |s: &Suite| s.unseen.clone().unwrap_or_default();
+    let lists: [(&str, Vec<String>, Vec<String>); 7] = [
         ("protocol", protocols(old), protocols(new)),
         ("datasets", old.datasets.clone(), new.datasets.clone()),
         ("variants", variants(old), variants(new)),
+        ("unseen", unseen(old), unseen(new)),
         ("shots", numbers(&old.shots), numbers(&new.shots)),
         ("seeds", seeds(old), seeds(new)),
         ("methods", labels(old), labels(new)),
@@ -28,10 +31,20 @@ pub fn differences(old: &Suite, new: &Suite) -> Vec<String> {
         lines.extend(list(name, &before, &now));
     }
     let source = |s: &Suite| s.source.clone().unwrap_or_else(|| "none".to_owned());
+    let sessions = |s: &Suite| {
+        let all = |cut: Sessions| ClassSet::Sessions {
+            first: 1,
+            last: cut.count,
+            cut,
+        };
+        s.sessions
+            .map_or_else(|| "none".to_owned(), |cut| all(cut).name())
+    };
     let precision = |s: &Suite| s.precision.name().to_owned();
     let values = [
         ("backbone", old.backbone.clone(), new.backbone.clone()),
         ("source", source(old), source(new)),
+        ("sessions", sessions(old), sessions(new)),
         ("views", old.views.to_string(), new.views.to_string()),
         ("precision", precision(old), precision(new)),
         ("picks", picks(&old.picks), picks(&new.picks)),

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use datasets::ClassSet;
-
 use crate::protocols::{Protocol, Stage};
 use crate::record::TestSet;
 use crate::run::suite::{Resolved, Suite};
@@ -14,7 +12,7 @@ pub struct Cell {
     pub line: usize,
     /// How accuracy is measured.
     pub protocol: &'static Protocol,
-    /// Dataset trained on, or tested on where nothing is trained.
+    /// What it starts from, as [`start`](crate::start) has it: what is trained on, or tested on where nothing is trained.
     pub dataset: String,
     /// Training pictures a class; 0 where nothing is trained.
     pub shots: usize,
@@ -47,7 +45,7 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
                     cells.extend(seeds.iter().map(|&seed| Cell {
                         line: index,
                         protocol,
-                        dataset: (*dataset).to_owned(),
+                        dataset: dataset.clone(),
                         shots,
                         seed,
                         method: method.clone(),
@@ -59,24 +57,14 @@ pub fn cells(suite: &Suite) -> Vec<Cell> {
     cells
 }
 
-/// The stages of a trial that starts from `dataset`.
-pub fn stages(suite: &Suite, protocol: &Protocol, dataset: &str) -> Vec<Stage> {
-    (protocol.stages)(&suite.wanted(), dataset)
+/// The stages of a trial that starts from `start`.
+pub fn stages(suite: &Suite, protocol: &Protocol, start: &str) -> Vec<Stage> {
+    (protocol.stages)(&suite.wanted(), start)
 }
 
-/// The classes that a trial from `dataset` is built for: of `dataset` in the first stage, trained on or else asked.
-pub fn trained_classes(suite: &Suite, protocol: &Protocol, dataset: &str) -> ClassSet {
-    let first = stages(suite, protocol, dataset).into_iter().next();
-    first.map_or(ClassSet::All, |stage| {
-        let train = stage.train.into_iter().map(|(_, set)| set);
-        let asked = stage.tests.into_iter().map(|(_, set)| set.among);
-        train.chain(asked).next().unwrap_or(ClassSet::All)
-    })
-}
-
-/// Where a trial from `dataset` is tested, over all its stages.
-pub fn targets(suite: &Suite, protocol: &Protocol, dataset: &str) -> Vec<(String, TestSet)> {
-    stages(suite, protocol, dataset)
+/// Where a trial from `start` is tested, over all its stages.
+pub fn targets(suite: &Suite, protocol: &Protocol, start: &str) -> Vec<(String, TestSet)> {
+    stages(suite, protocol, start)
         .into_iter()
         .flat_map(|stage| stage.tests)
         .collect()

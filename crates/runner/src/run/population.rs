@@ -67,15 +67,30 @@ impl Population {
         })
     }
 
+    /// The classes that are learned of several datasets at once, as one dataset's; its test pictures are nobody's.
+    pub fn together(parts: &[(&Self, ClassSet)]) -> Self {
+        let names = parts.iter().flat_map(|(of, set)| of.names(*set));
+        let names: Vec<usize> = names.collect();
+        Self {
+            test: vec![0; names.len() + 1],
+            names,
+            train: parts.iter().map(|(of, _)| of.train).sum(),
+            is_published: parts.iter().any(|(of, _)| of.is_published),
+            notes: Vec::new(),
+        }
+    }
+
     /// Tokens of the names of a class set.
-    pub fn names(&self, set: ClassSet) -> &[usize] {
-        &self.names[set.range(self.names.len())]
+    pub fn names(&self, set: ClassSet) -> Vec<usize> {
+        let places = set.places(self.names.len()).into_iter();
+        places.map(|place| self.names[place]).collect()
     }
 
     /// Test pictures of a class set.
     pub fn tests(&self, set: ClassSet) -> usize {
-        let classes = set.range(self.names.len());
-        self.test[classes.end] - self.test[classes.start]
+        let places = set.places(self.names.len()).into_iter();
+        let of = |class: usize| self.test[class + 1] - self.test[class];
+        places.map(of).sum()
     }
 
     /// Training pictures of all classes.

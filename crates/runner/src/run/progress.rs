@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::record::{Outcome, Record};
+use crate::start;
 use crate::store::Planned;
 use crate::store::claims::Holder;
 
@@ -105,7 +106,10 @@ impl Progress {
             jobs[job].reset();
             jobs[job].set_message(format!(
                 "{} on {}, {} shots, seed {}",
-                trial.method, trial.dataset, trial.shots, trial.seed
+                trial.method,
+                start::called(&trial.dataset, |id| id),
+                trial.shots,
+                trial.seed
             ));
         }
     }
@@ -150,8 +154,7 @@ impl Progress {
         let elapsed = p.started.elapsed().as_secs_f64();
         let left = elapsed / p.done as f64 * (p.all - p.before - p.done) as f64;
         let mut figures: Vec<String> = record
-            .tests
-            .iter()
+            .last_tests()
             .map(|t| {
                 let is_elsewhere = record.tests.iter().any(|t| t.dataset != record.dataset);
                 let name = if is_elsewhere {
@@ -170,7 +173,7 @@ impl Progress {
             p.before + p.done,
             p.all,
             record.method,
-            record.dataset,
+            start::called(&record.dataset, |id| id),
             figures.join(", ")
         );
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use datasets::Sessions;
 use methods::settings::nearest;
 use methods::{Config, Entry, Training};
 
@@ -85,6 +86,10 @@ pub struct Suite {
     pub source: Option<String>,
     /// Shifted datasets that domain generalization tests on; `datasets` where not given.
     pub variants: Option<Vec<String>>,
+    /// Datasets that multi-task learning is tested on beside those it learns.
+    pub unseen: Option<Vec<String>>,
+    /// How class-incremental learning cuts a dataset's classes.
+    pub sessions: Option<Sessions>,
     /// Shots, ascending.
     pub shots: Vec<usize>,
     /// Seeds.
@@ -175,6 +180,33 @@ fn expand(name: &str) -> Option<Vec<String>> {
             "eurosat",
             "ucf101",
         ],
+        // The two orders in which ZSCL's MTIL learns eleven datasets. CIFAR-100 and MNIST need rows of the user's catalogue.
+        "mtil-order-1" => vec![
+            "fgvc-aircraft",
+            "caltech101",
+            "cifar100",
+            "dtd",
+            "eurosat",
+            "flowers102",
+            "food101",
+            "mnist",
+            "oxford-pets",
+            "stanford-cars",
+            "sun397",
+        ],
+        "mtil-order-2" => vec![
+            "stanford-cars",
+            "food101",
+            "mnist",
+            "oxford-pets",
+            "flowers102",
+            "sun397",
+            "fgvc-aircraft",
+            "caltech101",
+            "dtd",
+            "eurosat",
+            "cifar100",
+        ],
         "drawn-11" => datasets::drawn::datasets()
             .iter()
             .map(|d| d.id.as_str())
@@ -195,12 +227,27 @@ fn is_shift(id: &str) -> bool {
 }
 
 impl Suite {
+    /// Every dataset that it names, each once: trained on, or only tested on.
+    pub fn all_datasets(&self) -> Vec<&String> {
+        let named = self.datasets.iter().chain(&self.source);
+        let mut all: Vec<&String> = Vec::new();
+        let named = named.chain(self.variants.iter().flatten());
+        for id in named.chain(self.unseen.iter().flatten()) {
+            if !all.contains(&id) {
+                all.push(id);
+            }
+        }
+        all
+    }
+
     /// What protocols may know of it.
     pub fn wanted(&self) -> Wanted<'_> {
         Wanted {
             datasets: &self.datasets,
             source: self.source.as_deref(),
             variants: self.variants.as_deref(),
+            unseen: self.unseen.as_deref(),
+            sessions: self.sessions,
         }
     }
 

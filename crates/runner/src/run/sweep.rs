@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clip::Clip;
 use clip::weights::Architecture;
-use datasets::{Catalogue, Dataset, Picks};
+use datasets::{Catalogue, ClassSet, Dataset, Picks};
 use methods::{Backbones, Descriptions};
 use rayon::prelude::*;
 
@@ -21,6 +21,7 @@ use crate::run::cache::Cache;
 use crate::run::checkpoint::{self, Keeper};
 use crate::run::described;
 use crate::run::feed::{self, Feed};
+use crate::run::lesson::Lesson;
 use crate::run::picked;
 use crate::run::plan;
 use crate::run::population::Population;
@@ -28,6 +29,7 @@ use crate::run::suite::{Line, Resolved, Suite};
 use crate::run::taught::{self, Taught};
 use crate::run::trial::{self, Interrupted, Observer, Task};
 use crate::run::work::Counter;
+use crate::start;
 use crate::store::{Planned, Store, replace};
 
 mod key;
@@ -81,14 +83,8 @@ impl Sweep {
         cache: Option<&Cache>,
         teachers: BTreeMap<String, Arc<Clip>>,
     ) -> Result<Self> {
-        let mut wanted = suite.datasets.clone();
-        for id in suite.source.iter().chain(suite.variants.iter().flatten()) {
-            if !wanted.contains(id) {
-                wanted.push(id.clone());
-            }
-        }
         let (mut feeds, mut wrong) = (BTreeMap::new(), Vec::new());
-        for id in &wanted {
+        for id in suite.all_datasets() {
             match feed::open(id, catalogue, root) {
                 Ok(dataset) => {
                     feeds.insert(
@@ -135,6 +131,7 @@ impl Sweep {
                 }
             }
         }
+        wrong.extend(empty_sessions(&suite, &feeds));
         if !wrong.is_empty() {
             bail!(wrong.join("\n"));
         }
@@ -227,6 +224,12 @@ impl Sweep {
             }
         };
         Ok(cells.into_par_iter().zip(&taught).map(trial).collect())
+    }
+
+    /// The datasets that a trial starts from.
+    fn start(&self, planned: &Planned) -> Vec<&Feed> {
+        let ids = start::datasets(&planned.dataset);
+        ids.map(|id| &*self.feeds[id]).collect()
     }
 
     /// The few shots of a dataset that a trial learns from; none where it takes none. Lists are drawn or read when they are
@@ -327,7 +330,8 @@ impl Sweep {
     /// The record of a trial of which nothing has come out yet.
     fn record(&self, trial: &Trial, threads: usize, started: u64) -> Record {
         let p = &trial.planned;
-        let feed = &self.feeds[&p.dataset];
+        let splits = self.start(p).into_iter();
+        let picks = start::datasets(&p.dataset).filter_map(|id| trial.picks.get(id));
         Record {
             schema: SCHEMA,
             key: p.key.clone(),
@@ -353,8 +357,8 @@ impl Sweep {
                 commit: env!("PROMPTBED_COMMIT").to_owned(),
                 backbone: self.suite.backbone.clone(),
                 backbone_fingerprint: self.clip.identity(),
-                split_hash: feed.split_hash().to_owned(),
-                picks_hash: trial.picks.get(&p.dataset).cloned().unwrap_or_default(),
+                split_hash: one_hash(splits.map(Feed::split_hash)),
+                picks_hash: one_hash(picks.map(String::as_str)),
                 processor: machine::processor(),
                 threads,
                 started,
@@ -458,9 +462,10 @@ impl Sweep {
 
     /// What tables call its datasets, where that is not their ids.
     fn titles(&self, trial: &Trial) -> BTreeMap<String, String> {
-        let own = &self.feeds[&trial.planned.dataset].dataset;
+        let own = self.start(&trial.planned);
         let targets = self.targets(&trial.planned, self.line_of(trial));
-        let all = targets.iter().map(|t| &t.feed.dataset).chain([own]);
+        let targets = targets.iter().map(|t| &t.feed.dataset);
+        let all = targets.chain(own.iter().map(|f| &f.dataset));
         // Drawn ones go by their ids: their titles say what is drawn, and rows of a catalogue say how they are called.
         let is_drawn = |id: &str| datasets::drawn::datasets().iter().any(|d| d.id == id);
         all.filter(|d| d.title != d.id && !is_drawn(&d.id))
@@ -480,13 +485,12 @@ impl Sweep {
                 return Ok(sum);
             }
             for stage in self.stages(trial)? {
-                // Datasets that are learned at once are counted as one after the other: as many pictures, fewer texts.
-                for lesson in &stage.lessons {
-                    let of = Population::counted(&lesson.feed.dataset.split)?;
-                    let pictures = lesson.learned.train.len();
-                    let load = counter.training(&of, lesson.set, pictures, self.suite.views);
-                    sum += load.total();
-                }
+                let of = |l: &Lesson| Population::counted(&l.feed.dataset.split);
+                let of: Vec<Population> = stage.lessons.iter().map(of).collect::<Result<_>>()?;
+                let lessons = of.iter().zip(&stage.lessons);
+                let lessons = lessons.map(|(of, l)| (of, l.set, l.learned.train.len()));
+                let lessons: Vec<_> = lessons.collect();
+                sum += counter.learning(&lessons, self.suite.views).total();
             }
             Ok(sum)
         };
@@ -496,5 +500,42 @@ impl Sweep {
 
     fn line_of(&self, trial: &Trial) -> &Line {
         &self.suite.methods[trial.line]
+    }
+}
+
+/// What is wrong with datasets that have no class for a session, each told once.
+fn empty_sessions(suite: &Suite, feeds: &BTreeMap<String, Arc<Feed>>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (protocol, cut) in suite
+        .protocols
+        .iter()
+        .filter_map(|p| Some((p, suite.sessions?)))
+    {
+        let starts = protocol.starts(&suite.wanted()).into_iter();
+        let stages = starts.flat_map(|start| plan::stages(suite, protocol, &start));
+        for (id, set) in stages.flat_map(|stage| stage.train) {
+            let is_cut = matches!(set, ClassSet::Sessions { cut: own, .. } if own == cut);
+            let Some(feed) = feeds.get(&id).filter(|_| is_cut) else {
+                continue;
+            };
+            if let Err(e) = feed.dataset.split.names_of(set)
+                && !wrong
+                    .iter()
+                    .any(|told: &String| told.starts_with(&format!("dataset {id}:")))
+            {
+                wrong.push(format!("dataset {id}: {e} (sessions)"));
+            }
+        }
+    }
+    wrong
+}
+
+/// The hash of one thing as it is, of several the hash over theirs; empty of none.
+fn one_hash<'a>(hashes: impl Iterator<Item = &'a str>) -> String {
+    let hashes: Vec<&str> = hashes.collect();
+    match hashes[..] {
+        [] => String::new(),
+        [one] => one.to_owned(),
+        _ => crate::hash::hex(hashes.join(" ").as_bytes()),
     }
 }

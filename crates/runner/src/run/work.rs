@@ -168,6 +168,21 @@ impl Counter<'_> {
         text(self.architecture, 1 + shared, &rest)
     }
 
+    /// Training on some classes of one dataset, or of several at once, each with the pictures learned of it.
+    pub fn learning(&self, of: &[(&Population, ClassSet, usize)], views: Views) -> Load {
+        if let [(of, set, pictures)] = of {
+            return self.training(of, *set, *pictures, views);
+        }
+        let parts: Vec<_> = of.iter().map(|(of, set, _)| (*of, *set)).collect();
+        let pictures = of.iter().map(|(.., pictures)| pictures).sum();
+        self.training(
+            &Population::together(&parts),
+            ClassSet::All,
+            pictures,
+            views,
+        )
+    }
+
     /// Training on `pictures` of the classes `set`; what `views` caches is counted as if nobody else needed it.
     pub fn training(&self, of: &Population, set: ClassSet, pictures: usize, views: Views) -> Load {
         let (cost, needs) = (self.method.config.cost(), self.method.config.needs());
@@ -188,7 +203,7 @@ impl Counter<'_> {
         let steps = length.steps;
         let batch = training.batch.min(pictures);
         let seen = (steps * batch) as f64;
-        let text = self.text(of.names(self.texts_of(set)));
+        let text = self.text(&of.names(self.texts_of(set)));
         let times = steps as f64
             * if cost.text.per_picture {
                 batch as f64
@@ -218,7 +233,7 @@ impl Counter<'_> {
     /// Testing on the pictures of `set`, without the features that all methods with a frozen image tower share.
     pub fn testing(&self, of: &Population, set: TestSet) -> Load {
         let pictures = of.tests(set.pictures) as f64;
-        let text = self.text(of.names(self.texts_of(set.among)));
+        let text = self.text(&of.names(self.texts_of(set.among)));
         let cost = self.method.config.cost();
         let mut load = Load::default();
         match self.method.config.needs().sees {

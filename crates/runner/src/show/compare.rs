@@ -6,6 +6,7 @@ use std::fmt;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
 use crate::show::summary::Summary;
+use crate::start;
 use crate::stats;
 use crate::store::Loaded;
 
@@ -16,7 +17,7 @@ pub struct Cell {
     pub protocol: &'static Protocol,
     /// Label of the method.
     pub method: String,
-    /// Dataset trained on.
+    /// What was trained on, as [`start`] has it.
     pub trained_on: String,
     /// Labelled training pictures a class.
     pub shots: usize,
@@ -27,7 +28,9 @@ impl fmt::Display for Cell {
         write!(
             f,
             "{} {} {}",
-            self.protocol.name, self.method, self.trained_on
+            self.protocol.name,
+            self.method,
+            start::called(&self.trained_on, |id| id)
         )?;
         match self.shots {
             0 => Ok(()),
@@ -51,8 +54,8 @@ pub enum Verdict {
 pub struct Change {
     /// Where.
     pub cell: Cell,
-    /// Dataset and class set tested on.
-    pub tested: (String, TestSet),
+    /// Dataset and class set tested on, and the stage after which, from 0.
+    pub tested: (String, TestSet, usize),
     /// Mean accuracy in percent, in the first and the second folder.
     pub means: (f64, f64),
     /// Seeds, in the first and the second folder.
@@ -180,12 +183,12 @@ fn accuracies(
     theirs: &BTreeMap<u64, &Record>,
     result: &mut Comparison,
 ) {
-    type Tests = BTreeMap<(String, TestSet), Vec<(u64, u64, u64)>>;
+    type Tests = BTreeMap<(String, TestSet, usize), Vec<(u64, u64, u64)>>;
     let gather = |records: &BTreeMap<u64, &Record>| -> Tests {
         let mut tests = Tests::new();
         for (seed, record) in records {
             for test in &record.tests {
-                let place = (test.dataset.clone(), test.class_set);
+                let place = (test.dataset.clone(), test.class_set, test.stage);
                 tests
                     .entry(place)
                     .or_default()
@@ -339,14 +342,18 @@ impl Comparison {
             }
             out += &format!("{title}:\n");
             out += &listed(changes.iter().map(|c| {
-                let (dataset, class_set) = &c.tested;
+                let (dataset, class_set, stage) = &c.tested;
                 let on = if *dataset == c.cell.trained_on {
                     String::new()
                 } else {
                     format!(" on {dataset}")
                 };
+                let after = match stage {
+                    0 => String::new(),
+                    n => format!(" after stage {}", n + 1),
+                };
                 format!(
-                    "{}{on}, {class_set}: {:.2} -> {:.2} ({:+.2}; noise ±{:.2}; {} and {} seeds)",
+                    "{}{on}, {class_set}{after}: {:.2} -> {:.2} ({:+.2}; noise ±{:.2}; {} and {} seeds)",
                     c.cell,
                     c.means.0,
                     c.means.1,

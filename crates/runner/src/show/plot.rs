@@ -183,7 +183,7 @@ impl<'a> Painter<'a> {
     fn place_name(&self, place: Place<'_>) -> String {
         match place {
             Place::Average => format!("Average over {}", self.section.targets().count()),
-            Place::Dataset(d) if self.section.source.as_deref() == Some(d) => {
+            Place::Dataset(d) if self.section.is_source(d) => {
                 format!("{} (source)", self.section.called(d))
             }
             Place::Dataset(d) => self.section.called(d).to_owned(),

@@ -17,8 +17,9 @@ pub use cost::Spending;
 pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 pub use health::{Collapse, Failure, Health};
 pub use section::Section;
+use section::Told;
 
-use crate::protocols::Protocol;
+use crate::protocols::{Protocol, Starts};
 use crate::record::{Outcome, Record};
 use crate::store::{Loaded, Planned};
 
@@ -56,15 +57,19 @@ impl Summary {
                 .iter()
                 .filter(|p| p.protocol == *protocol)
                 .collect();
-            for source in sources(protocol, records) {
+            let sources = sources(protocol, records);
+            for source in &sources {
                 sections.push(Section::new(
                     protocol,
                     backbone,
                     fingerprint,
-                    source,
+                    *source,
                     records,
                     &planned,
-                    backbones.len() > 1,
+                    Told {
+                        backbone: backbones.len() > 1,
+                        start: sources.len() > 1,
+                    },
                 ));
             }
         }
@@ -82,15 +87,15 @@ impl Summary {
     }
 }
 
-/// Source datasets of a protocol's records; one `None` where the protocol has none.
+/// What a protocol's records start from, where that is not each dataset by itself; one `None` where it is.
 fn sources<'a>(protocol: &Protocol, records: &[&'a Record]) -> Vec<Option<&'a str>> {
-    if !protocol.has_source {
+    if protocol.starts == Starts::Each {
         return vec![None];
     }
     let of = |trained: bool| -> BTreeSet<&'a str> {
         records
             .iter()
-            .filter(|r| !trained || r.shots > 0)
+            .filter(|r| !trained || r.shots > 0 || protocol.starts == Starts::All)
             .map(|r| r.dataset.as_str())
             .collect()
     };

@@ -9,6 +9,7 @@ use toml_edit::TableLike;
 use super::reader::{Reader, plain};
 use super::{Layer, Line, Resolved, Suite, unknown_dataset};
 use crate::protocols::Protocol;
+use crate::start;
 
 impl Suite {
     pub(super) fn method(
@@ -227,7 +228,8 @@ impl Line {
                 && layer
                     .datasets
                     .as_ref()
-                    .is_none_or(|d| d.iter().any(|d| d == dataset))
+                    // Of a trial of several datasets: where it names them all.
+                    .is_none_or(|d| start::datasets(dataset).all(|id| d.iter().any(|d| d == id)))
                 && layer.shots.as_ref().is_none_or(|s| s.contains(&shots));
             if here {
                 // Said in one way, it takes the place of what an earlier table says in the other.

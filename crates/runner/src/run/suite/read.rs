@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use datasets::{Order, Sessions};
 use toml_edit::{Document, Item, TableLike};
 
 use super::reader::Reader;
 use super::{Line, PicksFrom, Precision, Suite, VERSION, Views, bytes, expand, unknown_dataset};
-use crate::protocols;
+use crate::protocols::{self, Protocol};
 
 impl Suite {
     /// Reads and checks `path`. `known` tells whether a dataset id exists.
@@ -45,6 +46,8 @@ impl Suite {
             "datasets",
             "source",
             "variants",
+            "unseen",
+            "sessions",
             "shots",
             "seeds",
             "views",
@@ -84,12 +87,26 @@ impl Suite {
         let variants = root
             .get("variants")
             .map(|_| Self::datasets(&mut r, root, "variants", known));
-        if variants.is_some() && !protocols.iter().any(|p| p.has_variants) {
-            let those = protocols::names(|p| p.has_variants, " and ");
-            let message = format!("belongs to {those} only");
-            r.at(root.get("variants"), "variants", message);
+        let unseen = Self::unseen(&mut r, root, &datasets, known);
+        let sessions = Self::sessions(&mut r, root.get("sessions"));
+        for field in ["variants", "unseen", "sessions"] {
+            let reads = |p: &Protocol| p.fields.contains(&field);
+            if root.get(field).is_some() && !protocols.iter().any(|p| reads(p)) {
+                let message = format!("belongs to {} only", protocols::names(reads, " and "));
+                r.at(root.get(field), field, message);
+            }
         }
-        let transfer = protocols.iter().any(|p| p.has_source);
+        let in_sessions = |p: &&Protocol| p.fields.contains(&"sessions");
+        if let (None, Some(protocol)) = (
+            root.get("sessions"),
+            protocols.iter().find(|p| in_sessions(p)),
+        ) {
+            let message = format!(
+                "is missing: {protocol} learns classes in sessions; for example `sessions = 10`"
+            );
+            r.on(1, "sessions", message);
+        }
+        let transfer = protocols.iter().any(|p| p.has_source());
         let source = r.string(root, "", "source");
         match (&source, transfer) {
             (None, true) => r.on(
@@ -98,7 +115,7 @@ impl Suite {
                 "is missing: this protocol trains on one dataset",
             ),
             (Some(_), false) => {
-                let those = protocols::names(|p| p.has_source, " and ");
+                let those = protocols::names(|p| p.has_source(), " and ");
                 let message = format!("belongs to {those} only");
                 r.at(root.get("source"), "source", message);
             }
@@ -127,7 +144,7 @@ impl Suite {
         let views = Self::views(&mut r, root.get("views"));
         let picks = Self::picks(&mut r, root.get("picks"));
         if let PicksFrom::File(_) = &picks {
-            let trained_on = if transfer && protocols.iter().all(|p| p.has_source) {
+            let trained_on = if transfer && protocols.iter().all(|p| p.has_source()) {
                 source.iter().count()
             } else {
                 datasets.len()
@@ -187,11 +204,13 @@ impl Suite {
                     datasets: &datasets,
                     source: source.as_deref(),
                     variants: variants.as_deref(),
+                    unseen: unseen.as_deref(),
+                    sessions,
                 };
                 for dataset in protocol.starts(&wanted) {
                     for shots in shots.iter().copied().chain(shots.is_empty().then_some(0)) {
                         for (number, message) in
-                            line.problems(protocol, dataset, shots, &format!("method[{i}]."))
+                            line.problems(protocol, &dataset, shots, &format!("method[{i}]."))
                         {
                             if !seen.contains(&message) {
                                 seen.push(message.clone());
@@ -228,6 +247,8 @@ impl Suite {
             datasets,
             source,
             variants,
+            unseen,
+            sessions,
             shots,
             seeds,
             views,
@@ -254,6 +275,66 @@ impl Suite {
             }
         }
         out
+    }
+
+    /// Datasets to test on that are not among those learned.
+    fn unseen(
+        r: &mut Reader,
+        root: &dyn TableLike,
+        datasets: &[String],
+        known: &[String],
+    ) -> Option<Vec<String>> {
+        let item = root.get("unseen")?;
+        let unseen = Self::datasets(r, root, "unseen", known);
+        for id in unseen.iter().filter(|id| datasets.contains(id)) {
+            let message = format!("{id} is one of `datasets`, which are trained on");
+            r.at(Some(item), "unseen", message);
+        }
+        Some(unseen)
+    }
+
+    /// How many, or `{ count = 10, first = 50, order = 1993 }`.
+    fn sessions(r: &mut Reader, item: Option<&Item>) -> Option<Sessions> {
+        let item = item?;
+        let usual = Sessions {
+            count: 0,
+            first: None,
+            order: Order::Shuffled(1993),
+        };
+        let number = |item: &Item| usize::try_from(item.as_integer()?).ok();
+        let (read, mut is_right) = match (number(item), item.as_table_like()) {
+            (Some(count), _) => (Sessions { count, ..usual }, true),
+            (None, Some(table)) => {
+                r.only(table, "sessions.", &["count", "first", "order"]);
+                let count = table.get("count").and_then(number);
+                let first = table.get("first").map(number);
+                let order = match table.get("order") {
+                    None => Some(usual.order),
+                    Some(item) => match (item.as_str(), item.as_integer()) {
+                        (Some("labels"), _) => Some(Order::Labels),
+                        (Some("icarl"), _) => Some(Order::Icarl),
+                        (None, Some(seed)) => u32::try_from(seed).ok().map(Order::Shuffled),
+                        _ => None,
+                    },
+                };
+                let is_right = count.is_some() && order.is_some() && first != Some(None);
+                let read = Sessions {
+                    count: count.unwrap_or_default(),
+                    first: first.flatten(),
+                    order: order.unwrap_or(usual.order),
+                };
+                (read, is_right)
+            }
+            _ => (usual, false),
+        };
+        is_right &= read.count > 1 && read.first != Some(0);
+        if !is_right {
+            let message = "must be a number of 2 or more, or { count = 10, first = 50, order = 1993 }: `first` classes in \
+                           the first session where it has more, `order` a seed of numpy's permutation (1993 where not \
+                           given), \"labels\" or \"icarl\"";
+            r.at(Some(item), "sessions", message);
+        }
+        Some(read)
     }
 
     fn views(r: &mut Reader, item: Option<&Item>) -> Views {

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use methods::Sees;
+use serde_json::Value;
 
 use super::{RESULTS, Sweep};
+use crate::protocols::Stage;
+use crate::run::plan;
 use crate::run::suite::{Line, Precision, Resolved};
+use crate::start;
 use crate::store::Planned;
 
 impl Sweep {
@@ -17,7 +21,7 @@ impl Sweep {
         method: &Resolved,
         picks: &BTreeMap<String, String>,
     ) -> String {
-        let feed = &self.feeds[&p.dataset];
+        let own = self.start(p);
         let targets: Vec<[String; 3]> = self
             .targets(p, line)
             .iter()
@@ -36,8 +40,8 @@ impl Sweep {
             "protocol": p.protocol,
             "views": self.suite.views.to_string(),
             "backbone": self.clip.identity(),
-            "split": feed.split_hash(),
-            "template": feed.dataset.template,
+            "split": one_or_all(own.iter().map(|f| f.split_hash())),
+            "template": one_or_all(own.iter().map(|f| f.dataset.template.as_str())),
             "targets": targets,
             "picks": picks.get(&p.dataset),
             "seed": p.seed,
@@ -57,7 +61,13 @@ impl Sweep {
         if self.suite.precision != Precision::default() {
             all["precision"] = self.suite.precision.name().into();
         }
-        // As are the pictures of further datasets that are learned,
+        // As is what happens in which order, where that does not go without saying,
+        let stages = plan::stages(&self.suite, p.protocol, &p.dataset);
+        if stages.len() > 1 || stages.iter().any(|stage| stage.train.len() > 1) {
+            let told = |stage: Stage| serde_json::json!([stage.train, stage.tests]);
+            all["stages"] = stages.into_iter().map(told).collect();
+        }
+        // the pictures of further datasets that are learned,
         let others = picks.iter().filter(|(id, _)| **id != p.dataset);
         let others: BTreeMap<&String, &String> = others.collect();
         if !others.is_empty() {
@@ -81,10 +91,18 @@ impl Sweep {
         format!(
             "{}-{}-{}shot-seed{}-{}",
             p.method,
-            p.dataset,
+            start::short(&p.dataset),
             p.shots,
             p.seed,
             &hash[..10]
         )
+    }
+}
+
+/// A list; where it is of one thing, that alone.
+fn one_or_all<'a>(mut values: impl ExactSizeIterator<Item = &'a str>) -> Value {
+    match values.len() {
+        1 => values.next().into(),
+        _ => values.collect::<Vec<_>>().into(),
     }
 }

@@ -32,14 +32,7 @@ impl Sweep {
         let (planned, line) = (&trial.planned, self.line_of(trial));
         let stages = plan::stages(&self.suite, planned.protocol, &planned.dataset);
         let stages = stages.into_iter().map(|stage| {
-            // Where nothing is trained, the method is built for what it is asked first.
-            let built_for = stage.tests.first().map(|(id, set)| (id.clone(), set.among));
-            let taught = if stage.train.is_empty() {
-                built_for.into_iter().collect()
-            } else {
-                stage.train
-            };
-            let lessons = taught.into_iter().map(|(id, set)| {
+            let lessons = stage.taught().into_iter().map(|(id, set)| {
                 let feed = &self.feeds[&id];
                 Ok(Lesson {
                     feed: feed.clone(),

@@ -221,7 +221,7 @@ fn columns(table: &Table, at: &str, found: &mut Vec<(String, String)>) {
             ));
         }
     }
-    let elsewhere = table.protocol.has_source;
+    let elsewhere = table.protocol.has_source();
     if elsewhere != table.trained_on.is_some() {
         let message = if elsewhere {
             "missing under this protocol"

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::record::{Outcome, Record};
 use crate::show::summary::{Entry, Figure};
 use crate::show::table::{Rank, Table};
+use crate::start;
 use crate::store::Loaded;
 
 /// A column's heading.
@@ -249,15 +250,17 @@ pub(super) fn provenance(loaded: &Loaded) -> TableView {
             r.provenance.backbone_fingerprint.clone()
         }),
         ("split SHA-256", |r| {
-            format!("{}: {}", r.dataset, r.provenance.split_hash)
+            let start = start::called(&r.dataset, |id| id);
+            format!("{start}: {}", r.provenance.split_hash)
         }),
         ("picks SHA-256", |r| {
             if r.provenance.picks_hash.is_empty() {
                 return String::new();
             }
+            let start = start::called(&r.dataset, |id| id);
             format!(
-                "{}, {} shots, seed {}: {}",
-                r.dataset, r.shots, r.seed, r.provenance.picks_hash
+                "{start}, {} shots, seed {}: {}",
+                r.shots, r.seed, r.provenance.picks_hash
             )
         }),
         ("processor", |r| r.provenance.processor.clone()),
@@ -299,7 +302,7 @@ pub(super) fn trials(loaded: &Loaded) -> TableView {
         Head::number("Final loss"),
     ];
     let row = |r: &Record| {
-        let tests = r.tests.iter().map(|t| {
+        let tests = r.last_tests().map(|t| {
             let on = if t.dataset == r.dataset {
                 t.class_set.to_string()
             } else {
@@ -315,7 +318,7 @@ pub(super) fn trials(loaded: &Loaded) -> TableView {
             Cell::text(&r.key),
             Cell::text(r.protocol.name),
             Cell::text(&r.method),
-            Cell::text(&r.dataset),
+            Cell::text(start::called(&r.dataset, |id| id)),
             Cell::number(r.shots.to_string(), r.shots as f64),
             Cell::number(r.seed.to_string(), r.seed as f64),
             Cell::long(outcome),

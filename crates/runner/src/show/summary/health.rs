@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::Section;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
+use crate::start;
 use crate::store::Loaded;
 
 /// A trial that failed.
@@ -211,7 +212,8 @@ pub(super) fn trial_name(
         1 => " 1 shot".to_owned(),
         n => format!(" {n} shots"),
     };
-    format!("{} {method} {dataset}{shots} seed {seed}", protocol.name)
+    let start = start::called(dataset, |id| id);
+    format!("{} {method} {start}{shots} seed {seed}", protocol.name)
 }
 
 fn collapsed(section: &Section) -> Vec<Collapse> {

@@ -196,7 +196,7 @@ pub fn sweep(
         Some(halves) => halves.iter().map(ToString::to_string).collect(),
         None => vec!["all".to_owned()],
     };
-    let from_source = protocol.has_source;
+    let from_source = protocol.has_source();
     let mut loaded = Loaded::default();
     for (m, method) in methods.iter().enumerate() {
         let is_trained = *method != "zero-shot";

@@ -7,8 +7,9 @@ use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
 use super::uses::Uses;
-use crate::protocols::Protocol;
+use crate::protocols::{Protocol, Starts};
 use crate::record::{Outcome, Record, TestSet};
+use crate::start;
 use crate::stats;
 use crate::store::Planned;
 
@@ -28,7 +29,7 @@ pub struct Section {
     pub backbone: String,
     /// SHA-256 of its tensors, hex.
     pub fingerprint: String,
-    /// Dataset trained on, where the others are only tested on.
+    /// What all its trials start from, as [`start`] has it; `None` where they start from each dataset.
     pub source: Option<String>,
     /// Methods in the order of the suite; without a plan, untrained ones first.
     pub methods: Vec<Method>,
@@ -46,10 +47,19 @@ pub struct Section {
     pub uses: BTreeMap<String, Uses>,
     /// How seeds are summed up.
     pub(super) spread: Spread,
-    names_backbone: bool,
+    told: Told,
     /// What datasets are called, where that is not their ids.
     titles: BTreeMap<String, String>,
     cells: BTreeMap<CellKey, Cell>,
+}
+
+/// What headings and file names must tell, for another section of the protocol differs in it alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// The backbone.
+    pub(super) backbone: bool,
+    /// Which datasets the trials start from, where they start from all.
+    pub(super) start: bool,
 }
 
 impl Section {
@@ -60,11 +70,12 @@ impl Section {
         source: Option<&str>,
         records: &[&Record],
         planned: &[&Planned],
-        names_backbone: bool,
+        told: Told,
     ) -> Self {
         // Untrained methods belong to every source.
         let belongs = |shots: usize, dataset: &str| {
-            source.is_none_or(|source| shots == 0 || dataset == source)
+            let is_everywhere = shots == 0 && protocol.has_source();
+            source.is_none_or(|source| is_everywhere || dataset == source)
         };
         let records: Vec<&Record> = records
             .iter()
@@ -90,7 +101,7 @@ impl Section {
             spending: super::cost::spending(&records),
             uses: super::uses::uses(&records),
             spread: Spread::default(),
-            names_backbone,
+            told,
             titles: records.iter().flat_map(|r| r.titles.clone()).collect(),
             cells: BTreeMap::new(),
         };
@@ -233,10 +244,18 @@ impl Section {
     /// Heading: the protocol, and what tells this section from its neighbours.
     pub fn title(&self) -> String {
         let mut title = self.protocol.title.to_owned();
-        if let Some(source) = &self.source {
-            title += &format!(" from {}", self.called(source));
+        match (&self.source, self.protocol.starts) {
+            (Some(source), Starts::All) => {
+                title += &format!(" on {}", start::called(source, |id| self.called(id)));
+                if self.told.start {
+                    let first = start::datasets(source).next().unwrap_or_default();
+                    title += &format!(", {} first", self.called(first));
+                }
+            }
+            (Some(source), _) => title += &format!(" from {}", self.called(source)),
+            (None, _) => {}
         }
-        if self.names_backbone {
+        if self.told.backbone {
             title += &format!(", {} ({})", self.backbone, self.short_fingerprint());
         }
         title
@@ -250,10 +269,15 @@ impl Section {
     /// Start of the names of this section's files.
     pub fn slug(&self) -> String {
         let mut slug = self.protocol.name.to_owned();
-        if let Some(source) = &self.source {
-            slug += &format!("-from-{source}");
+        match (&self.source, self.protocol.starts) {
+            (Some(source), Starts::All) if self.told.start => {
+                let hash = crate::hash::hex(source.as_bytes());
+                slug += &format!("-on-{}-{}", start::short(source), &hash[..6]);
+            }
+            (Some(source), Starts::Source) => slug += &format!("-from-{source}"),
+            _ => {}
         }
-        if self.names_backbone {
+        if self.told.backbone {
             slug += &format!("-{}", self.short_fingerprint());
         }
         slug.chars()
@@ -266,7 +290,12 @@ impl Section {
         self.datasets
             .iter()
             .map(String::as_str)
-            .filter(|d| self.source.as_deref() != Some(*d))
+            .filter(|d| !self.is_source(d))
+    }
+
+    /// Whether `dataset` is the one that trials start from, which no average holds.
+    pub fn is_source(&self, dataset: &str) -> bool {
+        self.protocol.has_source() && self.source.as_deref() == Some(dataset)
     }
 
     /// Every cell: method, dataset, class set, shots, accuracies.
@@ -427,8 +456,9 @@ impl Section {
         let mut missing = Vec::new();
         for ((method, dataset, _, shots), cell) in &self.cells {
             // A trial from a source is missing once, not once a target.
-            let dataset = match &self.source {
-                Some(source) if self.protocol.has_source && *shots > 0 => source,
+            let dataset = match (&self.source, self.protocol.starts) {
+                (Some(source), Starts::All) => source,
+                (Some(source), Starts::Source) if *shots > 0 => source,
                 _ => dataset,
             };
             for seed in cell

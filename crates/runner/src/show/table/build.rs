@@ -24,7 +24,7 @@ pub fn section_tables(section: &Section) -> Vec<Table> {
                 tables.push(view.halves(halves, shots, Contest::Rows));
             }
         }
-        Shows::Sets => {
+        Shows::Sets | Shows::Tasks | Shows::Sessions | Shows::Datasets => {
             for &class_set in &section.class_sets {
                 if section.shots.len() > 1 {
                     tables.push(view.learning(class_set, &view.places()));
@@ -51,7 +51,7 @@ pub(super) fn at_a_glance(summary: &Summary) -> Vec<Table> {
                     tables.push(view.halves(halves, most, Contest::Columns));
                 }
             }
-            Shows::Sets => {
+            Shows::Sets | Shows::Tasks | Shows::Sessions | Shows::Datasets => {
                 for &class_set in &section.class_sets {
                     if section.shots.len() > 1 && section.datasets.len() > 1 {
                         tables.push(view.learning(class_set, &[Place::Average]));
@@ -99,7 +99,7 @@ impl<'a> View<'a> {
     fn place_name(&self, place: Place<'_>) -> String {
         match place {
             Place::Average => "Average".to_owned(),
-            Place::Dataset(d) if self.section.source.as_deref() == Some(d) => {
+            Place::Dataset(d) if self.section.is_source(d) => {
                 format!("{} (source)", self.section.called(d))
             }
             Place::Dataset(d) => self.section.called(d).to_owned(),
@@ -140,7 +140,7 @@ impl<'a> View<'a> {
         if section.methods.iter().any(|m| m.peeks) {
             text += " \u{2020}: chose by test pictures or by a whole validation split, as its released code does.";
         }
-        if section.source.is_some() {
+        if section.protocol.has_source() {
             text += " The average leaves the source out.";
         }
         text + " Best in bold, second underlined."
