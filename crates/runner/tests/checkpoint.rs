@@ -259,6 +259,37 @@ batch  = 16
 }
 
 #[test]
+fn trials_of_several_stages_and_tasks_go_on_from_any_step_and_test_of_each() {
+    Trials::of(
+        r#"
+version  = 1
+protocol = ["multi-task", "class-incremental", "task-incremental"]
+datasets = ["drawn-textures", "drawn-satellite"]
+unseen   = ["drawn-pets"]
+sessions = { count = 3, first = 4 }
+shots    = [1]
+seeds    = [1]
+views    = { cached = 2 }
+
+[[method]]
+name = "zero-shot"
+
+[[method]]
+name   = "coop"
+epochs = 2
+batch  = 16
+
+[[method]]
+name   = "promptsrc"
+epochs = 2
+batch  = 16
+config = { gpa_mean = 1.0 }
+"#,
+    )
+    .go_on_as_if_never_stopped(usize::MAX);
+}
+
+#[test]
 fn methods_that_adapt_to_test_pictures_go_on_inside_their_stream() {
     Trials::of(
         r#"

@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clip::weights::Stored;
+use methods::Classes;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Record, from_1};
-use crate::run::trial::Outcomes;
+use crate::run::trial::{Outcomes, built, joined};
 use crate::store::replace;
 
 /// Key of the description in the file's metadata.
@@ -29,18 +30,70 @@ pub struct Description {
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Settings of the suite that it was trained with.
     pub suite_settings: BTreeMap<String, serde_json::Value>,
-    /// Dataset trained on.
+    /// What it was trained on, as [`start`](crate::start) has it.
     pub dataset: String,
     /// Shots.
     pub shots: usize,
     /// Seed.
     pub seed: u64,
-    /// Names of the classes trained on, in label order.
+    /// Names of the classes trained on, in label order; of several stages, in the last.
     pub classes: Vec<String>,
+    /// What each stage taught, of each dataset, where there were several of either: a method is bound to them in turn before
+    /// it takes what it learned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Vec<Taught>>,
     /// Fingerprint of the backbone.
     pub backbone_fingerprint: String,
     /// Optimizer steps.
     pub step: u64,
+}
+
+/// Classes of one dataset that a stage taught.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Taught {
+    /// The dataset.
+    pub dataset: String,
+    /// Its hand-written prompt.
+    pub template: String,
+    /// Their names as they are written.
+    pub classes: Vec<String>,
+    /// Names of all of the dataset's classes, where these are not all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub among: Vec<String>,
+}
+
+impl Taught {
+    fn of(classes: &Classes) -> Self {
+        let is_whole = classes.names == classes.dataset_names;
+        Self {
+            dataset: classes.dataset.clone(),
+            template: classes.template.clone(),
+            classes: classes.written.clone(),
+            among: if is_whole {
+                Vec::new()
+            } else {
+                classes.dataset_names.clone()
+            },
+        }
+    }
+
+    fn classes(&self) -> Classes {
+        let classes = Classes::new(&self.classes, &self.dataset, &self.template);
+        if self.among.is_empty() {
+            classes
+        } else {
+            classes.among(&self.among)
+        }
+    }
+}
+
+/// What the stages of a trial taught, where that is more than the classes of one dataset once.
+fn stages(taught: &[Vec<Classes>]) -> Vec<Vec<Taught>> {
+    let is_plain = matches!(taught, [] | [_]) && taught.iter().all(|stage| stage.len() == 1);
+    let stages = taught.iter().filter(|_| !is_plain);
+    stages
+        .map(|stage| stage.iter().map(Taught::of).collect())
+        .collect()
 }
 
 /// Writes the prompts of a finished trial, whole or not at all; nothing where nothing was trained.
@@ -60,6 +113,7 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
         shots: record.shots,
         seed: record.seed,
         classes: outcomes.classes.clone(),
+        stages: stages(&outcomes.taught),
         backbone_fingerprint: record.provenance.backbone_fingerprint.clone(),
         step: outcomes.cost.steps,
     };
@@ -369,7 +423,7 @@ impl Saved {
     pub fn method(
         &self,
         clip: &std::sync::Arc<clip::Clip>,
-        classes: &methods::Classes,
+        classes: &Classes,
     ) -> Result<Box<dyn methods::Method>> {
         let mut init = methods::Init::seeded(self.seed);
         let on = methods::Backbones::from(clip.clone());
@@ -405,14 +459,22 @@ impl Saved {
             methods::load_parameters(method.as_ref(), &values)?;
             return Ok(method);
         };
-        let own = if description.classes == classes.names {
-            classes.clone()
+        let stages: Vec<Vec<Classes>> = if !description.stages.is_empty() {
+            let stage = |taught: &Vec<Taught>| taught.iter().map(Taught::classes).collect();
+            description.stages.iter().map(stage).collect()
+        } else if description.classes == classes.names {
+            vec![vec![classes.clone()]]
         } else {
-            methods::Classes::new(&description.classes, &classes.dataset, &classes.template)
+            let own = Classes::new(&description.classes, &classes.dataset, &classes.template)
                 .among(&classes.dataset_names)
-                .described(classes.descriptions.clone())
+                .described(classes.descriptions.clone());
+            vec![vec![own]]
         };
-        let mut method = self.config.build(&on, &own, &mut init)?;
+        let mut method = built(self.config.as_ref(), &on, &stages[0], &mut init)?;
+        for stage in &stages[1..] {
+            method.bind(&joined(stage))?;
+        }
+        let own = joined(&stages[stages.len() - 1]);
         let values = self.tensors.keys().map(|name| {
             let tensor = self.tensor(name)?;
             Ok((name.clone(), tensor))

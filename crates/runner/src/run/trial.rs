@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use datasets::ClassSet;
-use methods::{Backbones, Classes, Descriptions, Init, Method, Needs};
+use methods::{Backbones, Classes, Config, Descriptions, Init, Method, Needs};
 
 use crate::reason::reason;
 use crate::record::{Cost, Outcome, Test, TestSet};
@@ -126,8 +126,10 @@ pub struct Outcomes {
     pub cost: Cost,
     /// Trained tensors by published name, and what else the method must keep to score again; none where it learns nothing.
     pub prompts: Vec<(String, Tensor)>,
-    /// Names of the classes trained on.
+    /// Names of the classes trained on, of the last stage.
     pub classes: Vec<String>,
+    /// What each stage taught, of each dataset.
+    pub taught: Vec<Vec<Classes>>,
 }
 
 /// The run was asked to stop before the trial was over.
@@ -215,6 +217,7 @@ impl<'a> Running<'a> {
                 cost: Cost::default(),
                 prompts: Vec::new(),
                 classes: Vec::new(),
+                taught: Vec::new(),
             },
             stage: 0,
             place: Place::Before,
@@ -290,13 +293,11 @@ impl<'a> Running<'a> {
             Some(method) => method.bind(&classes)?,
             None => {
                 let (config, mut init) = (&self.task.method.config, Init::seeded(self.task.seed));
-                self.method = Some(match &taught[..] {
-                    [one] => config.build(self.task.on, one, &mut init)?,
-                    several => config.build_tasks(self.task.on, several, &mut init)?,
-                });
+                self.method = Some(built(config.as_ref(), self.task.on, &taught, &mut init)?);
             }
         }
         self.out.classes = classes.names;
+        self.out.taught.push(taught);
         Ok(())
     }
 
@@ -446,10 +447,27 @@ fn taught(stage: &Stage) -> Result<Vec<Classes>> {
         .collect()
 }
 
-fn joined(taught: &[Classes]) -> Classes {
+/// The classes of one dataset, or of several as one list.
+pub(super) fn joined(taught: &[Classes]) -> Classes {
     match taught {
         [one] => one.clone(),
         several => Classes::joined(several),
+    }
+}
+
+/// A method built for what its first stage teaches.
+///
+/// # Errors
+/// Those of [`Config::build`].
+pub(super) fn built(
+    config: &dyn Config,
+    on: &Backbones,
+    taught: &[Classes],
+    init: &mut Init,
+) -> candle_core::Result<Box<dyn Method>> {
+    match taught {
+        [one] => config.build(on, one, init),
+        several => config.build_tasks(on, several, init),
     }
 }
 

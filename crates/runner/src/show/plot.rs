@@ -8,7 +8,9 @@ mod dots;
 mod grid;
 mod halves;
 mod marks;
+mod matrix;
 mod scatter;
+mod sessions;
 mod sets;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +71,8 @@ impl Size {
 pub const CHARTS: &[Chart] = &[
     halves::CHART,
     sets::CHART,
+    sessions::CHART,
+    matrix::CHART,
     scatter::CHART,
     cost::CHART,
     calibration::CHART,
@@ -173,9 +177,9 @@ pub struct Painter<'a> {
 impl<'a> Painter<'a> {
     /// The average first, then each dataset; a single dataset alone.
     fn places(&self) -> Vec<Place<'a>> {
-        let average = (self.section.targets().count() > 1).then_some(Place::Average);
-        average
-            .into_iter()
+        let averages = [Place::Average, Place::Unseen].into_iter();
+        averages
+            .filter(|p| self.section.averaged(*p).len() > 1)
             .chain(self.section.datasets.iter().map(|d| Place::Dataset(d)))
             .collect()
     }
@@ -183,6 +187,12 @@ impl<'a> Painter<'a> {
     fn place_name(&self, place: Place<'_>) -> String {
         match place {
             Place::Average => format!("Average over {}", self.section.targets().count()),
+            Place::Unseen => {
+                format!("Average over {} unseen", self.section.averaged(place).len())
+            }
+            Place::Dataset(d) if self.section.is_unseen(d) => {
+                format!("{} (unseen)", self.section.called(d))
+            }
             Place::Dataset(d) if self.section.is_source(d) => {
                 format!("{} (source)", self.section.called(d))
             }

@@ -2,6 +2,7 @@
 //!
 //! Tables, charts and the report all read a [`Summary`], so they can never disagree.
 
+mod continual;
 mod cost;
 mod figure;
 mod health;
@@ -9,17 +10,19 @@ mod order;
 #[cfg(test)]
 pub mod sample;
 mod section;
+pub(crate) mod tasks;
 pub(crate) mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use continual::Spot;
 pub use cost::Spending;
 pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 pub use health::{Collapse, Failure, Health};
 pub use section::Section;
 use section::Told;
 
-use crate::protocols::{Protocol, Starts};
+use crate::protocols::{Protocol, Shows, Starts};
 use crate::record::{Outcome, Record};
 use crate::store::{Loaded, Planned};
 
@@ -73,6 +76,7 @@ impl Summary {
                 ));
             }
         }
+        set_beside(&mut sections);
         let health = Health::new(loaded, &kept, set_aside, &sections);
         Self { sections, health }
     }
@@ -82,8 +86,32 @@ impl Summary {
     pub fn with_spread(mut self, spread: Spread) -> Self {
         for section in &mut self.sections {
             section.spread = spread;
+            if let Some(beside) = &mut section.beside {
+                beside.spread = spread;
+            }
         }
         self
+    }
+}
+
+/// Puts beside what was learned of all datasets at once what was learned of each by itself, on the same backbone.
+fn set_beside(sections: &mut [Section]) {
+    let each = |s: &&Section| {
+        let p = s.protocol;
+        p.starts == Starts::Each && p.shows == Shows::Sets && p.has_training
+    };
+    let found = |of: &Section| {
+        let same = |s: &&Section| s.fingerprint == of.fingerprint && s.backbone == of.backbone;
+        let all = sections.iter().filter(each);
+        all.filter(same).next().cloned().map(Box::new)
+    };
+    let is_beside = |s: &Section| s.protocol.shows == Shows::Tasks;
+    let all: Vec<Option<Box<Section>>> = sections
+        .iter()
+        .map(|s| is_beside(s).then(|| found(s)).flatten())
+        .collect();
+    for (section, beside) in sections.iter_mut().zip(all) {
+        section.beside = beside;
     }
 }
 

@@ -5,6 +5,7 @@ mod build;
 mod csv;
 mod latex;
 mod markdown;
+mod matrix;
 mod terminal;
 mod uses;
 
@@ -61,6 +62,8 @@ pub struct Table {
     pub groups: Vec<Group>,
     /// Which entries compete for best and second.
     pub contest: Contest,
+    /// Columns in which the lowest figure is the best.
+    pub falling: Vec<usize>,
     /// What each gap lacks.
     pub notes: Vec<String>,
 }
@@ -68,9 +71,9 @@ pub struct Table {
 /// Standing of an entry among its rivals, by the figure as printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
-    /// The highest (shared by ties).
+    /// The highest (shared by ties), or the lowest where that is what counts.
     Best,
-    /// The next lower figure (shared by ties).
+    /// The next figure (shared by ties).
     Second,
     /// Neither, or no rival.
     Other,
@@ -92,6 +95,9 @@ impl Table {
         }
         figures.sort_unstable_by(|a, b| b.cmp(a));
         figures.dedup();
+        if self.contest == Contest::Rows && self.falling.contains(&column) {
+            figures.reverse();
+        }
         match printed(&rows[row].entries[column]) {
             Some(own) if own == figures[0] => Rank::Best,
             Some(own) if figures.get(1) == Some(&own) => Rank::Second,
@@ -141,6 +147,16 @@ pub fn render_all_as(
     for section in sections.filter(|_| spread == Spread::Sample) {
         for (extension, text) in uses::render(section) {
             let path = folder.join(format!("{}-methods.{extension}", section.slug()));
+            replace(&path, text.as_bytes())?;
+            written.push(path);
+        }
+        for (extension, text) in uses::tasks(section) {
+            let path = folder.join(format!("{}-tasks.{extension}", section.slug()));
+            replace(&path, text.as_bytes())?;
+            written.push(path);
+        }
+        if let Some(text) = matrix::render(section) {
+            let path = folder.join(format!("{}-matrix.csv", section.slug()));
             replace(&path, text.as_bytes())?;
             written.push(path);
         }

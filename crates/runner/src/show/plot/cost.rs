@@ -142,7 +142,7 @@ impl Painter<'_> {
             "Accuracy (%)"
         };
         let on = match place {
-            Place::Average => self.place_name(place).to_lowercase(),
+            Place::Average | Place::Unseen => self.place_name(place).to_lowercase(),
             Place::Dataset(_) => self.place_name(place),
         };
         let title = format!("{what}, {on}");

@@ -56,7 +56,7 @@ impl Painter<'_> {
                 left - 0.8 * style.text,
                 head + row * (i as f64 + 0.5) + 0.36 * style.text,
             );
-            if *place == Place::Average {
+            if !matches!(place, Place::Dataset(_)) {
                 drawing.bold(name, at, style.text, BLACK_INK, Align::End);
             } else {
                 drawing.text(name, at, style.text, BLACK_INK, Align::End);
@@ -113,8 +113,11 @@ impl Painter<'_> {
                     point(&mut drawing, look, (x, y), 0.9 * style.marker, 1.0);
                 }
             }
-            if places.first() == Some(&Place::Average) {
-                let line = [(frame.left, head + row), (frame.right, head + row)];
+            let averages = places.iter().filter(|p| !matches!(p, Place::Dataset(_)));
+            let averages = averages.count();
+            if averages > 0 {
+                let y = head + row * averages as f64;
+                let line = [(frame.left, y), (frame.right, y)];
                 drawing.line(&line, BLACK_INK, 0.4 * style.line, Dash::Solid);
             }
         }

@@ -14,7 +14,7 @@ impl Painter<'_> {
     fn sets(&self) -> Vec<Drawn> {
         let section = self.section;
         let mut charts = Vec::new();
-        if section.protocol.shows != Shows::Sets {
+        if !matches!(section.protocol.shows, Shows::Sets | Shows::Tasks) {
             return charts;
         }
         let places = self.places();

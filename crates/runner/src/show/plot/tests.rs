@@ -1,6 +1,9 @@
 use super::canvas::{Align, Shape, text_width};
 use super::*;
-use crate::protocols::{base_to_novel, cross_dataset, few_shot, test_time};
+use crate::protocols::{
+    base_to_novel, class_incremental, cross_dataset, few_shot, multi_task, task_incremental,
+    test_time,
+};
 use crate::record::TestSet;
 use crate::show::summary::sample;
 use crate::store::Prediction;
@@ -45,6 +48,9 @@ fn every_kind(methods: &[&str], datasets: &[&str], size: Size) -> Vec<Drawn> {
         &few_shot::PROTOCOL,
         &cross_dataset::PROTOCOL,
         &test_time::PROTOCOL,
+        &multi_task::PROTOCOL,
+        &class_incremental::PROTOCOL,
+        &task_incremental::PROTOCOL,
     ] {
         for shots in [&[16][..], &[1, 4, 16], &[1, 2, 4, 8, 16]] {
             let loaded = sample::sweep(protocol, methods, datasets, shots);

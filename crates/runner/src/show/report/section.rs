@@ -130,10 +130,10 @@ impl Pages<'_> {
 
     fn metric(&self) -> Option<(&'static str, Metric)> {
         let metric = self.section.headline()?;
-        let name = if metric == Metric::Harmonic {
-            "H"
-        } else {
-            "accuracy"
+        let name = match metric {
+            Metric::Harmonic => "H",
+            Metric::Continual(_) => "average accuracy of its course",
+            _ => "accuracy",
         };
         Some((name, metric))
     }
@@ -175,7 +175,9 @@ impl Pages<'_> {
         };
         let on = match place {
             Place::Dataset(dataset) => format!("on {}", section.called(dataset)),
-            Place::Average => format!("averaged over {} datasets", section.targets().count()),
+            Place::Average | Place::Unseen => {
+                format!("averaged over {} datasets", section.targets().count())
+            }
         };
         let mut text = format!(
             "{} has the highest {what} at {}, {highest:.2} {on}",

@@ -11,6 +11,10 @@ pub struct Spending {
     pub trials: usize,
     /// Largest number of trained numbers (some methods train more with more classes).
     pub parameters: u64,
+    /// Trained numbers of a trial.
+    pub mean_parameters: f64,
+    /// Optimizer steps of a trial.
+    pub steps: f64,
     /// Wall seconds of training a trial.
     pub train_seconds: f64,
     /// Wall seconds an optimizer step; `None` where there is none.
@@ -39,6 +43,8 @@ pub(super) fn spending(records: &[&Record]) -> BTreeMap<(String, usize), Spendin
         Spending {
             trials: records.len(),
             parameters: records.iter().map(|r| r.cost.parameters).max().unwrap_or(0),
+            mean_parameters: sum(|r| r.cost.parameters as f64) / records.len() as f64,
+            steps: steps / records.len() as f64,
             train_seconds: sum(|r| r.cost.train_seconds) / records.len() as f64,
             seconds_a_step: (steps > 0.0).then(|| sum(|r| r.cost.train_seconds) / steps),
             operations_a_step: (steps > 0.0 && records.iter().all(|r| r.cost.operations > 0.0))

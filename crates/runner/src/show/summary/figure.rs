@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::record::TestSet;
 use crate::stats;
+use crate::stats::continual::Measure;
 
 /// A method as it stands in tables and charts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,8 @@ pub enum Metric {
     Harmonic,
     /// Mean over datasets of their [`Metric::Harmonic`]: the other average people print. The same as it in one place.
     MeanOfHarmonics,
+    /// What is kept of what was learned one after the other.
+    Continual(Measure),
 }
 
 /// Where it is measured.
@@ -131,6 +134,8 @@ pub enum Metric {
 pub enum Place<'a> {
     /// One dataset.
     Dataset(&'a str),
-    /// Mean over the section's datasets (targets only, where there is a source).
+    /// Mean over the section's datasets (targets only, where there is a source; those trained on, where others are too).
     Average,
+    /// Mean over those that were not trained on, where all others were.
+    Unseen,
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::Method;
-use crate::record::{Record, TestSet};
+use crate::protocols::Shows;
+use crate::record::{Record, Test, TestSet};
 use crate::store::Planned;
 
 /// Methods in plan order, else untrained first, then by label.
@@ -79,9 +80,14 @@ pub(super) fn datasets(
     order.into_iter().map(str::to_owned).collect()
 }
 
-/// All, base, novel, then parts in their order.
+/// All, base, novel, then parts in their order; where classes come in sessions, those of the last.
 pub(super) fn class_sets(records: &[&Record]) -> Vec<TestSet> {
-    let tests = records.iter().flat_map(|r| &r.tests);
+    let tests = records.iter().flat_map(|r| {
+        let is_last = |t: &&Test| {
+            r.protocol.shows != Shows::Sessions || r.last_tests().any(|last| *t == last)
+        };
+        r.tests.iter().filter(is_last)
+    });
     let sets: BTreeSet<TestSet> = tests.map(|t| t.class_set).collect();
     sets.into_iter().collect()
 }

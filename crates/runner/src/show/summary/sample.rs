@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::protocols::{Protocol, base_to_novel, few_shot};
+use datasets::{ClassSet, Order, Sessions};
+
+use crate::protocols::{Protocol, Wanted, base_to_novel, few_shot};
 use crate::record::{ClassTally, Cost, Outcome, Provenance, Record, SCHEMA, Test};
 use crate::store::{Loaded, Planned};
 
@@ -185,6 +187,23 @@ fn plausible(method: usize, dataset: usize, shots: usize, seed: usize, class_set
     (accuracy.clamp(2.0, 99.5) * 20.0).round() / 20.0
 }
 
+/// A test of sessions over as many classes as have been seen, all asked about alike.
+fn among(mut test: Test) -> Test {
+    let set = test.class_set.among;
+    if let ClassSet::Sessions { .. } = set {
+        let classes = set.range(20);
+        let one = ClassTally {
+            name: "one of many".to_owned(),
+            correct: test.correct * 100 / test.total,
+            total: 100,
+        };
+        test.classes = vec![one; classes.len()];
+        test.correct = test.classes.iter().map(|c| c.correct).sum();
+        test.total = test.classes.iter().map(|c| c.total).sum();
+    }
+    test
+}
+
 /// A whole made-up sweep under one protocol; zero-shot once, the others at every number of shots for three seeds.
 pub fn sweep(
     protocol: &'static Protocol,
@@ -192,39 +211,46 @@ pub fn sweep(
     datasets: &[&str],
     shots: &[usize],
 ) -> Loaded {
-    let sets: Vec<String> = match protocol.halves() {
-        Some(halves) => halves.iter().map(ToString::to_string).collect(),
-        None => vec!["all".to_owned()],
+    let ids: Vec<String> = datasets.iter().map(|d| (*d).to_owned()).collect();
+    // Of those that learn several together, the last is never learned.
+    let (learned, unseen) = if protocol.fields.contains(&"unseen") && ids.len() > 1 {
+        ids.split_at(ids.len() - 1)
+    } else {
+        (&ids[..], &[][..])
     };
-    let from_source = protocol.has_source();
+    let wanted = Wanted {
+        datasets: learned,
+        source: ids.first().map(String::as_str),
+        variants: None,
+        unseen: Some(unseen),
+        sessions: Some(Sessions {
+            count: 5,
+            first: None,
+            order: Order::Shuffled(1993),
+        }),
+    };
+    let starts = protocol.starts(&wanted);
     let mut loaded = Loaded::default();
     for (m, method) in methods.iter().enumerate() {
         let is_trained = *method != "zero-shot";
-        let trained_on = if from_source {
-            &datasets[..1]
-        } else {
-            datasets
-        };
-        for (d, dataset) in trained_on.iter().enumerate() {
+        for start in &starts {
+            let stages = (protocol.stages)(&wanted, start);
             for &k in if is_trained { shots } else { &[0] } {
                 for seed in if is_trained { 1..4 } else { 1..2 } {
-                    let tested: Vec<(usize, &str)> = if from_source {
-                        datasets.iter().copied().enumerate().collect()
-                    } else {
-                        vec![(d, dataset)]
-                    };
-                    let tests = tested.iter().flat_map(|&(d, name)| {
-                        sets.iter()
-                            .map(move |set| test(name, set, plausible(m, d, k, seed as usize, set)))
+                    let tests = stages.iter().enumerate().flat_map(|(stage, all)| {
+                        all.tests.iter().map(move |(id, set)| {
+                            let d = datasets.iter().position(|d| d == id).unwrap_or(0);
+                            let name = set.to_string();
+                            let accuracy = plausible(m, d, k, seed as usize + 10 * stage, &name);
+                            Test {
+                                stage,
+                                ..among(test(id, &name, accuracy))
+                            }
+                        })
                     });
-                    loaded.records.push(record(
-                        protocol,
-                        method,
-                        dataset,
-                        k,
-                        seed,
-                        tests.collect(),
-                    ));
+                    loaded
+                        .records
+                        .push(record(protocol, method, start, k, seed, tests.collect()));
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Spending;
+use super::continual::Matrices;
 use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
@@ -11,6 +12,7 @@ use crate::protocols::{Protocol, Starts};
 use crate::record::{Outcome, Record, TestSet};
 use crate::start;
 use crate::stats;
+use crate::stats::continual::Measure;
 use crate::store::Planned;
 
 type CellKey = (String, String, TestSet, usize);
@@ -48,6 +50,9 @@ pub struct Section {
     /// How seeds are summed up.
     pub(super) spread: Spread,
     told: Told,
+    /// Of the same datasets each learned by itself, where the protocol learns all at once and that was run too.
+    pub beside: Option<Box<Self>>,
+    pub(super) matrices: Matrices,
     /// What datasets are called, where that is not their ids.
     titles: BTreeMap<String, String>,
     cells: BTreeMap<CellKey, Cell>,
@@ -102,6 +107,8 @@ impl Section {
             uses: super::uses::uses(&records),
             spread: Spread::default(),
             told,
+            beside: None,
+            matrices: super::continual::matrices(&records),
             titles: records.iter().flat_map(|r| r.titles.clone()).collect(),
             cells: BTreeMap::new(),
         };
@@ -203,7 +210,9 @@ impl Section {
     fn fill(&mut self, records: &[&Record]) {
         for record in records {
             for test in record.tests.iter().rev() {
-                if record.outcome != Outcome::Finished {
+                // Sessions before the last are the matrix's.
+                if record.outcome != Outcome::Finished || !self.class_sets.contains(&test.class_set)
+                {
                     continue;
                 }
                 let key = (
@@ -285,12 +294,21 @@ impl Section {
             .collect()
     }
 
-    /// Datasets an average is taken over: all, less the source.
+    /// Datasets an average is taken over: all, less the source and those that no trial learned where others are.
     pub fn targets(&self) -> impl Iterator<Item = &str> {
         self.datasets
             .iter()
             .map(String::as_str)
-            .filter(|d| !self.is_source(d))
+            .filter(|d| !self.is_source(d) && !self.is_unseen(d))
+    }
+
+    /// Whether `dataset` is one that a trial of all others was tested on without having learned it.
+    pub fn is_unseen(&self, dataset: &str) -> bool {
+        let learned = self
+            .source
+            .as_deref()
+            .filter(|_| self.protocol.starts == Starts::All);
+        learned.is_some_and(|all| !start::datasets(all).any(|id| id == dataset))
     }
 
     /// Whether `dataset` is the one that trials start from, which no average holds.
@@ -322,6 +340,10 @@ impl Section {
     pub fn entry(&self, method: &Method, place: Place<'_>, metric: Metric, shots: usize) -> Entry {
         let class_set = match metric {
             Metric::Accuracy(class_set) => class_set,
+            Metric::Continual(_) if place == Place::Average && self.source.is_none() => {
+                return self.average(method, metric, shots, &self.averaged(place));
+            }
+            Metric::Continual(measure) => return self.continual(method, place, measure, shots),
             Metric::MeanOfHarmonics if place == Place::Average => {
                 return self.mean_of_harmonics(method, shots);
             }
@@ -344,23 +366,34 @@ impl Section {
                     })
                 }
             },
-            Place::Average => self.average(method, class_set, shots),
+            Place::Average | Place::Unseen => {
+                self.average(method, metric, shots, &self.averaged(place))
+            }
+        }
+    }
+
+    /// Datasets that the figure of a place is a mean over.
+    pub fn averaged<'a>(&'a self, place: Place<'a>) -> Vec<&'a str> {
+        match place {
+            Place::Dataset(dataset) => vec![dataset],
+            Place::Average => self.targets().collect(),
+            Place::Unseen => {
+                let all = self.datasets.iter().map(String::as_str);
+                all.filter(|d| self.is_unseen(d)).collect()
+            }
         }
     }
 
     /// Mean over datasets, with the deviation over seeds of that mean. A gap anywhere is a gap here.
-    fn average(&self, method: &Method, class_set: TestSet, shots: usize) -> Entry {
-        let entries: Vec<Entry> = self
-            .targets()
-            .map(|d| {
-                self.entry(
-                    method,
-                    Place::Dataset(d),
-                    Metric::Accuracy(class_set),
-                    shots,
-                )
-            })
-            .collect();
+    pub fn average(
+        &self,
+        method: &Method,
+        metric: Metric,
+        shots: usize,
+        datasets: &[&str],
+    ) -> Entry {
+        let of = |d: &&str| self.entry(method, Place::Dataset(d), metric, shots);
+        let entries: Vec<Entry> = datasets.iter().map(of).collect();
         if entries.iter().all(|e| *e == Entry::Blank) {
             return Entry::Blank;
         }
@@ -372,7 +405,7 @@ impl Section {
             return Entry::Gap;
         };
         let means: Vec<f64> = figures.iter().map(|f| f.mean).collect();
-        let by_seed = self.seed_averages(method, class_set, shots);
+        let by_seed = self.seed_averages(method, metric, shots, datasets);
         Entry::Whole(Figure {
             mean: stats::mean(&means).expect("there is a dataset"),
             deviation: by_seed
@@ -384,26 +417,32 @@ impl Section {
     }
 
     /// Each seed's mean over datasets; `None` where the datasets do not share their seeds.
-    fn seed_averages(&self, method: &Method, class_set: TestSet, shots: usize) -> Option<Vec<f64>> {
-        let cells: Vec<&Cell> = self
-            .targets()
-            .map(|d| self.cell(method, d, class_set, shots))
-            .collect::<Option<_>>()?;
-        let seeds = |cell: &Cell| cell.values.iter().map(|v| v.0).collect::<Vec<_>>();
-        let first = seeds(cells.first()?);
-        if cells.iter().any(|cell| seeds(cell) != first) {
+    fn seed_averages(
+        &self,
+        method: &Method,
+        metric: Metric,
+        shots: usize,
+        datasets: &[&str],
+    ) -> Option<Vec<f64>> {
+        let of = |dataset: &&str| match metric {
+            Metric::Accuracy(set) => {
+                let cell = self.cell(method, dataset, set, shots)?;
+                Some(cell.values.clone())
+            }
+            Metric::Continual(measure) => {
+                self.measured(method, Place::Dataset(dataset), measure, shots)
+            }
+            Metric::Harmonic | Metric::MeanOfHarmonics => None,
+        };
+        let all: Vec<Vec<(u64, f64)>> = datasets.iter().map(of).collect::<Option<_>>()?;
+        let seeds = |values: &[(u64, f64)]| values.iter().map(|v| v.0).collect::<Vec<_>>();
+        let first = seeds(all.first()?);
+        if all.iter().any(|values| seeds(values) != first) {
             return None;
         }
-        (0..first.len())
-            .map(|i| {
-                stats::mean(
-                    &cells
-                        .iter()
-                        .map(|cell| cell.values[i].1)
-                        .collect::<Vec<_>>(),
-                )
-            })
-            .collect()
+        let mean =
+            |i: usize| stats::mean(&all.iter().map(|values| values[i].1).collect::<Vec<_>>());
+        (0..first.len()).map(mean).collect()
     }
 
     fn mean_of_harmonics(&self, method: &Method, shots: usize) -> Entry {
@@ -447,6 +486,9 @@ impl Section {
     pub fn headline(&self) -> Option<Metric> {
         if self.protocol.halves().is_some() {
             return Some(Metric::Harmonic);
+        }
+        if self.protocol.shows.is_continual() {
+            return (!self.matrices.is_empty()).then_some(Metric::Continual(Measure::Average));
         }
         self.class_sets.first().map(|set| Metric::Accuracy(*set))
     }

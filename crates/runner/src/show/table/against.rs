@@ -95,6 +95,7 @@ fn numbers<'a>(
 ) -> Vec<Number<'a>> {
     let columns: &[&str] = match place {
         Place::Average => &["average", "average-shifted"],
+        Place::Unseen => &[],
         Place::Dataset(dataset) => &[dataset],
     };
     let plug_in = (method.label.contains('+') && method.label != method.algorithm)

@@ -1,5 +1,8 @@
 //! Which tables a protocol has, and what stands in them.
 
+mod continual;
+mod tasks;
+
 use super::{Contest, Group, Row, Table};
 use crate::protocols::Shows;
 use crate::record::TestSet;
@@ -24,7 +27,21 @@ pub fn section_tables(section: &Section) -> Vec<Table> {
                 tables.push(view.halves(halves, shots, Contest::Rows));
             }
         }
-        Shows::Sets | Shows::Tasks | Shows::Sessions | Shows::Datasets => {
+        Shows::Tasks => {
+            tables.push(view.tasks_average());
+            tables.extend(view.shots().into_iter().map(|shots| view.tasks(shots)));
+        }
+        Shows::Sessions => {
+            let places = view.places();
+            tables.extend([view.measures(&places), view.by_session(&places)]);
+        }
+        Shows::Datasets => {
+            tables.push(view.measures(&[Place::Average]));
+            let shots = view.shots().into_iter();
+            tables.extend(shots.map(|shots| view.measures_by_dataset(shots)));
+            tables.push(view.by_session(&[Place::Average]));
+        }
+        Shows::Sets => {
             for &class_set in &section.class_sets {
                 if section.shots.len() > 1 {
                     tables.push(view.learning(class_set, &view.places()));
@@ -51,7 +68,11 @@ pub(super) fn at_a_glance(summary: &Summary) -> Vec<Table> {
                     tables.push(view.halves(halves, most, Contest::Columns));
                 }
             }
-            Shows::Sets | Shows::Tasks | Shows::Sessions | Shows::Datasets => {
+            Shows::Tasks => tables.push(view.tasks_average()),
+            // The average of one dataset is its own.
+            Shows::Sessions => tables.push(view.measures(&view.places()[..1])),
+            Shows::Datasets => tables.push(view.measures(&[Place::Average])),
+            Shows::Sets => {
                 for &class_set in &section.class_sets {
                     if section.shots.len() > 1 && section.datasets.len() > 1 {
                         tables.push(view.learning(class_set, &[Place::Average]));
@@ -80,25 +101,36 @@ impl<'a> View<'a> {
 
     /// The average first, as the papers print it, then each dataset.
     fn places(&self) -> Vec<Place<'a>> {
-        let average = (self.section.targets().count() > 1).then_some(Place::Average);
-        average
-            .into_iter()
+        let averages = [Place::Average, Place::Unseen].into_iter();
+        let averages = averages.filter(|p| self.section.averaged(*p).len() > 1);
+        averages
             .chain(self.section.datasets.iter().map(|d| Place::Dataset(d)))
             .collect()
     }
 
-    /// Datasets, then their average, as columns.
+    /// Datasets, then their average, as columns; then those that were not trained on, and theirs.
     fn across(&self) -> Vec<Place<'a>> {
-        let mut places = self.places();
-        if places.first() == Some(&Place::Average) {
-            places.rotate_left(1);
-        }
-        places
+        let (averages, datasets): (Vec<_>, Vec<_>) = self
+            .places()
+            .into_iter()
+            .partition(|p| !matches!(p, Place::Dataset(_)));
+        let is_unseen = |p: &Place<'_>| match p {
+            Place::Dataset(d) => self.section.is_unseen(d),
+            Place::Average => false,
+            Place::Unseen => true,
+        };
+        let (unseen, learned): (Vec<_>, Vec<_>) =
+            datasets.into_iter().chain(averages).partition(is_unseen);
+        learned.into_iter().chain(unseen).collect()
     }
 
     fn place_name(&self, place: Place<'_>) -> String {
         match place {
             Place::Average => "Average".to_owned(),
+            Place::Unseen => "Average unseen".to_owned(),
+            Place::Dataset(d) if self.section.is_unseen(d) => {
+                format!("{} (unseen)", self.section.called(d))
+            }
             Place::Dataset(d) if self.section.is_source(d) => {
                 format!("{} (source)", self.section.called(d))
             }
@@ -245,6 +277,7 @@ impl<'a> View<'a> {
             columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
             groups: shots.iter().map(group).collect(),
             contest: Contest::Rows,
+            falling: Vec::new(),
             notes: self.notes(&[place], &shots, &[halves.base, halves.novel]),
         }
     }
@@ -280,6 +313,7 @@ impl<'a> View<'a> {
             columns: halves.columns().map(|(name, _)| name.to_owned()).to_vec(),
             groups: places.iter().map(group).collect(),
             contest: Contest::Rows,
+            falling: Vec::new(),
             notes: self.notes(&places, &[shots], &[halves.base, halves.novel]),
         }
     }
@@ -316,6 +350,7 @@ impl<'a> View<'a> {
             },
             groups,
             contest,
+            falling: Vec::new(),
             notes: self.notes(&places, &[shots], &[halves.base, halves.novel]),
         }
     }
@@ -370,6 +405,7 @@ impl<'a> View<'a> {
             columns: columns.iter().map(|&k| shots_name(k)).collect(),
             groups: places.iter().map(group).collect(),
             contest: Contest::Rows,
+            falling: Vec::new(),
             notes: self.notes(places, &section.shots, &[class_set]),
         }
     }
@@ -414,6 +450,7 @@ impl<'a> View<'a> {
             columns: places.iter().map(|p| self.place_name(*p)).collect(),
             groups: shots.iter().map(group).collect(),
             contest: Contest::Rows,
+            falling: Vec::new(),
             notes: self.notes(&places, shots, &[class_set]),
         }
     }

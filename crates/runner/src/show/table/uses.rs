@@ -2,6 +2,7 @@
 
 use crate::show::looks::look;
 use crate::show::summary::Section;
+use crate::show::summary::tasks;
 use crate::show::summary::uses::HEADS;
 
 /// Rows of text under [`HEADS`]; none where no method is known.
@@ -14,28 +15,39 @@ fn rows(section: &Section) -> Vec<[String; 7]> {
 
 /// The section's table as Markdown, CSV and LaTeX, by extension.
 pub(super) fn render(section: &Section) -> Vec<(&'static str, String)> {
-    let rows = rows(section);
+    let rows = rows(section).into_iter().map(Vec::from);
+    words(&HEADS.map(str::to_owned), &rows.collect::<Vec<_>>())
+}
+
+/// What learning several datasets at once took, likewise.
+pub(super) fn tasks(section: &Section) -> Vec<(&'static str, String)> {
+    let rows = section.task_costs().into_iter();
+    let rows: Vec<Vec<String>> = rows.map(|cost| cost.row().into()).collect();
+    words(&tasks::HEADS.map(str::to_owned), &rows)
+}
+
+/// A table of words in every form; nothing where it has no rows.
+fn words(heads: &[String], rows: &[Vec<String>]) -> Vec<(&'static str, String)> {
     if rows.is_empty() {
         return Vec::new();
     }
-    let heads = HEADS.map(str::to_owned);
-    let all = || std::iter::once(&heads).chain(&rows);
+    let all = || std::iter::once(heads).chain(rows.iter().map(Vec::as_slice));
     let mut markdown = String::new();
     for (place, row) in all().enumerate() {
         markdown += &format!("| {} |\n", row.join(" | "));
         if place == 0 {
-            markdown += &format!("|{}\n", " --- |".repeat(HEADS.len()));
+            markdown += &format!("|{}\n", " --- |".repeat(heads.len()));
         }
     }
     let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
-    let csv = all().map(|row| row.each_ref().map(quoted).join(",") + "\n");
+    let csv = all().map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n");
     let mut latex = format!(
         "\\begin{{tabular}}{{{}}}\n\\toprule\n",
-        "l".repeat(HEADS.len())
+        "l".repeat(heads.len())
     );
     for (place, row) in all().enumerate() {
-        let cells = row.each_ref().map(|c| c.replace('\u{2020}', "$\\dagger$"));
-        latex += &format!("{} \\\\\n", cells.join(" & "));
+        let cells = row.iter().map(|c| c.replace('\u{2020}', "$\\dagger$"));
+        latex += &format!("{} \\\\\n", cells.collect::<Vec<_>>().join(" & "));
         if place == 0 {
             latex += "\\midrule\n";
         }

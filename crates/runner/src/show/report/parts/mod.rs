@@ -7,16 +7,20 @@ use super::view::TableView;
 
 mod calibration;
 mod classes;
+mod continual;
 mod cost;
 mod differences;
 mod lead;
 mod tables;
+mod tasks;
 mod uses;
 
 /// Every part, in the order of a section.
 pub(super) const PARTS: &[Part] = &[
     lead::PART,
+    continual::PART,
     tables::PART,
+    tasks::PART,
     differences::PART,
     calibration::PART,
     classes::PART,
