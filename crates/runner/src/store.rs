@@ -28,7 +28,7 @@ use parquet::errors::ParquetError;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::protocols::Protocol;
+use crate::protocols::{Protocol, Shows};
 use crate::record::{Outcome, Record, Shared};
 pub(crate) use file::replace;
 pub use merge::Merged;
@@ -240,7 +240,10 @@ impl Store {
     /// Those of [`Store::read_all`].
     pub fn read_figures(&self) -> Result<Loaded, StoreError> {
         self.load(|record| {
-            record.tests.iter_mut().for_each(|t| t.classes = Vec::new());
+            // What is kept of sessions is read from the tallies of their classes.
+            if record.protocol.shows != Shows::Sessions {
+                record.tests.iter_mut().for_each(|t| t.classes = Vec::new());
+            }
             record.learning_rates = Vec::new();
             record.losses = record.losses.last().copied().into_iter().collect();
         })

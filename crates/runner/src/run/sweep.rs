@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clip::Clip;
 use clip::weights::Architecture;
-use datasets::{Catalogue, ClassSet, Dataset, Picks};
+use datasets::{Catalogue, Dataset, Picks};
 use methods::{Backbones, Descriptions};
 use rayon::prelude::*;
 
@@ -131,7 +131,7 @@ impl Sweep {
                 }
             }
         }
-        wrong.extend(empty_sessions(&suite, &feeds));
+        wrong.extend(stages::empty_sessions(&suite, &feeds));
         if !wrong.is_empty() {
             bail!(wrong.join("\n"));
         }
@@ -357,8 +357,8 @@ impl Sweep {
                 commit: env!("PROMPTBED_COMMIT").to_owned(),
                 backbone: self.suite.backbone.clone(),
                 backbone_fingerprint: self.clip.identity(),
-                split_hash: one_hash(splits.map(Feed::split_hash)),
-                picks_hash: one_hash(picks.map(String::as_str)),
+                split_hash: key::one_hash(splits.map(Feed::split_hash)),
+                picks_hash: key::one_hash(picks.map(String::as_str)),
                 processor: machine::processor(),
                 threads,
                 started,
@@ -500,42 +500,5 @@ impl Sweep {
 
     fn line_of(&self, trial: &Trial) -> &Line {
         &self.suite.methods[trial.line]
-    }
-}
-
-/// What is wrong with datasets that have no class for a session, each told once.
-fn empty_sessions(suite: &Suite, feeds: &BTreeMap<String, Arc<Feed>>) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for (protocol, cut) in suite
-        .protocols
-        .iter()
-        .filter_map(|p| Some((p, suite.sessions?)))
-    {
-        let starts = protocol.starts(&suite.wanted()).into_iter();
-        let stages = starts.flat_map(|start| plan::stages(suite, protocol, &start));
-        for (id, set) in stages.flat_map(|stage| stage.train) {
-            let is_cut = matches!(set, ClassSet::Sessions { cut: own, .. } if own == cut);
-            let Some(feed) = feeds.get(&id).filter(|_| is_cut) else {
-                continue;
-            };
-            if let Err(e) = feed.dataset.split.names_of(set)
-                && !wrong
-                    .iter()
-                    .any(|told: &String| told.starts_with(&format!("dataset {id}:")))
-            {
-                wrong.push(format!("dataset {id}: {e} (sessions)"));
-            }
-        }
-    }
-    wrong
-}
-
-/// The hash of one thing as it is, of several the hash over theirs; empty of none.
-fn one_hash<'a>(hashes: impl Iterator<Item = &'a str>) -> String {
-    let hashes: Vec<&str> = hashes.collect();
-    match hashes[..] {
-        [] => String::new(),
-        [one] => one.to_owned(),
-        _ => crate::hash::hex(hashes.join(" ").as_bytes()),
     }
 }

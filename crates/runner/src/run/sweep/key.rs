@@ -106,3 +106,13 @@ fn one_or_all<'a>(mut values: impl ExactSizeIterator<Item = &'a str>) -> Value {
         _ => values.collect::<Vec<_>>().into(),
     }
 }
+
+/// The hash of one thing as it is, of several the hash over theirs; empty of none.
+pub(super) fn one_hash<'a>(hashes: impl Iterator<Item = &'a str>) -> String {
+    let hashes: Vec<&str> = hashes.collect();
+    match hashes[..] {
+        [] => String::new(),
+        [one] => one.to_owned(),
+        _ => crate::hash::hex(hashes.join(" ").as_bytes()),
+    }
+}

@@ -1,5 +1,8 @@
 //! The stages of a trial with their datasets: which pictures it learns from, and where it is tested.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::Result;
 use datasets::{ClassSet, picks};
 use methods::Validation;
@@ -9,7 +12,7 @@ use crate::record::TestSet;
 use crate::run::feed::Feed;
 use crate::run::lesson::{Learned, Lesson};
 use crate::run::plan;
-use crate::run::suite::Line;
+use crate::run::suite::{Line, Suite};
 use crate::run::trial::{Stage, Target};
 use crate::store::Planned;
 
@@ -82,4 +85,31 @@ impl Sweep {
             train: picked.train,
         })
     }
+}
+
+/// What is wrong with datasets that have no class for a session, each told once.
+pub(super) fn empty_sessions(suite: &Suite, feeds: &BTreeMap<String, Arc<Feed>>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (protocol, cut) in suite
+        .protocols
+        .iter()
+        .filter_map(|p| Some((p, suite.sessions?)))
+    {
+        let starts = protocol.starts(&suite.wanted()).into_iter();
+        let stages = starts.flat_map(|start| plan::stages(suite, protocol, &start));
+        for (id, set) in stages.flat_map(|stage| stage.train) {
+            let is_cut = matches!(set, ClassSet::Sessions { cut: own, .. } if own == cut);
+            let Some(feed) = feeds.get(&id).filter(|_| is_cut) else {
+                continue;
+            };
+            if let Err(e) = feed.dataset.split.names_of(set)
+                && !wrong
+                    .iter()
+                    .any(|told: &String| told.starts_with(&format!("dataset {id}:")))
+            {
+                wrong.push(format!("dataset {id}: {e} (sessions)"));
+            }
+        }
+    }
+    wrong
 }

@@ -3,6 +3,7 @@
 
 use super::canvas::{Align, BLACK_INK, Drawing, Ink, WHITE_INK, text_width};
 use super::grid::{Frame, SMALL, shorten};
+use super::marks::point;
 use super::{Chart, Draw, Drawn, Painter};
 use crate::protocols::Shows;
 use crate::show::looks::{Dash, look};
@@ -118,14 +119,14 @@ impl Painter<'_> {
                 bottom: y + side,
             };
             self.map(&mut drawing, frame, spots, names.len(), &share);
-            let title = shorten(&look(method).name, style.text, side);
-            let at = (
-                f64::midpoint(frame.left, frame.right),
-                frame.top - 0.6 * style.text,
-            );
-            drawing.bold(&title, at, style.text, BLACK_INK, Align::Middle);
+            self.heading(&mut drawing, frame, method);
             let cell = side / names.len() as f64;
-            let every = (1.15 * small / cell).ceil().max(1.0) as usize;
+            let room = if is_named {
+                1.15 * small
+            } else {
+                longest + 0.4 * small
+            };
+            let every = (room / cell).ceil().max(1.0) as usize;
             let shown = names.iter().enumerate();
             for (n, name) in shown.filter(|(n, _)| (names.len() - 1 - n).is_multiple_of(every)) {
                 let middle = (n as f64 + 0.5) * cell;
@@ -158,6 +159,25 @@ impl Painter<'_> {
         drawing.text(on, at, style.text, BLACK_INK, Align::Middle);
         self.bar(&mut drawing, bar, (low, high));
         drawing
+    }
+
+    /// The method's mark and name over its panel.
+    fn heading(&self, drawing: &mut Drawing, frame: Frame, method: &Method) {
+        let (style, look) = (self.style, look(method));
+        let mark = 1.6 * style.text;
+        let title = shorten(&look.name, style.text, frame.right - frame.left - mark);
+        let width = mark + text_width(&title, style.text, true);
+        let left = f64::midpoint(frame.left, frame.right) - width / 2.0;
+        let baseline = frame.top - 0.6 * style.text;
+        let at = (left + mark / 3.0, baseline - 0.36 * style.text);
+        point(drawing, &look, at, style.marker, 1.0);
+        drawing.bold(
+            &title,
+            (left + mark, baseline),
+            style.text,
+            BLACK_INK,
+            Align::Start,
+        );
     }
 
     /// The cells of one panel, with their figures where these have room.

@@ -182,6 +182,9 @@ fn charts_to_look_at() {
             &base_to_novel::PROTOCOL,
             &few_shot::PROTOCOL,
             &cross_dataset::PROTOCOL,
+            &multi_task::PROTOCOL,
+            &class_incremental::PROTOCOL,
+            &task_incremental::PROTOCOL,
         ] {
             let loaded = sample::sweep(protocol, methods, &sample::DATASETS, shots);
             render_all(&loaded, &none, &folder.join(name), Size::Screen).unwrap();

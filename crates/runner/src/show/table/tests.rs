@@ -1,5 +1,8 @@
 use super::*;
-use crate::protocols::{base_to_novel, cross_dataset, domain_generalization, few_shot, test_time};
+use crate::protocols::{
+    base_to_novel, class_incremental, cross_dataset, domain_generalization, few_shot, multi_task,
+    task_incremental, test_time,
+};
 use crate::show::summary::sample::{self, failed, trial};
 
 fn small() -> Loaded {
@@ -232,4 +235,123 @@ fn tables_as_published_say_so_and_overwrite_nothing() {
     let text = std::fs::read_to_string(&files[0]).unwrap();
     assert!(text.contains("population standard deviation"), "{text}");
     assert!(terminal_as(&small(), Spread::AsPublished).starts_with("As the published scripts"));
+}
+
+const TRIED: [&str; 3] = ["zero-shot", "coop", "kgcoop"];
+
+#[test]
+fn what_is_forgotten_least_is_best() {
+    let loaded = sample::sweep(
+        &class_incremental::PROTOCOL,
+        &TRIED,
+        &["dtd", "eurosat"],
+        &[4],
+    );
+    let table = named(&loaded, "class-incremental-measures");
+    assert_eq!(table.columns, ["Average", "Last", "Forgetting", "BWT"]);
+    let labels: Vec<&str> = table.groups.iter().map(|g| g.label.as_str()).collect();
+    assert_eq!(labels, ["Average", "dtd", "eurosat"]);
+    for (g, group) in table.groups.iter().enumerate() {
+        for (column, is_falling) in [(0, false), (2, true)] {
+            let mean = |r: usize| group.rows[r].entries[column].figure().unwrap().mean;
+            let order = |a: &usize, b: &usize| mean(*a).total_cmp(&mean(*b));
+            let best = if is_falling {
+                (0..3).min_by(order)
+            } else {
+                (0..3).max_by(order)
+            };
+            assert_eq!(table.rank(g, best.unwrap(), column), Rank::Best);
+        }
+    }
+    let sessions = named(&loaded, "class-incremental-by-session");
+    assert_eq!(sessions.columns, ["1", "2", "3", "4", "5"]);
+    // The average of datasets is that of their figures.
+    let mean = |g: usize| sessions.groups[g].rows[1].entries[4].figure().unwrap().mean;
+    assert!((mean(0) - f64::midpoint(mean(1), mean(2))).abs() < 1e-9);
+    assert!(terminal(&loaded).contains("BWT"));
+}
+
+#[test]
+fn what_is_learned_at_once_stands_over_what_is_learned_alone() {
+    let datasets = ["dtd", "eurosat", "food101", "ucf101"];
+    let mut loaded = sample::sweep(&multi_task::PROTOCOL, &TRIED, &datasets, &[4]);
+    let alone = sample::sweep(&few_shot::PROTOCOL, &TRIED[..2], &datasets, &[4]);
+    let by_itself = |loaded: &Loaded| named(loaded, "multi-task-average").groups.len();
+    assert_eq!(by_itself(&loaded), 1);
+    loaded.records.extend(alone.records);
+    loaded.planned.extend(alone.planned);
+    assert_eq!(by_itself(&loaded), 2);
+    let table = named(&loaded, "multi-task-by-dataset-4-shots");
+    let columns = ["dtd", "eurosat", "food101", "Average", "ucf101 (unseen)"];
+    assert_eq!(table.columns, columns);
+    let [together, apart] = &table.groups[..] else {
+        panic!("{:?}", table.groups);
+    };
+    assert_eq!((together.rows.len(), apart.rows.len()), (3, 1));
+    let mean = |row: &Row, c: usize| row.entries[c].figure().map(|f| f.mean);
+    for row in together.rows.iter().chain(&apart.rows) {
+        let three: Vec<f64> = (0..3).map(|c| mean(row, c).unwrap()).collect();
+        let average = three.iter().sum::<f64>() / 3.0;
+        assert!((mean(row, 3).unwrap() - average).abs() < 1e-9, "{row:?}");
+    }
+    // Nobody asks a prompt of one dataset about another.
+    assert_eq!(apart.rows[0].entries[4], Entry::Blank);
+    let few = named(&loaded, "few-shot-by-dataset");
+    assert_eq!(mean(&few.groups[0].rows[1], 0), mean(&apart.rows[0], 0));
+
+    let section = &Summary::new(&loaded).sections;
+    let section = section
+        .iter()
+        .find(|s| s.protocol == &multi_task::PROTOCOL)
+        .unwrap();
+    let costs: Vec<_> = section.task_costs().iter().map(|c| c.row()).collect();
+    assert_eq!(
+        costs.len(),
+        3,
+        "two at once, one alone; zero-shot learns nothing"
+    );
+    // 2048 (1 + 4) numbers and 200 steps a training.
+    let of = |row: &[String; 8]| {
+        row[4..]
+            .iter()
+            .map(|n| n.parse().unwrap())
+            .collect::<Vec<f64>>()
+    };
+    assert_eq!(of(&costs[0]), [10240.0, 3413.0, 200.0, 67.0]);
+    assert_eq!(of(&costs[2]), [30720.0, 10240.0, 600.0, 200.0]);
+}
+
+#[test]
+fn datasets_in_a_row_have_zscls_measures() {
+    let datasets = ["eurosat", "dtd", "food101"];
+    let loaded = sample::sweep(&task_incremental::PROTOCOL, &TRIED, &datasets, &[4, 16]);
+    let table = named(&loaded, "task-incremental-measures");
+    assert_eq!(table.columns, ["Transfer", "Average", "Last", "Forgetting"]);
+    let table = named(&loaded, "task-incremental-by-dataset-16-shots");
+    assert_eq!(table.columns, ["eurosat", "dtd", "food101", "Average"]);
+    let transfer = &table.groups[0].rows[1].entries;
+    assert_eq!(transfer[0], Entry::Blank, "nothing is before the first");
+    let mean = |c: usize| transfer[c].figure().unwrap().mean;
+    assert!((mean(3) - f64::midpoint(mean(1), mean(2))).abs() < 1e-9);
+    let zero_shot: Vec<_> = table
+        .groups
+        .iter()
+        .map(|g| g.rows[0].entries[1].figure())
+        .collect();
+    assert!(zero_shot.iter().all(Option::is_some));
+    let steps = named(&loaded, "task-incremental-by-step");
+    assert_eq!(
+        steps.columns,
+        ["after eurosat", "after dtd", "after food101"]
+    );
+    let folder = tempfile::tempdir().unwrap();
+    render_all(&loaded, folder.path()).unwrap();
+    let matrix = folder.path().join("tables/task-incremental-matrix.csv");
+    let matrix = std::fs::read_to_string(matrix).unwrap();
+    // Nine places of zero-shot once and of two methods at two numbers of shots with three seeds.
+    assert_eq!(matrix.lines().count(), 1 + 9 * (1 + 2 * 2 * 3));
+    assert!(
+        matrix.contains("\"coop\",eurosat+dtd+food101,4,1,eurosat,dtd,"),
+        "{matrix}"
+    );
 }

@@ -116,6 +116,8 @@ impl View<'_> {
                 .map(|place| match place {
                     Place::Average => beside.average(method, METRIC, shots, &targets),
                     Place::Unseen => Entry::Blank,
+                    // There it would have been learned.
+                    Place::Dataset(d) if self.section.is_unseen(d) => Entry::Blank,
                     Place::Dataset(_) => beside.entry(method, *place, METRIC, shots),
                 })
                 .collect(),
