@@ -12,9 +12,9 @@ pub(crate) const HEADS: [&str; 8] = [
     "Shots",
     "Tasks",
     "Trained numbers",
-    "a task",
+    "Trained numbers a task",
     "Steps",
-    "a task",
+    "Steps a task",
 ];
 
 /// What the tasks of a section take one method.
