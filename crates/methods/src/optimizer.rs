@@ -25,6 +25,7 @@ pub struct Optimizer {
     momentum: f64,
     decay: f64,
     epsilon: f64,
+    times: usize,
     state: BTreeMap<String, State>,
     stepped: bool,
 }
@@ -56,6 +57,7 @@ impl Optimizer {
             momentum,
             decay,
             epsilon: EPSILON,
+            times: 1,
             state: BTreeMap::new(),
             stepped: false,
         }
@@ -65,6 +67,13 @@ impl Optimizer {
     #[must_use]
     pub fn with_epsilon(mut self, epsilon: f64) -> Self {
         self.epsilon = epsilon;
+        self
+    }
+
+    /// Making every update so many times in a row on the same gradients.
+    #[must_use]
+    pub fn repeating(mut self, times: usize) -> Self {
+        self.times = times;
         self
     }
 
@@ -145,7 +154,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update. A tensor without a gradient is left alone, decay included, as in PyTorch.
+    /// One update, or as many as it repeats. A tensor without a gradient is left alone, decay included, as in PyTorch.
     ///
     /// # Errors
     /// Those of candle.
@@ -169,6 +178,18 @@ impl Optimizer {
         rate: impl Fn(&str) -> f64,
     ) -> Result<()> {
         self.stepped = true;
+        for _ in 0..self.times {
+            self.update(parameters, gradients, &rate)?;
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        parameters: &[(String, Var)],
+        gradients: &GradStore,
+        rate: impl Fn(&str) -> f64,
+    ) -> Result<()> {
         for (name, var) in parameters {
             let lr = rate(name);
             let Some(g) = gradients.get(var.as_tensor()) else {

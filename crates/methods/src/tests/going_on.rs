@@ -69,6 +69,9 @@ fn train(
 ) -> Vec<u64> {
     let mut losses = Vec::new();
     for number in steps {
+        if number == 0 {
+            method.begin().unwrap();
+        }
         let epoch = number / PER_EPOCH;
         let rate = Rate {
             lr: training.lr_at(number, &LENGTH),
