@@ -43,11 +43,13 @@ mod maple;
 mod mma;
 mod mmrl;
 mod mta;
+mod mvlpt;
 mod plot;
 mod plotpp;
 mod prograd;
 mod promptkd;
 mod promptsrc;
+mod softcpt;
 mod taskres;
 mod tcp;
 mod tda;
@@ -101,6 +103,7 @@ pub const METHODS: &[Entry] = &[
     dekg_tcp::ENTRY,
     dept::ENTRY,
     plot::ENTRY,
+    softcpt::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     promptkd::ENTRY,
@@ -108,6 +111,7 @@ pub const METHODS: &[Entry] = &[
     mmrl::ENTRY,
     mmrl::PLUS_PLUS,
     mma::ENTRY,
+    mvlpt::ENTRY,
     clip_lora::ENTRY,
     two_stage::ENTRY,
     tpt::ENTRY,

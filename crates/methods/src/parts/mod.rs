@@ -23,6 +23,7 @@ pub(crate) mod projector;
 pub(crate) mod rows;
 pub(crate) mod shots;
 pub(crate) mod stages;
+pub(crate) mod tasks;
 pub mod templates;
 pub(crate) mod texts;
 pub(crate) mod transport;
