@@ -22,6 +22,7 @@ pub mod training;
 
 mod ape;
 mod atprompt;
+mod attriclip;
 mod by_description;
 mod clip_adapter;
 mod clip_lora;
@@ -114,6 +115,7 @@ pub const METHODS: &[Entry] = &[
     mvlpt::ENTRY,
     clip_lora::ENTRY,
     two_stage::ENTRY,
+    attriclip::ENTRY,
     tpt::ENTRY,
     ctpt::ENTRY,
     zero::ENTRY,
