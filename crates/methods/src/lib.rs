@@ -28,6 +28,7 @@ mod clip_adapter;
 mod clip_lora;
 mod cocoop;
 mod coop;
+mod coop_distilled;
 mod coprompt;
 mod ctpt;
 mod cupl;
@@ -50,6 +51,7 @@ mod plotpp;
 mod prograd;
 mod promptkd;
 mod promptsrc;
+mod prototypes;
 mod softcpt;
 mod taskres;
 mod tcp;
@@ -84,12 +86,14 @@ pub const METHODS: &[Entry] = &[
     cupl::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
+    prototypes::ENTRY,
     linear_probe::ENTRY,
     clip_adapter::ENTRY,
     tip_adapter_f::ENTRY,
     taskres::ENTRY,
     lp_plus_plus::ENTRY,
     coop::ENTRY,
+    coop_distilled::ENTRY,
     cocoop::ENTRY,
     vpt::ENTRY,
     language_prompting::ENTRY,

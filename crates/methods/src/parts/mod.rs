@@ -21,6 +21,7 @@ pub mod losses;
 pub(crate) mod norms;
 pub(crate) mod projector;
 pub(crate) mod rows;
+pub(crate) mod seen;
 pub(crate) mod shots;
 pub(crate) mod stages;
 pub(crate) mod tasks;
