@@ -31,7 +31,7 @@ use crate::{
 /// Registry entry, trained as CoOp is.
 pub const ENTRY: Entry = Entry {
     name: "coop-distilled",
-    title: "CoOp + distillation",
+    title: "CoOp, distilled",
     source: "https://arxiv.org/abs/1606.09282",
     group: Group::TextPrompts,
     training: Some(Training::sgd(200, 32, 0.002)),

@@ -272,6 +272,22 @@ mod tests {
     }
 
     #[test]
+    fn a_repeated_update_decays_and_gathers_each_time_on_the_one_gradient() {
+        let p = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let loss = (p.as_tensor() * 2.0).unwrap().sum_all().unwrap();
+        let mut o = Optimizer::new(Rule::Sgd, 0.9, 0.01).repeating(3);
+        let gradients = loss.backward().unwrap();
+        o.step(&[("p".into(), p.clone())], &gradients, 0.1).unwrap();
+        let (mut want, mut buffer) = (1.0, 0.0);
+        for _ in 0..3 {
+            buffer = 0.9 * buffer + 2.0 + 0.01 * want;
+            want -= 0.1 * buffer;
+        }
+        let got = p.as_tensor().to_vec1::<f32>().unwrap()[0];
+        assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
+    }
+
+    #[test]
     fn updates_follow_the_written_rules() {
         // Closed form in f64, written out step by step here and nowhere else.
         let want = |rule: Rule| -> Vec<f64> {

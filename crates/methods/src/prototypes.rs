@@ -30,7 +30,7 @@ use crate::{
 /// Registry entry.
 pub const ENTRY: Entry = Entry {
     name: "prototypes",
-    title: "Prototypes",
+    title: "Class means",
     source: "https://arxiv.org/abs/2303.07338",
     group: Group::TrainingFree,
     training: None,
