@@ -22,11 +22,13 @@ pub mod training;
 
 mod ape;
 mod atprompt;
+mod attriclip;
 mod by_description;
 mod clip_adapter;
 mod clip_lora;
 mod cocoop;
 mod coop;
+mod coop_distilled;
 mod coprompt;
 mod ctpt;
 mod cupl;
@@ -43,11 +45,14 @@ mod maple;
 mod mma;
 mod mmrl;
 mod mta;
+mod mvlpt;
 mod plot;
 mod plotpp;
 mod prograd;
 mod promptkd;
 mod promptsrc;
+mod prototypes;
+mod softcpt;
 mod taskres;
 mod tcp;
 mod tda;
@@ -81,12 +86,14 @@ pub const METHODS: &[Entry] = &[
     cupl::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
+    prototypes::ENTRY,
     linear_probe::ENTRY,
     clip_adapter::ENTRY,
     tip_adapter_f::ENTRY,
     taskres::ENTRY,
     lp_plus_plus::ENTRY,
     coop::ENTRY,
+    coop_distilled::ENTRY,
     cocoop::ENTRY,
     vpt::ENTRY,
     language_prompting::ENTRY,
@@ -101,6 +108,7 @@ pub const METHODS: &[Entry] = &[
     dekg_tcp::ENTRY,
     dept::ENTRY,
     plot::ENTRY,
+    softcpt::ENTRY,
     prograd::ENTRY,
     promptsrc::ENTRY,
     promptkd::ENTRY,
@@ -108,8 +116,10 @@ pub const METHODS: &[Entry] = &[
     mmrl::ENTRY,
     mmrl::PLUS_PLUS,
     mma::ENTRY,
+    mvlpt::ENTRY,
     clip_lora::ENTRY,
     two_stage::ENTRY,
+    attriclip::ENTRY,
     tpt::ENTRY,
     ctpt::ENTRY,
     zero::ENTRY,

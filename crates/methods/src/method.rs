@@ -270,7 +270,17 @@ pub trait Method: Send {
         no_state(state)
     }
 
-    /// Called once before any step, where [`Needs::support`] asks for the few shots. A method without steps does all it
+    /// Called when a stage of learning begins, once the method is bound to its classes and before it sees their pictures;
+    /// not where a stage goes on from a checkpoint. What earlier stages learned is there; a method that starts some of it
+    /// anew does so here.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called once in a stage before any step, where [`Needs::support`] asks for the few shots. A method without steps does all it
     /// does here.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub struct Optimizer {
     momentum: f64,
     decay: f64,
     epsilon: f64,
+    times: usize,
     state: BTreeMap<String, State>,
     stepped: bool,
 }
@@ -56,6 +57,7 @@ impl Optimizer {
             momentum,
             decay,
             epsilon: EPSILON,
+            times: 1,
             state: BTreeMap::new(),
             stepped: false,
         }
@@ -65,6 +67,13 @@ impl Optimizer {
     #[must_use]
     pub fn with_epsilon(mut self, epsilon: f64) -> Self {
         self.epsilon = epsilon;
+        self
+    }
+
+    /// Making every update so many times in a row on the same gradients.
+    #[must_use]
+    pub fn repeating(mut self, times: usize) -> Self {
+        self.times = times;
         self
     }
 
@@ -145,7 +154,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update. A tensor without a gradient is left alone, decay included, as in PyTorch.
+    /// One update, or as many as it repeats. A tensor without a gradient is left alone, decay included, as in PyTorch.
     ///
     /// # Errors
     /// Those of candle.
@@ -169,6 +178,18 @@ impl Optimizer {
         rate: impl Fn(&str) -> f64,
     ) -> Result<()> {
         self.stepped = true;
+        for _ in 0..self.times {
+            self.update(parameters, gradients, &rate)?;
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        parameters: &[(String, Var)],
+        gradients: &GradStore,
+        rate: impl Fn(&str) -> f64,
+    ) -> Result<()> {
         for (name, var) in parameters {
             let lr = rate(name);
             let Some(g) = gradients.get(var.as_tensor()) else {
@@ -248,6 +269,22 @@ mod tests {
                 .unwrap();
         }
         p.as_tensor().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_repeated_update_decays_and_gathers_each_time_on_the_one_gradient() {
+        let p = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let loss = (p.as_tensor() * 2.0).unwrap().sum_all().unwrap();
+        let mut o = Optimizer::new(Rule::Sgd, 0.9, 0.01).repeating(3);
+        let gradients = loss.backward().unwrap();
+        o.step(&[("p".into(), p.clone())], &gradients, 0.1).unwrap();
+        let (mut want, mut buffer) = (1.0, 0.0);
+        for _ in 0..3 {
+            buffer = 0.9 * buffer + 2.0 + 0.01 * want;
+            want -= 0.1 * buffer;
+        }
+        let got = p.as_tensor().to_vec1::<f32>().unwrap()[0];
+        assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
     }
 
     #[test]

@@ -203,18 +203,28 @@ impl Recording {
         Classes::new(names, &self.dataset, &self.template)
     }
 
-    /// The classes of the run.
+    /// The classes of the run; of several tasks, each a dataset of that name.
     ///
     /// # Errors
-    /// When they are not a list of names.
+    /// When they are not a list of names, or a list for each task.
     pub fn classes(&self) -> Result<Classes> {
-        match self.texts("classnames") {
-            Some(names) => Ok(self.classes_of(&names)),
-            None => bail!("classnames: must be a list of names"),
+        let Some(tasks) = self.texts("tasknames") else {
+            return match self.texts("classnames") {
+                Some(names) => Ok(self.classes_of(&names)),
+                None => bail!("classnames: must be a list of names"),
+            };
+        };
+        let lists = self.field("classnames").cloned().unwrap_or_default();
+        let lists: Vec<Vec<String>> = serde_json::from_value(lists).unwrap_or_default();
+        if lists.len() != tasks.len() {
+            bail!("classnames: must be a list of names for each task");
         }
+        let each = lists.iter().zip(&tasks);
+        let each = each.map(|(names, task)| Classes::new(names, task, &self.template));
+        Ok(Classes::joined(&each.collect::<Vec<_>>()))
     }
 
-    /// The pictures of step `number` with their labels, and the second view where there is one.
+    /// The pictures of step `number` with their labels and tasks, and the second view where there is one.
     ///
     /// # Errors
     /// Pictures or labels that are not there.
@@ -225,20 +235,25 @@ impl Recording {
             None => Tensor::zeros(images.dim(0)?, DType::U32, images.device())?,
         };
         let second = self.tensors.get("images2").map(|s| s.get(number));
+        let tasks = self.tensors.get("tasks").map(|t| t.get(number));
+        let tasks = tasks.transpose()?.map(|t| t.to_dtype(DType::U32));
         Ok(Batch {
             second: second.transpose()?.map(Images::Pixels),
+            tasks: tasks.transpose()?,
             seed: number as u64,
             ..Batch::new(Images::Pixels(images), labels)
         })
     }
 
-    /// The update rule it says, or the family's SGD.
+    /// The update rule it says, or the family's SGD, with as many updates on one gradient as it says.
     ///
     /// # Errors
     /// A rule that is not known.
     pub fn optimizer(&self) -> Result<Optimizer> {
+        let times = self.field("optimizer_steps").and_then(|v| v.as_u64());
+        let times = times.unwrap_or(1) as usize;
         let Some(said) = self.field("optimizer") else {
-            return Ok(Optimizer::new(Rule::Sgd, 0.9, 5e-4));
+            return Ok(Optimizer::new(Rule::Sgd, 0.9, 5e-4).repeating(times));
         };
         let number = |key: &str, or: f64| said.get(key).and_then(|v| v.as_f64()).unwrap_or(or);
         let rule = match said.get("name").and_then(|v| v.as_str()) {
@@ -248,7 +263,7 @@ impl Recording {
             _ => bail!("optimizer.name: must be sgd, adam or adamw"),
         };
         let optimizer = Optimizer::new(rule, number("momentum", 0.9), number("weight_decay", 0.0));
-        Ok(optimizer.with_epsilon(number("eps", 1e-8)))
+        Ok(optimizer.with_epsilon(number("eps", 1e-8)).repeating(times))
     }
 }
 
@@ -493,7 +508,8 @@ impl Stage<'_> {
             bail!("params.{}: {}", p.field, p.message);
         }
         let on = self.clip.clone().into();
-        let method = reading.config.build(&on, classes, &mut Init::seeded(0))?;
+        let config = reading.config;
+        let method = config.build(&on, classes, &mut Init::seeded(0))?;
         load_parameters(method.as_ref(), &self.recording.initial())?;
         Ok(method)
     }

@@ -137,10 +137,28 @@ fn seen_by_adapter(name: &str, method: &dyn Method, clip: &Arc<Clip>) -> Tensor 
     clip.transformer().unwrap().encode(pixels, &prompt).unwrap()
 }
 
+/// Whether a tensor is of a text tower that a method trains as a whole.
+fn is_of_own_tower(name: &str) -> bool {
+    let block = name.strip_prefix("transformer.resblocks.");
+    let others = [
+        "positional_embedding",
+        "ln_final.weight",
+        "ln_final.bias",
+        "text_projection",
+        "logit_scale",
+    ];
+    others.contains(&name) || block.is_some_and(|number| number.parse::<usize>().is_ok())
+}
+
 /// Moves every trained tensor to values of the towers' own size, where curvature is moderate, and hidden units away from
-/// the kink of their ReLU.
+/// the kink of their ReLU; a whole tower that is trained is that by itself.
 fn scatter(method: &dyn Method, clip: &Arc<Clip>) {
-    for ((name, var), seed) in method.parameters().iter().zip(500..) {
+    let parameters = method.parameters();
+    let has_tower = parameters.iter().any(|(n, _)| n == "positional_embedding");
+    for ((name, var), seed) in parameters.iter().zip(500..) {
+        if has_tower && is_of_own_tower(name) {
+            continue;
+        }
         let values = noise(var.dims(), seed, 1.0);
         if name.starts_with("adapter") && name.contains(".fc.") {
             // Rows that see all pictures alike, every other one with the other sign.

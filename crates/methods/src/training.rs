@@ -79,6 +79,10 @@ pub struct Training {
     /// Whether a last short batch of an epoch is left out, unless it is the only one, as Dassl's loader does.
     #[serde(default = "dropped", skip_serializing_if = "is_dropped")]
     pub drop_last: bool,
+    /// How many updates are made on the gradient of a batch, all at its learning rate; the schedule moves as often where
+    /// it would move once. Dassl does both once for every name that the one optimizer is registered under.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub steps_per_batch: usize,
 }
 
 /// How long a training is.
@@ -108,6 +112,14 @@ fn dropped() -> bool {
 
 fn is_dropped(value: &bool) -> bool {
     *value
+}
+
+fn once() -> usize {
+    1
+}
+
+fn is_once(value: &usize) -> bool {
+    *value == 1
 }
 
 fn is_zero(value: &f64) -> bool {
@@ -141,6 +153,7 @@ impl Training {
             restart: 0.0,
             epsilon: EPSILON,
             drop_last: true,
+            steps_per_batch: 1,
         }
     }
 
@@ -156,7 +169,7 @@ impl Training {
     }
 
     /// Names of the settings, for a suite reader to tell them from others.
-    pub const KEYS: [&'static str; 14] = [
+    pub const KEYS: [&'static str; 15] = [
         "epochs",
         "steps_per_shot",
         "batch",
@@ -171,6 +184,7 @@ impl Training {
         "restart",
         "epsilon",
         "drop_last",
+        "steps_per_batch",
     ];
 
     /// Reads a suite's values over these defaults, for `shots` labelled pictures of a class.
@@ -272,6 +286,12 @@ impl Training {
                 self.drop_last,
                 "leave out a last short batch of an epoch, unless it is the only one",
             ),
+            steps_per_batch: s.count(
+                "steps_per_batch",
+                self.steps_per_batch,
+                1..=1000,
+                "updates on the gradient of a batch; the schedule moves as often",
+            ),
         }
     }
 
@@ -292,10 +312,11 @@ impl Training {
 
     /// Learning rate of 0-based `epoch` of `epochs`.
     fn lr(&self, epoch: usize, epochs: usize) -> f64 {
-        if epoch < self.warmup_epochs {
+        let place = epoch * self.steps_per_batch;
+        if place < self.warmup_epochs {
             return self.warmup_lr;
         }
-        let e = (epoch - self.warmup_epochs) as f64;
+        let e = (place - self.warmup_epochs) as f64;
         let factor = 0.5 * (1.0 + (std::f64::consts::PI * e / epochs as f64).cos());
         match self.schedule {
             Schedule::Cosine => self.lr * factor,
@@ -313,7 +334,7 @@ impl Training {
             return self.lr((step - first) / per_epoch, all.div_ceil(per_epoch));
         }
         // Warm-up steps count inside the stage, the cosine starts from its own zero.
-        let done = step - first - self.warmup_epochs * per_epoch;
+        let done = (step - first) * self.steps_per_batch - self.warmup_epochs * per_epoch;
         let factor = 0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos());
         self.floor + (self.lr - self.floor) * factor
     }
@@ -321,12 +342,14 @@ impl Training {
     /// Whether 0-based `step` warms up: every parameter then has the same learning rate.
     pub fn is_warm_up(&self, step: usize, length: &Length) -> bool {
         let (first, _) = self.stage(step, length);
-        (step - first) / length.per_epoch.max(1) < self.warmup_epochs
+        (step - first) / length.per_epoch.max(1) * self.steps_per_batch < self.warmup_epochs
     }
 
     /// A fresh optimizer.
     pub fn optimizer(&self) -> Optimizer {
-        Optimizer::new(self.optimizer, self.momentum, self.weight_decay).with_epsilon(self.epsilon)
+        Optimizer::new(self.optimizer, self.momentum, self.weight_decay)
+            .with_epsilon(self.epsilon)
+            .repeating(self.steps_per_batch)
     }
 
     /// How long it is over `pictures`.
@@ -380,6 +403,23 @@ mod tests {
             (squared.lr(51, 100) - 5.0e-4).abs() < 1e-9,
             "mid-training of KgCoOp's log"
         );
+    }
+
+    #[test]
+    fn three_steps_a_batch_go_through_the_schedule_three_times_as_fast() {
+        // As simulated with Dassl's scheduler for SoftCPT's 50 epochs: nothing at epoch 17, all again at 34, nothing at the end.
+        let three = Training {
+            steps_per_batch: 3,
+            ..Training::sgd(50, 32, 0.002)
+        };
+        assert_eq!(three.lr(0, 50), 1e-5);
+        assert!(three.lr(17, 50) < 1e-12);
+        assert!((three.lr(33, 50) - 0.002).abs() < 1e-5 && (three.lr(34, 50) - 0.002).abs() < 1e-5);
+        assert!(three.lr(49, 50) < 5e-5);
+        let (length, once) = (three.length(64), Training::sgd(50, 32, 0.002));
+        assert_eq!(three.lr_at(2, &length), once.lr(3, 50));
+        let warm = |t: &Training| (0..6).filter(|s| t.is_warm_up(*s, &length)).count();
+        assert_eq!([warm(&three), warm(&once)], [2, 2]);
     }
 
     #[test]

@@ -176,12 +176,23 @@ impl Context {
 
     /// As [`Context::texts`], as they leave the tower.
     pub(crate) fn raw_texts(&self, ctx: &Tensor) -> Result<Tensor> {
+        self.raw_texts_of(&self.plan, ctx)
+    }
+
+    /// As [`Context::raw_texts`], of the classes of another plan.
+    pub(crate) fn raw_texts_of(&self, plan: &TextPlan, ctx: &Tensor) -> Result<Tensor> {
         let rows = ctx.reshape(((), self.clip.text.width()))?;
         let prompt = TextPrompt {
             context: Some(rows),
             ..TextPrompt::default()
         };
-        self.clip.text.encode(&self.plan, &prompt)
+        self.clip.text.encode(plan, &prompt)
+    }
+
+    /// A plan of other classes with the one context for all, which stays bound to its own.
+    pub(crate) fn plan_of(&self, classes: &Classes) -> Result<TextPlan> {
+        let (clip, lead) = (&self.clip, &self.lead);
+        Self::plan(clip, classes, lead, self.count, self.position, false)
     }
 
     pub(crate) fn named(&self) -> Vec<(String, Var)> {

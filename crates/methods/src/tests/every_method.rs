@@ -153,6 +153,9 @@ fn gradients_of_every_method_agree_with_finite_differences() {
         ("plot", "entropy = 1e6\npooled = true"),
         ("plotpp", "entropy = 1e6"),
         ("plotpp", "entropy = 1e6\nfirst_stage = 0.0"),
+        ("softcpt", "class_features = true"),
+        ("mvlpt", "n_ctx = 0"),
+        ("mvlpt", "depth = \"shallow\"\nproject_dim = 64"),
     ];
     // At the published scale of MMA's adapters rounding hides the slope.
     let mma = "scale = 20.0";

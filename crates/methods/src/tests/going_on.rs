@@ -18,13 +18,14 @@ const LENGTH: Length = Length {
 };
 
 /// Settings under which a method remembers what it does not by default.
-const VARIANTS: [(&str, &str); 6] = [
+const VARIANTS: [(&str, &str); 7] = [
     ("tip-adapter-f", "paper_compat = true"),
     ("tip-adapter-f", "search = false"),
     ("dept", "host = \"cocoop\""),
     ("dept", "host = \"maple\""),
     ("clip-lora", "dropout = 0.5"),
     ("2sfs", "first_stage = 1.0"),
+    ("attriclip", "text_tower = false"),
 ];
 
 fn cases(is_one: impl Fn(&Entry) -> bool) -> Vec<(&'static Entry, &'static str)> {
@@ -69,6 +70,9 @@ fn train(
 ) -> Vec<u64> {
     let mut losses = Vec::new();
     for number in steps {
+        if number == 0 {
+            method.begin().unwrap();
+        }
         let epoch = number / PER_EPOCH;
         let rate = Rate {
             lr: training.lr_at(number, &LENGTH),

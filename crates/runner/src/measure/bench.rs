@@ -63,11 +63,12 @@ impl Case {
 }
 
 /// Settings of the published base-to-novel tables, where they are not the method's own defaults.
-const CONFIGS: [(&str, &str); 4] = [
+const CONFIGS: [(&str, &str); 5] = [
     ("coop", "init = 'a photo of a'"),
     ("prograd", "n_ctx = 4"),
     // Words that every vocabulary has; the authors' are chosen by dataset.
     ("atprompt", "attributes = ['photo']"),
+    ("softcpt", "task_names = ['bench = photo']"),
     (
         "plotpp",
         "prefixes = ['a photo of a', 'a photo of a', 'a photo of a', 'a photo of a']",

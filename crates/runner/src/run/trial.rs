@@ -307,6 +307,9 @@ impl<'a> Running<'a> {
         let from = match std::mem::replace(&mut self.place, Place::Before) {
             Place::Before => {
                 self.bind()?;
+                if let Some(method) = self.method.as_mut().filter(|_| task.method.learns()) {
+                    method.begin()?;
+                }
                 None
             }
             Place::Learning(learning) => Some(learning),
