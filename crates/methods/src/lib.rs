@@ -22,6 +22,7 @@ pub mod training;
 
 mod ape;
 mod atprompt;
+mod bpt_vlm;
 mod by_description;
 mod clip_adapter;
 mod clip_lora;
@@ -65,7 +66,7 @@ pub use entry::{Checkpoint, Entry, Group, Reading};
 pub use init::Init;
 pub use kept::{kept, load_parameters, put_back};
 pub use method::{
-    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Shots,
+    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Round, Search, Shots,
 };
 pub use needs::{Needs, Sees, Support, Validation, View};
 pub use optimizer::{Optimizer, Rule};
@@ -108,6 +109,7 @@ pub const METHODS: &[Entry] = &[
     mmrl::ENTRY,
     mmrl::PLUS_PLUS,
     mma::ENTRY,
+    bpt_vlm::ENTRY,
     clip_lora::ENTRY,
     two_stage::ENTRY,
     tpt::ENTRY,

@@ -20,6 +20,11 @@ pub trait Config: Send + Sync {
     /// Its passes through the towers. No default: a method that is not counted would look free.
     fn cost(&self) -> Cost;
 
+    /// How it searches the few shots, where it does.
+    fn search(&self) -> Option<Search> {
+        None
+    }
+
     /// Binds the method to backbones and classes, with fresh initial values.
     ///
     /// # Errors
@@ -42,6 +47,24 @@ pub trait Config: Send + Sync {
     ) -> Result<Box<dyn Method>> {
         self.build(on, &Classes::joined(tasks), init)
     }
+}
+
+/// A search over the few shots, in rounds: no gradient, so what it costs is how many candidates are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// How often [`Method::search`] is called.
+    pub rounds: usize,
+    /// Most candidates that all rounds together score, each on every shot.
+    pub candidates: usize,
+}
+
+/// What a round of a search came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Round {
+    /// Candidates that it scored.
+    pub scored: usize,
+    /// Smallest loss of any candidate so far.
+    pub loss: f64,
 }
 
 /// The frozen models a method is built on.
@@ -279,6 +302,20 @@ pub trait Method: Send {
         Ok(())
     }
 
+    /// One round of a search, behind [`Method::fit`] and before any test, as often as [`Config::search`] says. Everything that
+    /// the next round depends on is in [`Method::state`] then; `seed` seeds what this one draws, another number each round.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn search(&mut self, _shots: &Shots, _seed: u64) -> Result<Round> {
+        bail!("this method does not search")
+    }
+
+    /// What it found, for people to read: names with texts or numbers, in the order they are told.
+    fn found(&self) -> Vec<(&'static str, serde_json::Value)> {
+        Vec::new()
+    }
+
     /// The loss of a batch.
     ///
     /// # Errors
@@ -321,7 +358,7 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// Called once after the last epoch, before anything is tested or saved.
+    /// Called once after the last epoch or round, before anything is tested or saved.
     ///
     /// # Errors
     /// Those of candle.

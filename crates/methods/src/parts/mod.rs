@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 pub(crate) mod cache;
 pub(crate) mod class_tokens;
+pub(crate) mod cma_es;
 pub(crate) mod conditional;
 pub(crate) mod context;
 pub(crate) mod coupled;
@@ -23,6 +24,7 @@ pub(crate) mod projector;
 pub(crate) mod rows;
 pub(crate) mod shots;
 pub(crate) mod stages;
+pub(crate) mod symmetric;
 pub mod templates;
 pub(crate) mod texts;
 pub(crate) mod transport;

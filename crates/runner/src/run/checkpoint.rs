@@ -413,6 +413,7 @@ mod tests {
             learning_rates: vec![2e-3],
             cost: Cost {
                 train_seconds: 1.5,
+                scored: 0,
                 steps: 40,
                 ..Cost::default()
             },

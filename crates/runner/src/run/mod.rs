@@ -12,6 +12,7 @@ pub mod plan;
 pub mod population;
 pub mod progress;
 pub mod prompts;
+pub mod rounds;
 pub mod sizes;
 pub mod suite;
 pub mod sweep;
