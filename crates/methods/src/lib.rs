@@ -22,6 +22,7 @@ pub mod training;
 
 mod ape;
 mod atprompt;
+mod biomedcoop;
 mod bpt_vlm;
 mod by_description;
 mod clip_adapter;
@@ -52,6 +53,7 @@ mod promptsrc;
 mod taskres;
 mod tcp;
 mod tda;
+mod template_search;
 mod tip_adapter;
 mod tip_adapter_f;
 mod tpt;
@@ -66,7 +68,8 @@ pub use entry::{Checkpoint, Entry, Group, Reading};
 pub use init::Init;
 pub use kept::{kept, load_parameters, put_back};
 pub use method::{
-    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Round, Search, Shots,
+    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Question, Round,
+    Search, Shots,
 };
 pub use needs::{Needs, Sees, Support, Validation, View};
 pub use optimizer::{Optimizer, Rule};
@@ -80,6 +83,7 @@ pub const METHODS: &[Entry] = &[
     zero_shot::ENTRY,
     by_description::ENTRY,
     cupl::ENTRY,
+    template_search::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
     linear_probe::ENTRY,
@@ -97,6 +101,7 @@ pub const METHODS: &[Entry] = &[
     coprompt::ENTRY,
     plotpp::ENTRY,
     kgcoop::ENTRY,
+    biomedcoop::ENTRY,
     dekg::ENTRY,
     tcp::ENTRY,
     dekg_tcp::ENTRY,

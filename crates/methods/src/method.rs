@@ -63,8 +63,19 @@ pub struct Search {
 pub struct Round {
     /// Candidates that it scored.
     pub scored: usize,
-    /// Smallest loss of any candidate so far.
+    /// Smallest value so far of what the search makes small: a loss, or the share of the shots that are told wrong.
     pub loss: f64,
+}
+
+/// What a search asks a command outside of the program. The caller runs it and keeps the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// The command with its arguments; never a shell's.
+    pub command: Vec<String>,
+    /// What it reads, as one line.
+    pub request: serde_json::Value,
+    /// Longest that it may take, in seconds.
+    pub seconds: u64,
 }
 
 /// The frozen models a method is built on.
@@ -309,6 +320,19 @@ pub trait Method: Send {
     /// Those of candle.
     fn search(&mut self, _shots: &Shots, _seed: u64) -> Result<Round> {
         bail!("this method does not search")
+    }
+
+    /// What the next round of a search asks a command for, where it asks anything.
+    fn asks(&self) -> Option<Question> {
+        None
+    }
+
+    /// Takes the lines that answer [`Method::asks`], for the next round; gives what is wrong with those that are of no use.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn answered(&mut self, _lines: &[String]) -> Result<Vec<String>> {
+        bail!("this method asks nothing")
     }
 
     /// What it found, for people to read: names with texts or numbers, in the order they are told.

@@ -4,7 +4,7 @@
 //! updates of pycma 4.5.0's defaults: negative weights, cumulative step sizes, a covariance that is taken apart only as often
 //! as it changes. No crate was found that has these, and replays of recorded runs depend on every one.
 //!
-//! `n` dimensions, `P` candidates a generation.
+//! `n` dimensions, `P` candidates a generation, at least six: of fewer pycma makes some by mirrors.
 //!
 //! Differs: the step size always follows the length of the path; pycma 4 follows two points in high dimensions, which the
 //! releases that the authors of BPT-VLM could use did not. Of equal losses the first is better. A loss that is no number is
@@ -365,20 +365,6 @@ mod tests {
                 2.043_278_045_057_956_4,
                 -0.823_444_824_542_980_4,
                 0.083_307_154_732_465_25,
-            ],
-        );
-        check(
-            5,
-            4,
-            [
-                1.459_789_888_852_586_2,
-                0.032_401_947_541_766_944,
-                0.015_648_895_108_250_27,
-                0.447_829_258_695_562_7,
-                0.365_736_441_242_696_2,
-                1.029_515_563_903_983_2,
-                -1.967_893_879_149_335_2,
-                0.416_225_791_203_525_4,
             ],
         );
     }

@@ -20,6 +20,7 @@ pub(crate) mod line_search;
 pub(crate) mod logistic;
 pub mod losses;
 pub(crate) mod norms;
+pub(crate) mod phrases;
 pub(crate) mod projector;
 pub(crate) mod rows;
 pub(crate) mod shots;

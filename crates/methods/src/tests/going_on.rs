@@ -152,10 +152,13 @@ fn a_method_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
 }
 
 /// Settings under which searches are short enough to be stopped after every round.
-const SEARCHES: [(&str, &str); 1] = [(
-    "bpt-vlm",
-    "n_ctx = 2\nn_ctx_vision = 2\ndim = 4\ndim_vision = 3\npopsize = 5\nbudget = 20",
-)];
+const SEARCHES: [(&str, &str); 2] = [
+    ("template-search", "budget = 22\nper_round = 6\nstart = 8"),
+    (
+        "bpt-vlm",
+        "n_ctx = 2\nn_ctx_vision = 2\ndim = 4\ndim_vision = 3\npopsize = 6\nbudget = 24",
+    ),
+];
 
 #[test]
 fn a_search_stopped_after_any_round_goes_on_as_if_it_had_not_been() {

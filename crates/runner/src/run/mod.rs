@@ -1,5 +1,6 @@
 //! What makes records: suites, their trials, the pictures these see, and the sweep that runs them.
 
+pub mod answers;
 pub mod cache;
 pub mod changed;
 pub mod checkpoint;

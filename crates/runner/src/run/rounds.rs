@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use datasets::Stream;
-use methods::{Method, Search, Shots};
+use methods::{Method, Question, Search, Shots};
 
+use crate::run::answers;
 use crate::run::checkpoint::{Checkpoint, Learning};
 use crate::run::lesson::STAGE;
 use crate::run::testing::Answers;
@@ -47,6 +48,20 @@ pub fn search(
         if is_stopped {
             return Err(Interrupted.into());
         }
+        if let Some(question) = method.asks() {
+            let place = format!("{number}-{}", at.epoch);
+            let lines = ask(task, &place, &question)?;
+            let wrong = method.answered(&lines)?;
+            if let Some(first) = wrong.first() {
+                crate::say!(
+                    "note: {}: {} of {} lines in round {} are of no use: {first}",
+                    question.command.join(" "),
+                    wrong.len(),
+                    lines.len(),
+                    at.epoch + 1
+                );
+            }
+        }
         let seed = Stream::named(task.seed, "rounds", stream + at.done).next_u64();
         let round = method.search(shots, seed)?;
         out.cost.scored += round.scored as u64;
@@ -64,4 +79,20 @@ pub fn search(
     method.finish()?;
     spent(out);
     Ok(())
+}
+
+/// The answer to `question`, as it was kept at `place` if it has been asked before, so that a trial that runs again gets the
+/// same; else as the command gives it, kept from now on.
+fn ask(task: &Task, place: &str, question: &Question) -> Result<Vec<String>> {
+    let kept = task.keeper.map(|keeper| keeper.beside(place));
+    if let Some(path) = &kept
+        && let Some(lines) = answers::read(path, question)?
+    {
+        return Ok(lines);
+    }
+    let lines = answers::of_command(question, task.stop)?;
+    if let Some(path) = &kept {
+        answers::write(path, question, &lines)?;
+    }
+    Ok(lines)
 }
