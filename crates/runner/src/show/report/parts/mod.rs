@@ -9,6 +9,7 @@ mod calibration;
 mod classes;
 mod cost;
 mod differences;
+mod found;
 mod lead;
 mod tables;
 mod uses;
@@ -20,6 +21,7 @@ pub(super) const PARTS: &[Part] = &[
     differences::PART,
     calibration::PART,
     classes::PART,
+    found::PART,
     uses::PART,
     cost::PART,
 ];
