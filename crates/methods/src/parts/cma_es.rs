@@ -80,9 +80,15 @@ impl Constants {
             cs,
             damps: 1.0 + 2.0 * crowd.max(0.0) + cs,
             gap: 1.0 / (c1 + cmu) / size / 10.0,
-            chi: size.sqrt() * (1.0 - 1.0 / (4.0 * size) + 1.0 / (21.0 * size * size)),
+            chi: mean_length(n),
         }
     }
+}
+
+/// Mean length of `n` standard normal numbers: those of `n` and of `n + 1` multiply to `n`.
+fn mean_length(n: usize) -> f64 {
+    let one = (2.0 / std::f64::consts::PI).sqrt();
+    (1..n).fold(one, |mean, n| n as f64 / mean)
 }
 
 /// A search on its way.
@@ -367,6 +373,18 @@ mod tests {
                 0.083_307_154_732_465_25,
             ],
         );
+    }
+
+    #[test]
+    fn mean_lengths_are_pycmas() {
+        let want = [
+            (3, 1.595_769_121_605_731),
+            (100, 9.975_031_639_551_05),
+            (1000, 31.614_871_896_980_08),
+        ];
+        for (n, want) in want {
+            assert!((mean_length(n) - want).abs() < 1e-12 * want, "{n}");
+        }
     }
 
     fn searched(n: usize, generations: u64, f: fn(&[f64]) -> f64) -> CmaEs {
