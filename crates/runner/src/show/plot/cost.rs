@@ -15,18 +15,6 @@ pub(super) const CHART: Chart = Chart {
     draw: Draw::Summary(|painter| painter.cost().into_iter().collect()),
 };
 
-/// What is spent, and how it is written.
-pub(super) struct Measure {
-    /// Of a method's trials; 0 where nothing is spent.
-    pub(super) of: fn(&Spending) -> f64,
-    /// Title of the axis.
-    pub(super) name: &'static str,
-    /// A tick's text.
-    pub(super) written: fn(f64) -> String,
-    /// Whether a line joins the methods of one algorithm.
-    pub(super) is_joined: bool,
-}
-
 impl Painter<'_> {
     /// H (where the protocol shows it) or accuracy, averaged over datasets, against training seconds of a trial, at the
     /// largest number of shots; `None` where nothing was trained or no average is whole.
@@ -194,6 +182,18 @@ impl Painter<'_> {
         legend.draw(&mut drawing, &style, below);
         Some(drawing)
     }
+}
+
+/// What is spent, and how it is written.
+pub(super) struct Measure {
+    /// Of a method's trials; 0 where nothing is spent.
+    pub(super) of: fn(&Spending) -> f64,
+    /// Title of the axis.
+    pub(super) name: &'static str,
+    /// A tick's text.
+    pub(super) written: fn(f64) -> String,
+    /// Whether a line joins the methods of one algorithm.
+    pub(super) is_joined: bool,
 }
 
 /// Ticks the axis has room for.
