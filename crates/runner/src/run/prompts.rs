@@ -65,7 +65,7 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
         classes: outcomes.classes.clone(),
         backbone_fingerprint: record.provenance.backbone_fingerprint.clone(),
         step: outcomes.cost.steps,
-        found: outcomes.found.clone(),
+        found: record.found.clone(),
     };
     let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&description)?)]);
     let tensors: Vec<(&str, &Tensor)> = outcomes
