@@ -606,10 +606,9 @@ mod tests {
                 .build(&clip().into(), &classes, &mut Init::seeded(1))
                 .unwrap();
             let images = batch().images;
-            assert_eq!(
-                logits(method.as_ref(), &images),
-                logits(plain.as_ref(), &images)
-            );
+            let scores = [method.as_ref(), plain.as_ref()].map(|m| logits(m, &images));
+            let gap = scores[0].iter().zip(&scores[1]).map(|(a, b)| (a - b).abs());
+            assert!(gap.fold(0.0, f32::max) < 1e-5, "{scores:?}");
             let given = given();
             let accuracy = |of: &Labelled| {
                 let scores = plain.predictor().unwrap().logits(&of.passes[0]).unwrap();
