@@ -264,7 +264,7 @@ impl TemplateSearch {
         let best = ranked.iter().take(self.config.keep);
         let best: Vec<&str> = best.map(|s| s.template.as_str()).collect();
         let mut words = words(begins.iter().map(String::as_str));
-        words.retain(|word| self.clip.text_plan(&[word.clone()]).is_ok());
+        words.retain(|word| self.clip.text_plan(std::slice::from_ref(word)).is_ok());
         let (mut chance, mut new) = (Chance::seeded(seed), Vec::new());
         // Where chance finds nothing new for long, there is nothing.
         for _ in 0..100 * want {

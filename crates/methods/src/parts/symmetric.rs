@@ -141,7 +141,7 @@ fn diagonalise(v: &mut [f64], d: &mut [f64], e: &mut [f64]) {
         let small = f64::EPSILON * largest;
         // The last is zero, so there is one.
         let m = (l..n).find(|m| e[*m].abs() <= small).unwrap_or(n - 1);
-        while m > l {
+        while e[l].abs() > small {
             let g = d[l];
             let p = (d[l + 1] - g) / (2.0 * e[l]);
             let r = p.hypot(1.0) * if p < 0.0 { -1.0 } else { 1.0 };
@@ -174,9 +174,6 @@ fn diagonalise(v: &mut [f64], d: &mut [f64], e: &mut [f64]) {
             p = -s * s2 * c3 * beside * e[l] / next;
             e[l] = s * p;
             d[l] = c * p;
-            if e[l].abs() <= small {
-                break;
-            }
         }
         d[l] += shift;
         e[l] = 0.0;

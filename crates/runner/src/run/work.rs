@@ -202,7 +202,7 @@ impl Counter<'_> {
         }
         if let Some(search) = search {
             let candidates = search.candidates as f64;
-            let text = self.text(of.names(self.texts_of(set)));
+            let text = self.text(&of.names(self.texts_of(set)));
             let seen = candidates * pictures as f64 * cost.image.trained;
             load.text_forward += candidates * cost.text.forward * text.forward;
             load.images += seen as u64;
