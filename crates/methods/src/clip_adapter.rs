@@ -11,6 +11,7 @@ use candle_core::{Result, Tensor, Var};
 use clip::{Clip, model::unit};
 
 use crate::parts::adapter::{Adapter, read_reduction};
+use crate::parts::described::Classifier;
 use crate::parts::image_tokens::tracked;
 use crate::parts::losses::cross_entropy;
 use crate::{
@@ -39,6 +40,7 @@ pub const ENTRY: Entry = Entry {
 struct AdapterConfig {
     ratio: f64,
     reduction: usize,
+    base: Classifier,
 }
 
 impl AdapterConfig {
@@ -47,13 +49,14 @@ impl AdapterConfig {
         Self {
             ratio: s.number("ratio", 0.2, 0.0..=1.0, ratio),
             reduction: read_reduction(s),
+            base: Classifier::read(s),
         }
     }
 }
 
 impl Config for AdapterConfig {
     fn needs(&self) -> Needs {
-        Needs::features()
+        self.base.needs(Needs::features())
     }
 
     fn cost(&self) -> Cost {
@@ -69,6 +72,7 @@ impl Config for AdapterConfig {
             clip: on.clip.clone(),
             adapter: Adapter::new(width, self.reduction, self.ratio, init)?,
             texts: on.clip.logit_scale.clone(),
+            base: self.base,
         };
         method.bind(classes)?;
         Ok(Box::new(method))
@@ -78,8 +82,9 @@ impl Config for AdapterConfig {
 struct ClipAdapter {
     clip: Arc<Clip>,
     adapter: Adapter,
-    /// `[K, E]`, unit length, of the dataset's own prompt.
+    /// `[K, E]`, unit length, of the dataset's own prompt, or of descriptions.
     texts: Tensor,
+    base: Classifier,
 }
 
 impl ClipAdapter {
@@ -102,7 +107,8 @@ impl Method for ClipAdapter {
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
-        self.texts = unit(&self.clip.encode_texts(&classes.texts(&classes.template))?)?;
+        let hand_written = || unit(&self.clip.encode_texts(&classes.texts(&classes.template))?);
+        self.texts = self.base.texts(&self.clip, classes, hand_written)?;
         Ok(())
     }
 

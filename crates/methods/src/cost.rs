@@ -1,6 +1,7 @@
 //! What a method's passes through the towers are, for counting operations before and after a run.
 
-/// Passes through the towers: of a training step, or of a test picture where a method adapts to it. Counted, not timed.
+/// Passes through the towers: of a training step, of a candidate where a method searches (forward passes only), or of a test
+/// picture where it adapts to it. Counted, not timed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
     /// The text tower.

@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor, Var};
 use clip::{Clip, model::unit};
 
 use crate::parts::context::{Context, Start};
+use crate::parts::described::Classifier;
 use crate::parts::losses::{cross_entropy, mean_cosine};
 use crate::parts::templates;
 use crate::{
@@ -37,6 +38,7 @@ pub const ENTRY: Entry = Entry {
 struct KgCoOpConfig {
     start: Start,
     weight: f64,
+    near: Classifier,
 }
 
 impl KgCoOpConfig {
@@ -49,13 +51,14 @@ impl KgCoOpConfig {
                 0.0..=1000.0,
                 "of the distance to hand-written prompts (paper: 8)",
             ),
+            near: Classifier::read(s),
         }
     }
 }
 
 impl Config for KgCoOpConfig {
     fn needs(&self) -> Needs {
-        Needs::features()
+        self.near.needs(Needs::features())
     }
 
     fn cost(&self) -> Cost {
@@ -68,22 +71,26 @@ impl Config for KgCoOpConfig {
     fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
         Ok(Box::new(KgCoOp {
             context: Context::new(&on.clip, classes, &self.start, init)?,
-            teacher: teacher(&on.clip, classes)?,
+            teacher: teacher(&on.clip, classes, self.near)?,
             weight: self.weight,
+            near: self.near,
         }))
     }
 }
 
 /// Unit features `[K, E]` of the authors' own hand-written prompts: CoOp's, but for textures.
-fn teacher(clip: &Clip, classes: &Classes) -> Result<Tensor> {
-    let template = templates::of("kgcoop", classes);
-    unit(&clip.encode_texts(&classes.texts(template))?)
+fn teacher(clip: &Clip, classes: &Classes, near: Classifier) -> Result<Tensor> {
+    near.texts(clip, classes, || {
+        let template = templates::of("kgcoop", classes);
+        unit(&clip.encode_texts(&classes.texts(template))?)
+    })
 }
 
 struct KgCoOp {
     context: Context,
     teacher: Tensor,
     weight: f64,
+    near: Classifier,
 }
 
 impl Method for KgCoOp {
@@ -102,7 +109,7 @@ impl Method for KgCoOp {
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         self.context.rebind(classes)?;
-        self.teacher = teacher(&self.context.clip, classes)?;
+        self.teacher = teacher(&self.context.clip, classes, self.near)?;
         Ok(())
     }
 

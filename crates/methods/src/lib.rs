@@ -23,6 +23,8 @@ pub mod training;
 mod ape;
 mod atprompt;
 mod attriclip;
+mod biomedcoop;
+mod bpt_vlm;
 mod by_description;
 mod clip_adapter;
 mod clip_lora;
@@ -56,6 +58,7 @@ mod softcpt;
 mod taskres;
 mod tcp;
 mod tda;
+mod template_search;
 mod tip_adapter;
 mod tip_adapter_f;
 mod tpt;
@@ -70,7 +73,8 @@ pub use entry::{Checkpoint, Entry, Group, Reading};
 pub use init::Init;
 pub use kept::{kept, load_parameters, put_back};
 pub use method::{
-    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Shots,
+    Backbones, Batch, Config, Cosine, Images, Labelled, Loss, Method, Predict, Question, Round,
+    Search, Shots,
 };
 pub use needs::{Needs, Sees, Support, Validation, View};
 pub use optimizer::{Optimizer, Rule};
@@ -84,6 +88,7 @@ pub const METHODS: &[Entry] = &[
     zero_shot::ENTRY,
     by_description::ENTRY,
     cupl::ENTRY,
+    template_search::ENTRY,
     tip_adapter::ENTRY,
     ape::ENTRY,
     prototypes::ENTRY,
@@ -103,6 +108,7 @@ pub const METHODS: &[Entry] = &[
     coprompt::ENTRY,
     plotpp::ENTRY,
     kgcoop::ENTRY,
+    biomedcoop::ENTRY,
     dekg::ENTRY,
     tcp::ENTRY,
     dekg_tcp::ENTRY,
@@ -117,6 +123,7 @@ pub const METHODS: &[Entry] = &[
     mmrl::PLUS_PLUS,
     mma::ENTRY,
     mvlpt::ENTRY,
+    bpt_vlm::ENTRY,
     clip_lora::ENTRY,
     two_stage::ENTRY,
     attriclip::ENTRY,

@@ -20,6 +20,11 @@ pub trait Config: Send + Sync {
     /// Its passes through the towers. No default: a method that is not counted would look free.
     fn cost(&self) -> Cost;
 
+    /// How it searches the few shots, where it does.
+    fn search(&self) -> Option<Search> {
+        None
+    }
+
     /// Binds the method to backbones and classes, with fresh initial values.
     ///
     /// # Errors
@@ -42,6 +47,35 @@ pub trait Config: Send + Sync {
     ) -> Result<Box<dyn Method>> {
         self.build(on, &Classes::joined(tasks), init)
     }
+}
+
+/// A search over the few shots, in rounds: no gradient, so what it costs is how many candidates are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// How often [`Method::search`] is called.
+    pub rounds: usize,
+    /// Most candidates that all rounds together score, each on every shot.
+    pub candidates: usize,
+}
+
+/// What a round of a search came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Round {
+    /// Candidates that it scored.
+    pub scored: usize,
+    /// Smallest value so far of what the search makes small: a loss, or the share of the shots that are told wrong.
+    pub loss: f64,
+}
+
+/// What a search asks a command outside of the program. The caller runs it and keeps the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// The command with its arguments; never a shell's.
+    pub command: Vec<String>,
+    /// What it reads, as one line.
+    pub request: serde_json::Value,
+    /// Longest that it may take, in seconds.
+    pub seconds: u64,
 }
 
 /// The frozen models a method is built on.
@@ -289,6 +323,33 @@ pub trait Method: Send {
         Ok(())
     }
 
+    /// One round of a search, behind [`Method::fit`] and before any test, as often as [`Config::search`] says. Everything that
+    /// the next round depends on is in [`Method::state`] then; `seed` seeds what this one draws, another number each round.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn search(&mut self, _shots: &Shots, _seed: u64) -> Result<Round> {
+        bail!("this method does not search")
+    }
+
+    /// What the next round of a search asks a command for, where it asks anything.
+    fn asks(&self) -> Option<Question> {
+        None
+    }
+
+    /// Takes the lines that answer [`Method::asks`], for the next round; gives what is wrong with those that are of no use.
+    ///
+    /// # Errors
+    /// Those of candle.
+    fn answered(&mut self, _lines: &[String]) -> Result<Vec<String>> {
+        bail!("this method asks nothing")
+    }
+
+    /// What it found, for people to read: names with texts or numbers, in the order they are told.
+    fn found(&self) -> Vec<(&'static str, serde_json::Value)> {
+        Vec::new()
+    }
+
     /// The loss of a batch.
     ///
     /// # Errors
@@ -331,7 +392,7 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// Called once after the last epoch, before anything is tested or saved.
+    /// Called once after the last epoch or round, before anything is tested or saved.
     ///
     /// # Errors
     /// Those of candle.

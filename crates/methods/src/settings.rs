@@ -350,6 +350,15 @@ impl Settings {
         self.keep(name, value)
     }
 
+    /// Says nothing of the setting `name`, just read, where it has its default: trials of before it was there keep their keys.
+    pub fn leave_out_default(&mut self, name: &'static str) {
+        let declared = self.declared.iter().rev().find(|d| d.name == name);
+        let value = self.resolved.get(name).map(ToString::to_string);
+        if declared.map(|d| &d.default) == value.as_ref() {
+            self.resolved.remove(name);
+        }
+    }
+
     /// Reports that a combination of settings cannot be.
     pub fn refuse(&mut self, field: &str, message: impl Into<String>) {
         self.problems.push(Problem {

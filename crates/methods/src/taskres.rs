@@ -10,6 +10,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, Var};
 use clip::{Clip, model::unit};
 
+use crate::parts::described::Classifier;
 use crate::parts::losses::cross_entropy;
 use crate::parts::{rows::Rows, templates, texts};
 use crate::{
@@ -34,6 +35,7 @@ pub const ENTRY: Entry = Entry {
 
 struct TaskResConfig {
     alpha: f64,
+    base: Classifier,
 }
 
 impl TaskResConfig {
@@ -41,13 +43,14 @@ impl TaskResConfig {
         let help = "of the residuals (paper: 0.5; 1 on Flowers102)";
         Self {
             alpha: s.number("alpha", 0.5, 0.0..=100.0, help),
+            base: Classifier::read(s),
         }
     }
 }
 
 impl Config for TaskResConfig {
     fn needs(&self) -> Needs {
-        Needs::features()
+        self.base.needs(Needs::features())
     }
 
     fn cost(&self) -> Cost {
@@ -63,7 +66,8 @@ impl Config for TaskResConfig {
             used.push(&classes.template); // the ensemble of ImageNet has the dataset's own, too
         }
         // Names as they are written: the authors leave `_` to the tokenizer.
-        let texts = texts::mean(&on.clip, &classes.written, &used)?;
+        let hand_written = || texts::mean(&on.clip, &classes.written, &used);
+        let texts = self.base.texts(&on.clip, classes, hand_written)?;
         Ok(Box::new(TaskRes {
             clip: on.clip.clone(),
             rows: Rows::new(classes)?,

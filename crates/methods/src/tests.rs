@@ -59,12 +59,19 @@ fn build_for(
             labels: labels.clone(),
         };
         let validation = (needs.validation != Validation::None).then(|| labelled(900..901));
-        method.fit(&Shots {
+        let shots = Shots {
             train: labelled(1000..1000 + passes),
             validation,
             test: needs.peeks.then(|| labelled(901..902)),
             seed: 1,
-        })?;
+        };
+        method.fit(&shots)?;
+        if let Some(search) = reading.config.search() {
+            for round in 0..search.rounds.min(2) as u64 {
+                method.search(&shots, 70 + round)?;
+            }
+            method.finish()?;
+        }
     }
     Ok(method)
 }

@@ -49,10 +49,13 @@ pub struct Record {
     pub outcome: Outcome,
     /// One entry for each class set the trained prompt was tested on.
     pub tests: Vec<Test>,
-    /// Mean training loss of each epoch.
+    /// Mean training loss of each epoch; smallest loss so far behind each round of a search.
     pub losses: Vec<f64>,
     /// Learning rate of each epoch.
     pub learning_rates: Vec<f64>,
+    /// What the method tells that it found, where it tells anything: names with texts or numbers.
+    #[serde(default, skip_serializing_if = "Found::is_empty")]
+    pub found: Found,
     /// What must be said of its datasets: counts that are not the published ones, a split that is not.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -73,6 +76,9 @@ impl Record {
         self.tests.iter().filter(is_last)
     }
 }
+
+/// What a method found, for people to read.
+pub type Found = BTreeMap<String, serde_json::Value>;
 
 /// How a trial ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,6 +119,10 @@ pub struct Test {
     pub seconds: f64,
 }
 
+fn is_nothing(count: &u64) -> bool {
+    *count == 0
+}
+
 fn is_first(stage: &usize) -> bool {
     *stage == 0
 }
@@ -148,6 +158,9 @@ pub struct Cost {
     pub test_seconds: f64,
     /// Optimizer steps.
     pub steps: u64,
+    /// Candidates that a search scored on the shots; not written where nothing was searched.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub scored: u64,
     /// Trained numbers.
     pub parameters: u64,
     /// Peak resident memory of the process in bytes (shared by the trials running beside it).

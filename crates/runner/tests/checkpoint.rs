@@ -237,6 +237,65 @@ batch     = 8
 }
 
 #[test]
+fn searches_go_on_from_any_round_and_test() {
+    let trials = Trials::of(
+        r#"
+version  = 1
+protocol = "base-to-novel"
+datasets = ["drawn-textures"]
+shots    = [2]
+seeds    = [1]
+views    = "none"
+
+[[method]]
+name   = "template-search"
+config = { budget = 25, per_round = 5, start = 10 }
+
+[[method]]
+label  = "template-search-asked"
+name   = "template-search"
+config = { budget = 14, per_round = 3, start = 6, proposer = ["sh", "-c", """
+read line
+echo '{"template": "a small drawing of a {}."}'
+echo '{"template": "a large drawing of a {}."}'
+echo 'no template'"""] }
+
+[[method]]
+name   = "bpt-vlm"
+config = { n_ctx = 2, n_ctx_vision = 2, dim = 4, dim_vision = 3, popsize = 6, budget = 30 }
+"#,
+    );
+    trials.go_on_as_if_never_stopped(usize::MAX);
+    let records = trials.bed.records("whole");
+    let of = |label: &str| {
+        let mut own = records.values().filter(|r| r["method"] == label);
+        own.next().unwrap().clone()
+    };
+    let (searched, asked, found) = (
+        of("template-search"),
+        of("template-search-asked"),
+        of("bpt-vlm"),
+    );
+    let scored = |record: &serde_json::Value| record["cost"]["scored"].as_u64();
+    assert_eq!([&searched, &found].map(scored), [Some(25), Some(30)]);
+    assert_eq!(searched["losses"].as_array().unwrap().len(), 5);
+    // Six that are hand-written; then two new ones, and nothing new after that.
+    assert_eq!(scored(&asked), Some(8));
+    assert_eq!(asked["found"]["lines refused"], 3);
+    assert!(
+        searched["found"]["template"]
+            .as_str()
+            .unwrap()
+            .contains("{}")
+    );
+    assert!(searched["found"]["accuracy held out"].is_number());
+    let kept = trials
+        .bed
+        .files(&format!("whole/answers/{}", asked["key"].as_str().unwrap()));
+    assert_eq!(kept.len(), 3, "an answer a round is kept");
+}
+
+#[test]
 fn trials_with_tests_on_other_datasets_go_on_inside_and_between_them() {
     Trials::of(
         r#"

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use clip::Clip;
 
+use crate::parts::described::Classifier;
 use crate::parts::grid::{Axis, Grid, Point, Search};
 use crate::parts::rows::Rows;
 use crate::parts::{shots, texts};
@@ -31,6 +32,8 @@ pub struct CacheConfig {
     pub passes: usize,
     /// Whether to choose by pictures that a few-shot learner does not have, as the released code does.
     pub paper_compat: bool,
+    /// What the cache stands behind.
+    pub base: Classifier,
 }
 
 /// Help of `paper_compat`, the same wherever it is about the whole validation split alone.
@@ -53,17 +56,18 @@ impl CacheConfig {
             grid: Grid::read(s, 7.0, 3.0),
             passes: s.count("passes", 10, 1..=1000, "views a key is averaged over"),
             paper_compat: s.flag("paper_compat", false, compat),
+            base: Classifier::read(s),
         }
     }
 
     /// What it asks for.
     pub fn needs(&self) -> Needs {
-        Needs {
+        self.base.needs(Needs {
             support: Some(Support::Passes(self.passes)),
             validation: validation(self.search, self.paper_compat),
             crop: CROP,
             ..Needs::features()
-        }
+        })
     }
 }
 
@@ -92,7 +96,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty one, behind the average of `templates`.
+    /// An empty one, behind the average of `templates`, or behind descriptions.
     ///
     /// # Errors
     /// Those of the text tower; no classes.
@@ -104,7 +108,9 @@ impl Cache {
     ) -> Result<Self> {
         Ok(Self {
             rows: Rows::new(classes)?,
-            texts: texts::averaged(clip, &classes.names, templates)?,
+            texts: config.base.texts(clip, classes, || {
+                texts::averaged(clip, &classes.names, templates)
+            })?,
             clip: clip.clone(),
             config: config.clone(),
             filled: None,

@@ -155,6 +155,76 @@ fn a_method_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
     }
 }
 
+/// Settings under which searches are short enough to be stopped after every round.
+const SEARCHES: [(&str, &str); 2] = [
+    ("template-search", "budget = 22\nper_round = 6\nstart = 8"),
+    (
+        "bpt-vlm",
+        "n_ctx = 2\nn_ctx_vision = 2\ndim = 4\ndim_vision = 3\npopsize = 6\nbudget = 24",
+    ),
+];
+
+#[test]
+fn a_search_stopped_after_any_round_goes_on_as_if_it_had_not_been() {
+    let clip = clip();
+    let images = batch().images;
+    let searches = METHODS
+        .iter()
+        .filter(|e| e.default_config().search().is_some());
+    let names: Vec<&str> = searches.map(|e| e.name).collect();
+    assert_eq!(names, SEARCHES.map(|(name, _)| name));
+    let labelled = |seed| Labelled {
+        passes: vec![Images::Pixels(pixels(6, seed))],
+        labels: vec![0, 0, 1, 1, 2, 2],
+    };
+    let shots = Shots {
+        train: labelled(1000),
+        validation: Some(labelled(900)),
+        test: None,
+        seed: 1,
+    };
+    for (name, config) in SEARCHES {
+        let entry = find(name).unwrap();
+        let rounds = entry
+            .read(config.parse().unwrap())
+            .config
+            .search()
+            .unwrap()
+            .rounds;
+        let search = |method: &mut dyn Method, rounds: std::ops::Range<usize>| -> Vec<u64> {
+            let mut one = |n| method.search(&shots, 40 + n as u64).unwrap().loss.to_bits();
+            rounds.map(&mut one).collect()
+        };
+        let begun = || {
+            let mut method = fresh(entry, config, &clip);
+            method.fit(&shots).unwrap();
+            method
+        };
+        let mut whole = begun();
+        let want = search(whole.as_mut(), 0..rounds);
+        whole.finish().unwrap();
+        for stop in 0..=rounds {
+            let told = format!("{name} stopped after round {stop}");
+            let mut before = begun();
+            let mut losses = search(before.as_mut(), 0..stop);
+            let of_method = kept(before.as_ref()).unwrap();
+            let then = all_bits(of_method.clone());
+            search(before.as_mut(), stop..stop + 1);
+            assert_eq!(all_bits(of_method.clone()), then, "{told}");
+            let mut after = fresh(entry, config, &clip);
+            put_back(after.as_mut(), map(of_method)).unwrap();
+            losses.extend(search(after.as_mut(), stop..rounds));
+            after.finish().unwrap();
+            assert_eq!(losses, want, "{told}: losses");
+            let kept = [&after, &whole].map(|m| all_bits(kept(m.as_ref()).unwrap()));
+            assert_eq!(kept[0], kept[1], "{told}: parameters and state");
+            let scores = [&after, &whole].map(|m| bits(&scored(m.as_ref(), &images)));
+            assert_eq!(scores[0], scores[1], "{told}: scores");
+            assert_eq!(after.found(), whole.found(), "{told}");
+        }
+    }
+}
+
 fn scored(method: &dyn Method, images: &Images) -> Tensor {
     method.predictor().unwrap().logits(images).unwrap()
 }

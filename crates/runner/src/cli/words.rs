@@ -13,6 +13,8 @@ use crate::run::prompts::{Given, Saved};
 /// Print the vocabulary words nearest to each learned context vector, with Euclidean distances, as the CoOp paper
 /// (arXiv 2109.01134, its interpretation table) does.
 ///
+/// Where words themselves were searched for (`template-search`), what was found.
+///
 /// Example: promptbed words --prompts results/quick/prompts/coop-drawn-pets-16shot-seed1-....safetensors
 #[derive(clap::Args)]
 pub struct Words {
@@ -75,6 +77,27 @@ impl Words {
                     .map(|r| (word(*r), row[*r].max(0.0).sqrt()));
                 lines.push((name.to_owned(), i + 1, nearest.collect::<Vec<_>>()));
             }
+        }
+        if lines.is_empty()
+            && let Some(found) = saved.found()
+        {
+            // Words already: what a search over templates tells.
+            if self.csv {
+                crate::out!("found,value");
+            } else {
+                crate::out!("| found | |\n|---|---|");
+            }
+            for (name, value) in found {
+                let value = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                if self.csv {
+                    crate::out!("{name},\"{}\"", value.replace('"', "\"\""));
+                } else {
+                    crate::out!("| {name} | {} |", value.replace('|', "\\|"));
+                }
+            }
+            return Ok(Done::All);
         }
         if lines.is_empty() {
             bail!(

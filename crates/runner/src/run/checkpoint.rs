@@ -275,6 +275,7 @@ impl Checkpoint {
 /// of the trial.
 pub struct Keeper {
     key: String,
+    results: PathBuf,
     path: PathBuf,
     every: Duration,
     /// When the last was written, or the trial begun.
@@ -288,11 +289,20 @@ impl Keeper {
     pub fn new(results: &Path, key: &str, every: Duration) -> Self {
         Self {
             key: key.to_owned(),
+            results: results.to_owned(),
             path: results.join(FOLDER).join(format!("{key}{ENDING}")),
             every,
             saved: Mutex::new(Instant::now()),
             told: AtomicBool::new(false),
         }
+    }
+
+    /// Where an answer that the trial was given at `place` is kept: beside its record, for good.
+    pub fn beside(&self, place: &str) -> PathBuf {
+        self.results
+            .join("answers")
+            .join(&self.key)
+            .join(format!("{place}.jsonl"))
     }
 
     /// Where the trial stands, if it was begun before. One that is of no use is told and passed over.
@@ -413,6 +423,7 @@ mod tests {
             learning_rates: vec![2e-3],
             cost: Cost {
                 train_seconds: 1.5,
+                scored: 0,
                 steps: 40,
                 ..Cost::default()
             },

@@ -20,7 +20,7 @@ use crate::run::testing::Answers;
 use crate::run::trial::{Epoch, Interrupted, Outcomes, Stage, Step, Task};
 
 /// Steps that the random streams of one stage have to themselves.
-const STAGE: u64 = 1 << 40;
+pub(super) const STAGE: u64 = 1 << 40;
 
 /// A dataset that is learned, or that a method is built for.
 pub struct Lesson {
@@ -309,7 +309,7 @@ pub fn train(
                 done: at.done as usize,
                 all: length.steps,
                 loss: value,
-                learning_rate: rate.lr,
+                learning_rate: Some(rate.lr),
             });
         }
         let (mean, lr) = (

@@ -1,5 +1,6 @@
 //! What makes records: suites, their trials, the pictures these see, and the sweep that runs them.
 
+pub mod answers;
 pub mod cache;
 pub mod changed;
 pub mod checkpoint;
@@ -12,6 +13,7 @@ pub mod plan;
 pub mod population;
 pub mod progress;
 pub mod prompts;
+pub mod rounds;
 pub mod sizes;
 pub mod suite;
 pub mod sweep;

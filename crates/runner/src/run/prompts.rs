@@ -9,7 +9,7 @@ use clip::weights::Stored;
 use methods::Classes;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Record, from_1};
+use crate::record::{Found, Record, from_1};
 use crate::run::trial::{Outcomes, built, joined};
 use crate::store::replace;
 
@@ -46,6 +46,9 @@ pub struct Description {
     pub backbone_fingerprint: String,
     /// Optimizer steps.
     pub step: u64,
+    /// What the method tells that it found.
+    #[serde(default, skip_serializing_if = "Found::is_empty")]
+    pub found: Found,
 }
 
 /// Classes of one dataset that a stage taught.
@@ -116,6 +119,7 @@ pub fn write(path: &Path, record: &Record, outcomes: &Outcomes) -> Result<()> {
         stages: stages(&outcomes.taught),
         backbone_fingerprint: record.provenance.backbone_fingerprint.clone(),
         step: outcomes.cost.steps,
+        found: record.found.clone(),
     };
     let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&description)?)]);
     let tensors: Vec<(&str, &Tensor)> = outcomes
@@ -355,6 +359,12 @@ impl Saved {
             description: Some(description),
             path: path.to_owned(),
         })
+    }
+
+    /// What the method told that it found, where it told anything.
+    pub fn found(&self) -> Option<&Found> {
+        let found = &self.description.as_ref()?.found;
+        (!found.is_empty()).then_some(found)
     }
 
     /// Names and shapes of everything in the file.

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use crate::machine;
 use crate::reason::reason;
-use crate::record::{Cost, Outcome, Provenance, Record, SCHEMA};
+use crate::record::{Cost, Found, Outcome, Provenance, Record, SCHEMA};
 use crate::run::cache::Cache;
 use crate::run::checkpoint::{self, Keeper};
 use crate::run::described;
@@ -306,6 +306,7 @@ impl Sweep {
                 record.tests = std::mem::take(&mut outcomes.tests);
                 record.losses = std::mem::take(&mut outcomes.losses);
                 record.learning_rates = std::mem::take(&mut outcomes.learning_rates);
+                record.found = std::mem::take(&mut outcomes.found);
                 record.cost = outcomes.cost.clone();
                 record.cost.operations = self.operations(trial);
                 Ok((record, Some(outcomes)))
@@ -349,6 +350,7 @@ impl Sweep {
             tests: Vec::new(),
             losses: Vec::new(),
             learning_rates: Vec::new(),
+            found: Found::new(),
             notes: self.notes(trial),
             titles: self.titles(trial),
             cost: Cost::default(),

@@ -136,10 +136,10 @@ impl Observer for Curves {
 
     fn stepped(&self, step: &Step) {
         self.state.lock().expect("no panic while held").steps = step.done as u64;
-        let scalars = [
-            ("step/loss", step.loss),
-            ("step/learning_rate", step.learning_rate),
-        ];
+        let rate = step.learning_rate.map(|rate| ("step/learning_rate", rate));
+        let scalars: Vec<_> = std::iter::once(("step/loss", step.loss))
+            .chain(rate)
+            .collect();
         self.put(step.done as u64, &scalars, false);
     }
 
@@ -286,7 +286,7 @@ mod tests {
             done: 1,
             all: 2,
             loss: 1.0,
-            learning_rate: 0.1,
+            learning_rate: Some(0.1),
         });
         assert!(curves.state.lock().unwrap().writer.is_none());
     }

@@ -10,10 +10,11 @@ use datasets::ClassSet;
 use methods::{Backbones, Classes, Config, Descriptions, Init, Method, Needs};
 
 use crate::reason::reason;
-use crate::record::{Cost, Outcome, Test, TestSet};
+use crate::record::{Cost, Found, Outcome, Test, TestSet};
 use crate::run::checkpoint::{Checkpoint, Keeper, Learning, Tensors};
 use crate::run::feed::Feed;
 use crate::run::lesson::{self, Lesson};
+use crate::run::rounds;
 use crate::run::suite::{Resolved, Views};
 use crate::run::testing::{Answers, Exam};
 use crate::store::Prediction;
@@ -57,17 +58,17 @@ pub struct Task<'a> {
     pub keeper: Option<&'a Keeper>,
 }
 
-/// A step that is done.
+/// A step that is done, or a round of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Steps done, this one included.
     pub done: usize,
     /// Steps there will be.
     pub all: usize,
-    /// Its loss.
+    /// Its loss; of a round of a search the smallest so far.
     pub loss: f64,
-    /// Its learning rate.
-    pub learning_rate: f64,
+    /// Its learning rate, where there is one.
+    pub learning_rate: Option<f64>,
 }
 
 /// An epoch that is done.
@@ -118,7 +119,7 @@ pub struct Outcomes {
     pub tests: Vec<Test>,
     /// One a tested picture.
     pub predictions: Vec<Prediction>,
-    /// Mean loss of each epoch.
+    /// Mean loss of each epoch; smallest loss so far behind each round of a search.
     pub losses: Vec<f64>,
     /// Learning rate of each epoch.
     pub learning_rates: Vec<f64>,
@@ -130,6 +131,8 @@ pub struct Outcomes {
     pub classes: Vec<String>,
     /// What each stage taught, of each dataset.
     pub taught: Vec<Vec<Classes>>,
+    /// What the method tells that it found.
+    pub found: Found,
 }
 
 /// The run was asked to stop before the trial was over.
@@ -218,6 +221,7 @@ impl<'a> Running<'a> {
                 prompts: Vec::new(),
                 classes: Vec::new(),
                 taught: Vec::new(),
+                found: Found::new(),
             },
             stage: 0,
             place: Place::Before,
@@ -243,10 +247,11 @@ impl<'a> Running<'a> {
         running.place = match checkpoint.learning {
             None => Place::Learned,
             Some(learning) => {
-                let Some(training) = &task.method.training else {
-                    bail!("it is inside a training, and there is none");
-                };
-                training.optimizer().restore(&learning.optimizer)?;
+                match (&task.method.training, task.method.config.search()) {
+                    (Some(training), _) => training.optimizer().restore(&learning.optimizer)?,
+                    (None, Some(_)) => {}
+                    (None, None) => bail!("it is inside a training, and there is none"),
+                }
                 Place::Learning(learning)
             }
         };
@@ -254,6 +259,7 @@ impl<'a> Running<'a> {
             let method = running.method.as_mut().expect("bound above");
             methods::put_back(method.as_mut(), checkpoint.learned)?;
             running.out.prompts = methods::kept(method.as_ref())?;
+            running.out.found = found(method.as_ref());
         }
         let out = &mut running.out;
         out.losses = checkpoint.losses;
@@ -320,7 +326,12 @@ impl<'a> Running<'a> {
         }
         let (stage, number) = (&task.stages[self.stage], self.stage);
         let method = self.method.as_mut().expect("bound above");
-        if let (Some(support), None) = (self.needs.support, &from) {
+        let search = task.method.config.search();
+        let mut given = None;
+        // A search sees the shots in every round, so one that goes on is given them again.
+        if let Some(support) = self.needs.support
+            && (from.is_none() || search.is_some())
+        {
             let started = Instant::now();
             let shots = lesson::shots(task, stage, &self.needs, support);
             // What earlier stages came to is not lost with this one's beginning.
@@ -330,16 +341,23 @@ impl<'a> Running<'a> {
             {
                 keeper.write(&self.out.checkpoint(before, Answers::default()))?;
             }
-            method.fit(&shots?)?;
+            let shots = shots?;
+            if from.is_none() {
+                method.fit(&shots)?;
+            }
+            given = Some(shots);
             self.out.cost.train_seconds += started.elapsed().as_secs_f64();
         }
-        let out = &mut self.out;
-        let failed = match &task.method.training {
-            None => None,
-            Some(training) => {
-                let method = method.as_mut();
+        let (out, method) = (&mut self.out, method.as_mut());
+        let failed = match (&task.method.training, search, given) {
+            (Some(training), ..) => {
                 lesson::train(task, number, training, &self.needs, method, out, from)?
             }
+            (None, Some(search), Some(given)) => {
+                rounds::search(task, number, search, &given, method, out, from)?;
+                None
+            }
+            _ => None,
         };
         out.cost.parameters = method
             .parameters()
@@ -347,7 +365,8 @@ impl<'a> Running<'a> {
             .map(|(_, v)| v.elem_count() as u64)
             .sum();
         if failed.is_none() {
-            out.prompts = methods::kept(method.as_ref())?;
+            out.prompts = methods::kept(method)?;
+            out.found = found(method);
         }
         Ok(failed)
     }
@@ -440,6 +459,12 @@ impl Outcomes {
             predictor: Tensors::new(),
         }
     }
+}
+
+/// What a method tells that it found.
+fn found(method: &dyn Method) -> Found {
+    let told = method.found().into_iter();
+    told.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The classes that a stage teaches, of each dataset.

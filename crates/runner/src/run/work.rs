@@ -194,8 +194,20 @@ impl Counter<'_> {
             Some(Support::Plain) => 1,
             Some(Support::Passes(n)) => n,
         };
-        load.images += (passes * pictures) as u64;
-        load.image_forward += (passes * pictures) as f64 * frozen.forward;
+        let search = self.method.config.search();
+        // A search that puts something into the image tower sees pixels, which nothing has been computed of.
+        if search.is_none() || needs.sees != Sees::Pixels {
+            load.images += (passes * pictures) as u64;
+            load.image_forward += (passes * pictures) as f64 * frozen.forward;
+        }
+        if let Some(search) = search {
+            let candidates = search.candidates as f64;
+            let text = self.text(&of.names(self.texts_of(set)));
+            let seen = candidates * pictures as f64 * cost.image.trained;
+            load.text_forward += candidates * cost.text.forward * text.forward;
+            load.images += seen as u64;
+            load.image_forward += seen * image(self.architecture, cost.image.tokens).forward;
+        }
         let Some(training) = &self.method.training else {
             return load;
         };

@@ -1,5 +1,6 @@
 //! Charts, drawn once and written as SVG and PNG, with the font that ships here.
 
+mod budget;
 mod calibration;
 pub(crate) mod canvas;
 mod cost;
@@ -75,6 +76,7 @@ pub const CHARTS: &[Chart] = &[
     matrix::CHART,
     scatter::CHART,
     cost::CHART,
+    budget::CHART,
     calibration::CHART,
 ];
 

@@ -116,7 +116,7 @@ mod tests {
                     done: 2 * epoch + step + 1,
                     all: 8,
                     loss: 0.5,
-                    learning_rate: 0.1,
+                    learning_rate: Some(0.1),
                 });
             }
             curves.epoch_ended(&Epoch {
@@ -163,7 +163,7 @@ mod tests {
             done: 4,
             all: 8,
             loss: 0.5,
-            learning_rate: 0.1,
+            learning_rate: Some(0.1),
         });
         let path = again.path.clone();
         drop(again);

@@ -1,11 +1,13 @@
-//! What accuracy costs: average against training time.
+//! What accuracy costs: average against training time, or against another measure of what was spent.
+
+use std::collections::BTreeMap;
 
 use super::canvas::{Align, BLACK_INK, Drawing, Ink};
 use super::grid::{Frame, Scale, shorten};
 use super::marks::{Key, Legend, error_bar, point};
 use super::{Chart, Draw, Drawn, Painter};
 use crate::show::looks::{Dash, Look, look};
-use crate::show::summary::{Figure, Method, Metric, Place};
+use crate::show::summary::{Figure, Method, Metric, Place, Spending};
 
 /// Stands beside the report's table of costs.
 pub(super) const CHART: Chart = Chart {
@@ -20,11 +22,17 @@ impl Painter<'_> {
         Some(Drawn {
             slug: format!("{}-cost", self.section.slug()),
             title: format!("{}: average against training time", self.section.title()),
-            drawing: self.cost_drawing()?,
+            drawing: self.spent(&Measure {
+                of: |spending| spending.train_seconds,
+                name: "Training time of a trial",
+                written: duration,
+                is_joined: false,
+            })?,
         })
     }
 
-    fn cost_drawing(&self) -> Option<Drawing> {
+    /// The headline against `measure`, on a scale of powers of ten; what spends nothing is a line across.
+    pub(super) fn spent(&self, measure: &Measure) -> Option<Drawing> {
         let (section, style) = (self.section, self.style);
         let shots = *section.shots.last()?;
         let metric = section.headline()?;
@@ -32,14 +40,21 @@ impl Painter<'_> {
         let value = |method: &Method| section.entry(method, place, metric, shots).figure();
         let mut points: Vec<(Look, f64, Figure)> = Vec::new();
         let mut references: Vec<(Look, Figure)> = Vec::new();
+        // Points of one algorithm, which differ in what they may spend.
+        let mut lines: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for method in section.drawn() {
             let Some(figure) = value(method) else {
                 continue;
             };
             let spending = section.spending.get(&(method.label.clone(), shots));
-            match spending.filter(|s| method.is_trained && s.train_seconds > 0.0) {
-                Some(spending) => {
-                    points.push((look(method), spending.train_seconds.log10(), figure))
+            let spent = spending.map(measure.of);
+            match spent.filter(|spent| method.is_trained && *spent > 0.0) {
+                Some(spent) => {
+                    points.push((look(method), spent.log10(), figure));
+                    lines
+                        .entry(&method.algorithm)
+                        .or_default()
+                        .push(points.len() - 1);
                 }
                 None => references.push((look(method), figure)),
             }
@@ -88,7 +103,7 @@ impl Painter<'_> {
             step: 1.0,
         };
         frame.rule_y(&mut drawing, &style, &up);
-        for (tick, label) in ticks(low, high) {
+        for (tick, label) in ticks(low, high, measure.written) {
             let x = frame.x(&across, tick);
             let grid = Ink((0xE3, 0xE3, 0xE3), 1.0);
             drawing.line(
@@ -116,6 +131,17 @@ impl Painter<'_> {
                 1.0,
             );
         }
+        for line in lines
+            .values_mut()
+            .filter(|line| measure.is_joined && line.len() > 1)
+        {
+            line.sort_by(|a, b| points[*a].1.total_cmp(&points[*b].1));
+            let places = line.iter().map(|i| &points[*i]);
+            let places = places.map(|p| (frame.x(&across, p.1), frame.y(&up, p.2.mean)));
+            let places: Vec<(f64, f64)> = places.collect();
+            let ink = Ink(points[line[0]].0.colour, 0.7);
+            drawing.line(&places, ink, style.line, Dash::Solid);
+        }
         for (look, seconds, figure) in &points {
             let at = (frame.x(&across, *seconds), frame.y(&up, figure.mean));
             if figure.deviation.is_some_and(|d| d > 0.0) {
@@ -126,7 +152,8 @@ impl Painter<'_> {
         }
         let middle = f64::midpoint(frame.left, frame.right);
         let title = format!(
-            "Training time of a trial, {shots} {}",
+            "{}, {shots} {}",
+            measure.name,
             if shots == 1 { "shot" } else { "shots" }
         );
         drawing.text(
@@ -157,13 +184,25 @@ impl Painter<'_> {
     }
 }
 
-/// Ticks a time axis has room for.
+/// What is spent, and how it is written.
+pub(super) struct Measure {
+    /// Of a method's trials; 0 where nothing is spent.
+    pub(super) of: fn(&Spending) -> f64,
+    /// Title of the axis.
+    pub(super) name: &'static str,
+    /// A tick's text.
+    pub(super) written: fn(f64) -> String,
+    /// Whether a line joins the methods of one algorithm.
+    pub(super) is_joined: bool,
+}
+
+/// Ticks the axis has room for.
 const TICKS: usize = 9;
 /// Share of the axis that a label of a tick takes, with a gap, in the largest lettering.
 const LABEL: f64 = 0.1;
 
-/// Round times between two powers of ten of a second: the finest steps that are not crowded.
-fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
+/// Round numbers between two powers of ten: the finest steps that are not crowded.
+fn ticks(low: f64, high: f64, written: fn(f64) -> String) -> Vec<(f64, String)> {
     let decades = (low.floor() as i32)..=(high.ceil() as i32);
     let at = |steps: &[f64]| -> Vec<(f64, String)> {
         let times = decades
@@ -171,7 +210,7 @@ fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
             .flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
         let inside = times.filter(|seconds| (low..=high).contains(&seconds.log10()));
         inside
-            .map(|seconds| (seconds.log10(), duration(seconds)))
+            .map(|seconds| (seconds.log10(), written(seconds)))
             .collect()
     };
     let fine = [
@@ -210,12 +249,12 @@ mod tests {
     #[test]
     fn ticks_are_few_and_inside() {
         for (low, high) in [(-0.3, 0.4), (-2.0, 3.7), (0.0, 2.2), (-3.0, 6.0)] {
-            let found = ticks(low, high);
+            let found = ticks(low, high, duration);
             assert!((1..=9).contains(&found.len()), "{low} to {high}: {found:?}");
             assert!(found.iter().all(|t| (low..=high).contains(&t.0)));
         }
         assert_eq!(
-            ticks(0.0, 1.0)
+            ticks(0.0, 1.0, duration)
                 .iter()
                 .map(|t| t.1.as_str())
                 .collect::<Vec<_>>(),
@@ -227,7 +266,7 @@ mod tests {
     #[test]
     fn labels_of_neighbouring_ticks_have_room() {
         // 150 ms to 1.3 s: finer steps would write 250 ms over 300 ms.
-        let found = ticks(-0.83, 0.12);
+        let found = ticks(-0.83, 0.12, duration);
         let labels: Vec<&str> = found.iter().map(|t| t.1.as_str()).collect();
         assert_eq!(
             labels,

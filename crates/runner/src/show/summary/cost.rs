@@ -17,6 +17,11 @@ pub struct Spending {
     pub steps: f64,
     /// Wall seconds of training a trial.
     pub train_seconds: f64,
+    /// Operations of learning a trial: of both towers, what no step or candidate can do without; 0 where nothing is learned, or
+    /// a trial's were not counted.
+    pub operations: f64,
+    /// Candidates that a search scored in a trial.
+    pub scored: f64,
     /// Wall seconds an optimizer step; `None` where there is none.
     pub seconds_a_step: Option<f64>,
     /// Operations an optimizer step; `None` where there is none, or a trial's were not counted.
@@ -46,6 +51,11 @@ pub(super) fn spending(records: &[&Record]) -> BTreeMap<(String, usize), Spendin
             mean_parameters: sum(|r| r.cost.parameters as f64) / records.len() as f64,
             steps: steps / records.len() as f64,
             train_seconds: sum(|r| r.cost.train_seconds) / records.len() as f64,
+            operations: match records.iter().all(|r| r.cost.operations > 0.0) {
+                true => sum(|r| r.cost.operations) / records.len() as f64,
+                false => 0.0,
+            },
+            scored: sum(|r| r.cost.scored as f64) / records.len() as f64,
             seconds_a_step: (steps > 0.0).then(|| sum(|r| r.cost.train_seconds) / steps),
             operations_a_step: (steps > 0.0 && records.iter().all(|r| r.cost.operations > 0.0))
                 .then(|| sum(|r| r.cost.operations) / steps),

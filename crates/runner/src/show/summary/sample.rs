@@ -100,11 +100,13 @@ pub fn record(
         tests,
         losses: vec![1.5, 0.75, 0.5],
         learning_rates: vec![1e-5, 2e-3, 1e-3],
+        found: Default::default(),
         notes: Vec::new(),
         titles: BTreeMap::new(),
         cost: Cost {
             train_seconds: 2.5 * method.len() as f64 * shots as f64,
             test_seconds: 3.0,
+            scored: 0,
             steps: 50 * shots as u64,
             parameters: 2048 * (1 + method.len() as u64),
             peak_memory: 400_000_000,

@@ -9,7 +9,7 @@ use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
 use super::uses::Uses;
 use crate::protocols::{Protocol, Starts};
-use crate::record::{Outcome, Record, TestSet};
+use crate::record::{Found, Outcome, Record, Test, TestSet};
 use crate::start;
 use crate::stats;
 use crate::stats::continual::Measure;
@@ -21,6 +21,40 @@ type CellKey = (String, String, TestSet, usize);
 const IN_COLOUR: usize = 12;
 /// How many keep their colour where there are more.
 const BEST: usize = 8;
+
+/// What a finished trial told that it found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundBy {
+    /// Label of the method.
+    pub method: String,
+    /// Dataset it learned.
+    pub dataset: String,
+    /// Shots.
+    pub shots: usize,
+    /// Seed.
+    pub seed: u64,
+    /// What.
+    pub found: Found,
+    /// Accuracy of its first test in percent.
+    pub tested: Option<f64>,
+}
+
+fn found(records: &[&Record]) -> Vec<FoundBy> {
+    let told = records
+        .iter()
+        .filter(|r| r.outcome == Outcome::Finished && !r.found.is_empty());
+    let told = told.map(|r| FoundBy {
+        method: r.method.clone(),
+        dataset: r.dataset.clone(),
+        shots: r.shots,
+        seed: r.seed,
+        found: r.found.clone(),
+        tested: r.tests.first().map(Test::accuracy),
+    });
+    let mut all: Vec<FoundBy> = told.collect();
+    all.sort_by(|a, b| (&a.dataset, a.shots, a.seed).cmp(&(&b.dataset, b.shots, b.seed)));
+    all
+}
 
 /// One protocol on one backbone (and from one source dataset, where the protocol has one).
 #[derive(Clone, Debug)]
@@ -47,6 +81,8 @@ pub struct Section {
     pub spending: BTreeMap<(String, usize), Spending>,
     /// What each method uses, by its label.
     pub uses: BTreeMap<String, Uses>,
+    /// What finished trials told that they found.
+    pub found: Vec<FoundBy>,
     /// How seeds are summed up.
     pub(super) spread: Spread,
     told: Told,
@@ -105,6 +141,7 @@ impl Section {
             seeds: BTreeSet::new(),
             spending: super::cost::spending(&records),
             uses: super::uses::uses(&records),
+            found: found(&records),
             spread: Spread::default(),
             told,
             beside: None,

@@ -8,7 +8,7 @@ use crate::show::report::view::{self, Cell, Head, TableView};
 /// Of every section.
 pub(super) const PART: Part = Part {
     title: "Cost",
-    charts: &["cost"],
+    charts: &["cost", "budget"],
     fold: Fold::Plain,
     fill: |pages| {
         Some(Contents {

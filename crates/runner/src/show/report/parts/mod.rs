@@ -10,6 +10,7 @@ mod classes;
 mod continual;
 mod cost;
 mod differences;
+mod found;
 mod lead;
 mod tables;
 mod tasks;
@@ -24,6 +25,7 @@ pub(super) const PARTS: &[Part] = &[
     differences::PART,
     calibration::PART,
     classes::PART,
+    found::PART,
     uses::PART,
     cost::PART,
 ];
