@@ -561,7 +561,7 @@ fn a_deep_check_lists_what_does_not_decode() {
     assert!(
         broken[0]
             .1
-            .ends_with("2.jpg: not a JPEG, PNG, WebP, GIF or BMP file (it starts with 47 49 46)")
+            .ends_with("2.jpg: not a JPEG, PNG, WebP, GIF, BMP or TIFF file (it starts with 47 49 46)")
     );
     assert!(
         broken[1]
