@@ -29,7 +29,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::protocols::Protocol;
-use crate::record::{Outcome, Record, Shared};
+use crate::record::{Outcome, Record, Shared, Test};
 pub(crate) use file::replace;
 pub use merge::Merged;
 pub use predictions::Prediction;
@@ -240,7 +240,7 @@ impl Store {
     /// Those of [`Store::read_all`].
     pub fn read_figures(&self) -> Result<Loaded, StoreError> {
         self.load(|record| {
-            record.tests.iter_mut().for_each(|t| t.classes = Vec::new());
+            record.tests.iter_mut().for_each(Test::drop_tallies);
             record.learning_rates = Vec::new();
             record.losses = record.losses.last().copied().into_iter().collect();
         })

@@ -14,7 +14,7 @@ pub(crate) mod uses;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use cost::Spending;
-pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
+pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Score, Spread};
 pub use health::{Collapse, Failure, Health};
 pub use section::Section;
 use section::Told;
@@ -82,6 +82,15 @@ impl Summary {
     pub fn with_spread(mut self, spread: Spread) -> Self {
         for section in &mut self.sections {
             section.spread = spread;
+        }
+        self
+    }
+
+    /// The same with another accuracy.
+    #[must_use]
+    pub fn with_score(mut self, score: Score) -> Self {
+        for section in &mut self.sections {
+            section.score = score;
         }
         self
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Spending;
-use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
+use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Score, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
 use super::uses::Uses;
@@ -47,6 +47,8 @@ pub struct Section {
     pub uses: BTreeMap<String, Uses>,
     /// How seeds are summed up.
     pub(super) spread: Spread,
+    /// What counts alike in an accuracy.
+    pub(super) score: Score,
     told: Told,
     /// What datasets are called, where that is not their ids.
     titles: BTreeMap<String, String>,
@@ -101,6 +103,7 @@ impl Section {
             spending: super::cost::spending(&records),
             uses: super::uses::uses(&records),
             spread: Spread::default(),
+            score: Score::default(),
             told,
             titles: records.iter().flat_map(|r| r.titles.clone()).collect(),
             cells: BTreeMap::new(),
@@ -216,6 +219,10 @@ impl Section {
                 // Two trials of an untrained method may test the same target; they say the same.
                 if let Err(at) = cell.values.binary_search_by_key(&record.seed, |v| v.0) {
                     cell.values.insert(at, (record.seed, test.accuracy()));
+                    if let Some(accuracy) = test.macro_accuracy() {
+                        let at = cell.macros.partition_point(|v| v.0 < record.seed);
+                        cell.macros.insert(at, (record.seed, accuracy));
+                    }
                     cell.calibration.insert(at, (record.seed, test.ece));
                     cell.keys.insert(at, (record.seed, record.key.clone()));
                 }
@@ -239,6 +246,28 @@ impl Section {
     /// How seeds are summed up.
     pub fn spread(&self) -> Spread {
         self.spread
+    }
+
+    /// What counts alike in an accuracy.
+    pub fn score(&self) -> Score {
+        self.score
+    }
+
+    /// The same section with another accuracy.
+    pub fn scored(&self, score: Score) -> Self {
+        Self {
+            score,
+            ..self.clone()
+        }
+    }
+
+    /// Whether macro accuracy is another number than accuracy somewhere: classes have unequal numbers of test pictures.
+    pub fn is_unequal(&self) -> bool {
+        self.cells.values().any(|cell| {
+            let both = cell.macros.iter().zip(&cell.values);
+            let mut both = both.filter(|(by_class, by_picture)| by_class.0 == by_picture.0);
+            both.any(|(by_class, by_picture)| (by_class.1 - by_picture.1).abs() > 1e-9)
+        })
     }
 
     /// Heading: the protocol, and what tells this section from its neighbours.
@@ -334,8 +363,9 @@ impl Section {
                 None => Entry::Blank,
                 Some(cell) if cell.expected.is_empty() && cell.values.is_empty() => Entry::Blank,
                 Some(cell) if !cell.is_whole() => Entry::Gap,
+                Some(cell) if cell.scored(self.score).len() < cell.values.len() => Entry::Gap,
                 Some(cell) => {
-                    let values: Vec<f64> = cell.values.iter().map(|v| v.1).collect();
+                    let values: Vec<f64> = cell.scored(self.score).iter().map(|v| v.1).collect();
                     let (mean, deviation) = self.spread.of(&values);
                     Entry::Whole(Figure {
                         mean: mean.expect("a whole cell has values"),
@@ -389,7 +419,10 @@ impl Section {
             .targets()
             .map(|d| self.cell(method, d, class_set, shots))
             .collect::<Option<_>>()?;
-        let seeds = |cell: &Cell| cell.values.iter().map(|v| v.0).collect::<Vec<_>>();
+        let seeds = |cell: &Cell| -> Vec<u64> {
+            let scored = cell.scored(self.score);
+            scored.iter().map(|v| v.0).collect()
+        };
         let first = seeds(cells.first()?);
         if cells.iter().any(|cell| seeds(cell) != first) {
             return None;
@@ -399,7 +432,7 @@ impl Section {
                 stats::mean(
                     &cells
                         .iter()
-                        .map(|cell| cell.values[i].1)
+                        .map(|cell| cell.scored(self.score)[i].1)
                         .collect::<Vec<_>>(),
                 )
             })

@@ -11,12 +11,14 @@ mod cost;
 mod differences;
 mod lead;
 mod tables;
+mod unequal;
 mod uses;
 
 /// Every part, in the order of a section.
 pub(super) const PARTS: &[Part] = &[
     lead::PART,
     tables::PART,
+    unequal::PART,
     differences::PART,
     calibration::PART,
     classes::PART,
