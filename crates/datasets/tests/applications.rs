@@ -24,8 +24,11 @@ fn fixture(name: &str) -> Vec<u8> {
 
 fn open(rows: &str, root: &Path) -> Result<Dataset, String> {
     let catalogue = Catalogue::parse(rows, Path::new("mine.toml")).unwrap();
-    Dataset::open(catalogue.get("mine").unwrap(), root)
-        .map_err(|error| error.to_string().replace(&root.display().to_string(), "DATA"))
+    Dataset::open(catalogue.get("mine").unwrap(), root).map_err(|error| {
+        error
+            .to_string()
+            .replace(&root.display().to_string(), "DATA")
+    })
 }
 
 #[test]
@@ -66,7 +69,11 @@ fn a_biomedcoop_folder_is_read_with_its_odd_names_and_pictures() {
     assert_eq!((report.state, report.decoded), (State::Differs, 6));
     assert!(report.notes.iter().any(|note| matches!(
         note,
-        Note::Pictures { part: Part::Train, found: 3, published: 389 }
+        Note::Pictures {
+            part: Part::Train,
+            found: 3,
+            published: 389
+        }
     )));
 }
 
@@ -116,7 +123,11 @@ fn no_driver_is_in_two_lists_and_every_picture_is_in_one() {
     assert_eq!(counts, [32, 8, 16]);
     assert_eq!(dataset.class_names(), ["driving safely", "drinking"]);
     assert!(!split.published());
-    let note = dataset.notes.iter().map(Note::to_string).collect::<Vec<_>>();
+    let note = dataset
+        .notes
+        .iter()
+        .map(Note::to_string)
+        .collect::<Vec<_>>();
     assert_eq!(
         note,
         [
@@ -172,10 +183,18 @@ reader = "split-json"
 split  = "split.json"
 groups = { list = "statefarm/driver_imgs_list.csv" }
 "#;
-    write(folder.path(), "split.json", split(&["img_00", "img_10"], &["img_20", "img_21"]));
+    write(
+        folder.path(),
+        "split.json",
+        split(&["img_00", "img_10"], &["img_20", "img_21"]),
+    );
     let dataset = open(row, folder.path()).unwrap();
     assert_eq!(dataset.notes, [Note::Grouped { groups: [2, 0, 1] }]);
-    write(folder.path(), "split.json", split(&["img_00", "img_10", "img_11"], &["img_12", "img_20"]));
+    write(
+        folder.path(),
+        "split.json",
+        split(&["img_00", "img_10", "img_11"], &["img_12", "img_20"]),
+    );
     assert_eq!(
         open(row, folder.path()).unwrap_err(),
         "DATA/statefarm/driver_imgs_list.csv: groups: group \"p001\" is in train (2 pictures, first c0/img_10.jpg) and in test (1 pictures, first c0/img_12.jpg)"
@@ -204,11 +223,15 @@ groups = { in_name = "sub_", folds = "dmd/folds.json", fold = "fold1" }
 
 #[test]
 fn a_published_fold_shares_the_drivers_out() {
-    let folder = dmd(r#"{"fold0": {}, "fold1": {"train_sub_id": [3, 1, 9], "test_sub_id": [4, 5]}}"#);
+    let folder =
+        dmd(r#"{"fold0": {}, "fold1": {"train_sub_id": [3, 1, 9], "test_sub_id": [4, 5]}}"#);
     let dataset = open(DMD, folder.path()).unwrap();
     let split = &dataset.split;
     let of = |items: &[Item]| -> Vec<String> {
-        items.iter().map(|item| item.path.display().to_string()).collect()
+        items
+            .iter()
+            .map(|item| item.path.display().to_string())
+            .collect()
     };
     assert_eq!(
         of(&split.train),
@@ -225,7 +248,10 @@ fn a_published_fold_shares_the_drivers_out() {
         dataset.notes,
         [
             Note::Grouped { groups: [2, 0, 2] },
-            Note::OutsideFold { groups: 1, pictures: 2 }
+            Note::OutsideFold {
+                groups: 1,
+                pictures: 2
+            }
         ]
     );
 }

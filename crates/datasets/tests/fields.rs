@@ -13,8 +13,8 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// Fields of a row.
 const FIELDS: [&str; 17] = [
-    "title", "aliases", "images", "reader", "split", "names", "labels", "parts", "groups", "ignore",
-    "rename", "unsplit", "prompt", "classes", "pictures", "augmix", "archives",
+    "title", "aliases", "images", "reader", "split", "names", "labels", "parts", "groups",
+    "ignore", "rename", "unsplit", "prompt", "classes", "pictures", "augmix", "archives",
 ];
 
 /// A reader: its row without any field that can be left out, and what each field could be set to, with whether the
@@ -161,10 +161,7 @@ const READERS: [Reader; 7] = [
     },
     Reader {
         name: "array-file",
-        needs: &[
-            ("images", "\"one.npz\""),
-            ("labels", "[\"cat\", \"dog\"]"),
-        ],
+        needs: &[("images", "\"one.npz\""), ("labels", "[\"cat\", \"dog\"]")],
         fields: &[
             ("images", "\"two.npz\"", true),
             ("labels", "[\"tiger\", \"wolf\"]", true),
@@ -223,15 +220,30 @@ fn data() -> TempDir {
         ("plain.txt", "cat\ndog\n".to_owned()),
         ("turned.txt", "dog\ncat\n".to_owned()),
         ("test.txt", "0 cat\n1 dog\n".to_owned()),
-        ("apart.csv", listed("path,group", |class, i| {
-            format!("{class}/{i}.jpg,{}", ["a", "b", "c", "d"][i])
-        })),
-        ("shared.csv", listed("path,group", |class, i| format!("{class}/{i}.jpg,one"))),
-        ("numbered.csv", listed("subject,classname,img", |class, i| {
-            format!("p{i},{class},{i}.jpg")
-        })),
-        ("folds.json", r#"{"one": {"train": ["p0", "p2"], "test": ["p1"]}}"#.to_owned()),
-        ("numbers.csv", "path,group\n0/p.jpg,1\n1/p.jpg,2\n".to_owned()),
+        (
+            "apart.csv",
+            listed("path,group", |class, i| {
+                format!("{class}/{i}.jpg,{}", ["a", "b", "c", "d"][i])
+            }),
+        ),
+        (
+            "shared.csv",
+            listed("path,group", |class, i| format!("{class}/{i}.jpg,one")),
+        ),
+        (
+            "numbered.csv",
+            listed("subject,classname,img", |class, i| {
+                format!("p{i},{class},{i}.jpg")
+            }),
+        ),
+        (
+            "folds.json",
+            r#"{"one": {"train": ["p0", "p2"], "test": ["p1"]}}"#.to_owned(),
+        ),
+        (
+            "numbers.csv",
+            "path,group\n0/p.jpg,1\n1/p.jpg,2\n".to_owned(),
+        ),
         ("flat.csv", "path,group\n0.jpg,1\n1.jpg,2\n".to_owned()),
     ];
     for (name, text) in texts {
@@ -262,9 +274,15 @@ fn npz(labels: [u8; 2]) -> Vec<u8> {
     };
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for part in ["train", "test"] {
-        for (what, bytes) in [("images", npy("(2, 1, 1)", [7, 9])), ("labels", npy("(2, 1)", labels))] {
-            zip.start_file(format!("{part}_{what}.npy"), zip::write::SimpleFileOptions::default())
-                .unwrap();
+        for (what, bytes) in [
+            ("images", npy("(2, 1, 1)", [7, 9])),
+            ("labels", npy("(2, 1)", labels)),
+        ] {
+            zip.start_file(
+                format!("{part}_{what}.npy"),
+                zip::write::SimpleFileOptions::default(),
+            )
+            .unwrap();
             zip.write_all(&bytes).unwrap();
         }
     }
