@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::catalogue::Row;
-use crate::dataset::{Folder, Note, notes};
+use crate::dataset::{Note, notes, source};
 use crate::error::{Problem, ProblemKind};
 use crate::split::Part;
-use crate::{Error, Pictures, readers};
+use crate::{Error, readers};
 
 /// What one dataset looks like on disk.
 #[derive(Debug)]
@@ -120,16 +120,14 @@ pub fn check(row: &Row, data_root: &Path, deep: bool, progress: impl Fn(usize) +
         test: split.test.len(),
     });
     report.notes = notes(row, &lists, data_root);
-    if !images.is_dir() {
-        let hint = format!("[{}] of the catalogue keeps its pictures there", row.id);
-        report.error = Some(Error::Missing {
-            path: images,
-            what: "the images folder",
-            hint,
-        });
-        report.state = State::Partial;
-        return report;
-    }
+    let source = match source(row, &lists, &images) {
+        Ok(source) => source,
+        Err(error) => {
+            report.error = Some(error);
+            report.state = State::Partial;
+            return report;
+        }
+    };
     let missing = if lists.listed {
         Vec::new()
     } else {
@@ -137,7 +135,6 @@ pub fn check(row: &Row, data_root: &Path, deep: bool, progress: impl Fn(usize) +
     };
     report.missing_count = missing.len();
     if deep {
-        let folder = Folder::new(images);
         let items: Vec<_> = Part::ALL
             .iter()
             .flat_map(|&part| split.part(part))
@@ -153,7 +150,7 @@ pub fn check(row: &Row, data_root: &Path, deep: bool, progress: impl Fn(usize) +
         report.broken = there
             .par_iter()
             .filter_map(|item| {
-                let outcome = folder.rgb(item);
+                let outcome = source.rgb(item);
                 progress(1);
                 outcome.err().map(|error| (item.path.clone(), error))
             })

@@ -54,6 +54,23 @@ pub enum Note {
         /// In the papers.
         published: usize,
     },
+    /// The lists were cut here, whole groups (drivers, scenes) at a time: numbers are not comparable with published ones.
+    CutByGroup {
+        /// Groups in train, val and test.
+        groups: [usize; 3],
+    },
+    /// No group (driver, scene) is in two lists.
+    Grouped {
+        /// Groups in train, val and test.
+        groups: [usize; 3],
+    },
+    /// Groups that no list of the published fold names; their pictures are in no list.
+    OutsideFold {
+        /// How many groups.
+        groups: usize,
+        /// How many pictures.
+        pictures: usize,
+    },
     /// Pictures that stand in the lists more than once.
     Repeated {
         /// How many entries repeat one.
@@ -81,7 +98,7 @@ impl Note {
     /// Whether numbers on this dataset are other ones than without what it says. What a desktop's programs leave beside
     /// pictures changes none.
     pub fn is_of_numbers(&self) -> bool {
-        !matches!(self, Self::Skipped { .. })
+        !matches!(self, Self::Skipped { .. } | Self::Grouped { .. })
     }
 }
 
@@ -101,6 +118,23 @@ impl fmt::Display for Note {
                     "no published split: the folders were cut 50/20/30 with seed 1 over sorted names"
                 )
             }
+            Self::CutByGroup {
+                groups: [train, val, test],
+            } => write!(
+                f,
+                "no published split: {} groups were cut 50/20/30 with seed 1 over sorted names, {train} to train, {val} to val, {test} to test; no group is in two lists",
+                train + val + test
+            ),
+            Self::Grouped {
+                groups: [train, val, test],
+            } => write!(
+                f,
+                "no group is in two lists: {train} in train, {val} in val, {test} in test"
+            ),
+            Self::OutsideFold { groups, pictures } => write!(
+                f,
+                "{pictures} pictures of {groups} groups are in no list, for the fold names those groups nowhere"
+            ),
             Self::Classes { found, published } => {
                 write!(f, "{found} classes; the papers used {published}")
             }
@@ -149,14 +183,7 @@ impl Dataset {
     pub fn open(row: &Row, data_root: &Path) -> Result<Self, Error> {
         let images = row.images_folder(data_root);
         let lists = readers::read(row, data_root)?;
-        if !images.is_dir() {
-            let hint = format!("[{}] of the catalogue keeps its pictures there", row.id);
-            return Err(Error::Missing {
-                path: images,
-                what: "the images folder",
-                hint,
-            });
-        }
+        let source = source(row, &lists, &images)?;
         if !lists.listed {
             let problems = readers::missing(&lists.split, &images);
             if !problems.is_empty() {
@@ -173,7 +200,7 @@ impl Dataset {
             template: row.template.clone(),
             augmix: row.augmix,
             split: lists.split,
-            source: Arc::new(Folder::new(images)),
+            source,
             notes,
         })
     }
@@ -224,6 +251,29 @@ impl fmt::Debug for Dataset {
     }
 }
 
+/// Where the pictures of lists come from.
+///
+/// # Errors
+/// [`Error::Missing`] when that is a folder which is not there.
+pub(crate) fn source(
+    row: &Row,
+    lists: &readers::Lists,
+    images: &Path,
+) -> Result<Arc<dyn Pictures>, Error> {
+    if let Some(source) = &lists.source {
+        return Ok(source.clone());
+    }
+    if images.is_dir() {
+        return Ok(Arc::new(Folder::new(images.to_owned())));
+    }
+    let hint = format!("[{}] of the catalogue keeps its pictures there", row.id);
+    Err(Error::Missing {
+        path: images.to_owned(),
+        what: "the images folder",
+        hint,
+    })
+}
+
 fn folder_row(folder: &Path) -> Row {
     let name = folder
         .canonicalize()
@@ -251,7 +301,19 @@ fn folder_row(folder: &Path) -> Row {
 pub(crate) fn notes(row: &Row, lists: &readers::Lists, data_root: &Path) -> Vec<Note> {
     let split = &lists.split;
     let mut notes = Vec::new();
-    if split.origin == Origin::Built {
+    if let Some(shared_out) = lists.shared_out {
+        let (groups, (outside, pictures)) = (shared_out.groups, shared_out.outside);
+        notes.push(match split.origin {
+            Origin::Built => Note::CutByGroup { groups },
+            _ => Note::Grouped { groups },
+        });
+        if outside > 0 {
+            notes.push(Note::OutsideFold {
+                groups: outside,
+                pictures,
+            });
+        }
+    } else if split.origin == Origin::Built {
         notes.push(Note::NotPublished {
             split_file: row.split.as_ref().map(|file| data_root.join(file)),
         });
@@ -325,14 +387,18 @@ impl Pictures for Folder {
 
     /// Length and time of change.
     fn stamp(&self, item: &Item) -> Result<String, Error> {
-        let path = self.path(item);
-        let known = std::fs::metadata(&path).and_then(|data| Ok((data.len(), data.modified()?)));
-        let (length, changed) = known.map_err(Error::io(path))?;
-        let since = changed
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        Ok(format!("{length} {}", since.as_nanos()))
+        file_stamp(&self.path(item))
     }
+}
+
+/// Length and time of change of a file.
+pub(crate) fn file_stamp(path: &Path) -> Result<String, Error> {
+    let known = std::fs::metadata(path).and_then(|data| Ok((data.len(), data.modified()?)));
+    let (length, changed) = known.map_err(Error::io(path))?;
+    let since = changed
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(format!("{length} {}", since.as_nanos()))
 }
 
 /// The bytes of a picture file, unless there are too many.

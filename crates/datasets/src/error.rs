@@ -198,7 +198,7 @@ pub enum ProblemKind {
         file: String,
     },
     /// A class folder without a single picture.
-    #[error("holds no picture (jpg, jpeg, png, webp, gif, bmp)")]
+    #[error("holds no picture (jpg, jpeg, png, webp, gif, bmp, tif, tiff)")]
     NoPictures,
     /// A class folder whose pictures all lie in folders inside it.
     #[error("holds no picture itself, but {count} in folders inside it; move them up")]

@@ -230,7 +230,7 @@ fn a_class_folder_too_small_to_be_cut_is_named() {
     assert_eq!(
         error,
         "DATA/birds: y: holds 1 picture(s); splitting 50/20/30 needs at least 4 so that train, val and test all get one\n\
-         DATA/birds: z: holds no picture (jpg, jpeg, png, webp, gif, bmp)"
+         DATA/birds: z: holds no picture (jpg, jpeg, png, webp, gif, bmp, tif, tiff)"
     );
 }
 

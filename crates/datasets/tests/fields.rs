@@ -12,9 +12,9 @@ use tempfile::TempDir;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// Fields of a row.
-const FIELDS: [&str; 15] = [
-    "title", "aliases", "images", "reader", "split", "names", "parts", "ignore", "rename",
-    "unsplit", "prompt", "classes", "pictures", "augmix", "archives",
+const FIELDS: [&str; 17] = [
+    "title", "aliases", "images", "reader", "split", "names", "labels", "parts", "groups",
+    "ignore", "rename", "unsplit", "prompt", "classes", "pictures", "augmix", "archives",
 ];
 
 /// A reader: its row without any field that can be left out, and what each field could be set to, with whether the
@@ -40,7 +40,7 @@ const ALIKE: [(&str, &str, bool); 7] = [
     ),
 ];
 
-const READERS: [Reader; 6] = [
+const READERS: [Reader; 7] = [
     Reader {
         name: "split-json",
         needs: &[("images", "\"a\""), ("split", "\"split.json\"")],
@@ -51,6 +51,9 @@ const READERS: [Reader; 6] = [
             ("parts", "{ test = \"x\" }", false),
             ("ignore", "[\"cat\"]", false),
             ("rename", "{ cat = \"tiger\" }", false),
+            ("groups", "{ list = \"apart.csv\" }", true),
+            ("groups", "{ list = \"shared.csv\" }", false),
+            ("labels", "[\"x\"]", false),
         ],
     },
     // Its split file is not there, so that `unsplit` counts.
@@ -85,6 +88,14 @@ const READERS: [Reader; 6] = [
             ("rename", "{ cat = \"tiger\" }", true),
             ("rename", "{ cta = \"tiger\" }", false),
             ("unsplit", "{ from = \"class-folders\" }", false),
+            ("groups", "{ list = \"numbered.csv\" }", true),
+            (
+                "groups",
+                "{ list = \"numbered.csv\", folds = \"folds.json\", fold = \"one\" }",
+                true,
+            ),
+            ("groups", "{ list = \"shared.csv\" }", false),
+            ("labels", "[\"x\"]", false),
         ],
     },
     Reader {
@@ -114,6 +125,8 @@ const READERS: [Reader; 6] = [
         fields: &[
             ("images", "\"m\"", true),
             ("names", "\"ids.txt\"", true),
+            ("groups", "{ list = \"numbers.csv\" }", true),
+            ("labels", "[\"x\"]", false),
             ("split", "\"split.json\"", false),
             ("parts", "{ test = \"x\" }", false),
             ("ignore", "[\"0\"]", false),
@@ -131,6 +144,9 @@ const READERS: [Reader; 6] = [
         fields: &[
             ("images", "\"a/dog\"", true),
             ("names", "\"turned.txt\"", true),
+            ("groups", "{ list = \"flat.csv\" }", true),
+            ("groups", "{ list = \"shared.csv\" }", false),
+            ("labels", "[\"x\"]", false),
             (
                 "parts",
                 "{ train = \"test.txt\", test = \"test.txt\" }",
@@ -138,6 +154,22 @@ const READERS: [Reader; 6] = [
             ),
             ("parts", "{ val = \"test.txt\", test = \"test.txt\" }", true),
             ("split", "\"split.json\"", false),
+            ("ignore", "[\"cat\"]", false),
+            ("rename", "{ cat = \"tiger\" }", false),
+            ("unsplit", "{ from = \"class-folders\" }", false),
+        ],
+    },
+    Reader {
+        name: "array-file",
+        needs: &[("images", "\"one.npz\""), ("labels", "[\"cat\", \"dog\"]")],
+        fields: &[
+            ("images", "\"two.npz\"", true),
+            ("labels", "[\"tiger\", \"wolf\"]", true),
+            ("labels", "[\"tiger\"]", false),
+            ("names", "\"plain.txt\"", false),
+            ("split", "\"split.json\"", false),
+            ("parts", "{ test = \"x\" }", false),
+            ("groups", "{ list = \"flat.csv\" }", false),
             ("ignore", "[\"cat\"]", false),
             ("rename", "{ cat = \"tiger\" }", false),
             ("unsplit", "{ from = \"class-folders\" }", false),
@@ -188,11 +220,73 @@ fn data() -> TempDir {
         ("plain.txt", "cat\ndog\n".to_owned()),
         ("turned.txt", "dog\ncat\n".to_owned()),
         ("test.txt", "0 cat\n1 dog\n".to_owned()),
+        (
+            "apart.csv",
+            listed("path,group", |class, i| {
+                format!("{class}/{i}.jpg,{}", ["a", "b", "c", "d"][i])
+            }),
+        ),
+        (
+            "shared.csv",
+            listed("path,group", |class, i| format!("{class}/{i}.jpg,one")),
+        ),
+        (
+            "numbered.csv",
+            listed("subject,classname,img", |class, i| {
+                format!("p{i},{class},{i}.jpg")
+            }),
+        ),
+        (
+            "folds.json",
+            r#"{"one": {"train": ["p0", "p2"], "test": ["p1"]}}"#.to_owned(),
+        ),
+        (
+            "numbers.csv",
+            "path,group\n0/p.jpg,1\n1/p.jpg,2\n".to_owned(),
+        ),
+        ("flat.csv", "path,group\n0.jpg,1\n1.jpg,2\n".to_owned()),
     ];
     for (name, text) in texts {
         write(name.to_owned(), text.as_bytes());
     }
+    for (name, labels) in [("one.npz", [0, 1]), ("two.npz", [1, 0])] {
+        write(name.to_owned(), &npz(labels));
+    }
     folder
+}
+
+/// Lines of all pictures of the class folders, under a head.
+fn listed(head: &str, line: impl Fn(&str, usize) -> String) -> String {
+    let all = ["cat", "dog", "emu"]
+        .into_iter()
+        .flat_map(|class| (0..4).map(move |i| (class, i)));
+    let lines: Vec<String> = all.map(|(class, i)| line(class, i)).collect();
+    format!("{head}\n{}\n", lines.join("\n"))
+}
+
+/// A file of arrays as MedMNIST's, two pictures of one pixel to train and to test on.
+fn npz(labels: [u8; 2]) -> Vec<u8> {
+    use std::io::Write;
+    let npy = |shape: &str, data: [u8; 2]| {
+        let text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let length = (text.len() as u16).to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes(), &data].concat()
+    };
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for part in ["train", "test"] {
+        for (what, bytes) in [
+            ("images", npy("(2, 1, 1)", [7, 9])),
+            ("labels", npy("(2, 1)", labels)),
+        ] {
+            zip.start_file(
+                format!("{part}_{what}.npy"),
+                zip::write::SimpleFileOptions::default(),
+            )
+            .unwrap();
+            zip.write_all(&bytes).unwrap();
+        }
+    }
+    zip.finish().unwrap().into_inner()
 }
 
 fn row(reader: &Reader, changed: Option<(&str, &str)>) -> String {
@@ -273,6 +367,7 @@ fn the_walk_leaves_no_field_out() {
         "class-folders",
         "numbered-folders",
         "picture-lists",
+        "array-file",
     ];
     for name in readers {
         let own = READERS.iter().filter(|r| r.name == name);

@@ -22,12 +22,10 @@ use proptest::prelude::*;
 fn seeds() -> &'static [Vec<u8>] {
     static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     SEEDS.get_or_init(|| {
-        let folder = Path::new(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/fixtures/pillow"
-        ));
-        let mut paths: Vec<_> = std::fs::read_dir(folder)
-            .unwrap()
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"));
+        let mut paths: Vec<_> = ["pillow", "tiff"]
+            .iter()
+            .flat_map(|below| std::fs::read_dir(folder.join(below)).unwrap())
             .map(|entry| entry.unwrap().path())
             .collect();
         paths.sort();
@@ -84,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_known_start(start in prop::sample::select(vec![&b"\xff\xd8\xff"[..], b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8L", b"GIF89a", b"BM"]), rest in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_bytes_behind_a_known_start(start in prop::sample::select(vec![&b"\xff\xd8\xff"[..], b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8L", b"GIF89a", b"BM", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]), rest in prop::collection::vec(any::<u8>(), 0..300)) {
         survives(&[start, &rest].concat());
     }
 }
@@ -222,7 +220,7 @@ proptest! {
     fn catalogues_of_any_values(
         keys in prop::collection::vec(
             prop::sample::select(vec![
-                "title", "aliases", "images", "reader", "split", "names", "parts", "ignore", "rename", "unsplit", "prompt",
+                "title", "aliases", "images", "reader", "split", "names", "labels", "parts", "groups", "ignore", "rename", "unsplit", "prompt",
                 "classes", "pictures", "augmix", "archives", "file",
             ]),
             0..8,

@@ -50,13 +50,14 @@ fn resizing_is_pillows_with_either_filter_and_either_pass_first() {
     assert_eq!(compared, 14);
 }
 
-#[test]
-fn every_encoding_decodes_to_pillows_pixels_and_cut_files_are_refused_as_pillow_refuses_them() {
-    let bytes = std::fs::read(Path::new(FIXTURES).join("pillow.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+/// What of the files in `folder` differs from Pillow's pixels in `folder.safetensors`, and how many files there are. A file
+/// that Pillow refuses has none there.
+fn differences(folder: &str) -> (Vec<String>, usize) {
+    let tensors = std::fs::read(Path::new(FIXTURES).join(format!("{folder}.safetensors"))).unwrap();
+    let tensors = SafeTensors::deserialize(&tensors).unwrap();
     let mut wrong = Vec::new();
     let mut files = 0;
-    for entry in std::fs::read_dir(Path::new(FIXTURES).join("pillow")).unwrap() {
+    for entry in std::fs::read_dir(Path::new(FIXTURES).join(folder)).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         files += 1;
@@ -80,7 +81,41 @@ fn every_encoding_decodes_to_pillows_pixels_and_cut_files_are_refused_as_pillow_
             (Err(_), None) => {}
         }
     }
-    assert_eq!(files, 50);
     wrong.sort();
+    (wrong, files)
+}
+
+#[test]
+fn every_encoding_decodes_to_pillows_pixels_and_cut_files_are_refused_as_pillow_refuses_them() {
+    let (wrong, files) = differences("pillow");
+    assert_eq!(files, 50);
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_kind_of_tiff_decodes_to_pillows_pixels_and_cut_files_are_refused() {
+    let (wrong, files) = differences("tiff");
+    assert_eq!(files, 40);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_tiff_that_ends_before_its_pixels_do_is_said_to_be_truncated() {
+    for (name, expected) in [
+        (
+            "cut_pixels_rgb16.tif",
+            "truncated TIFF: the file ends before the picture does",
+        ),
+        (
+            "cut_pixels_grey4.tif",
+            "truncated TIFF: the file ends before the picture does",
+        ),
+        (
+            "cut_half_rgb_lzw.tif",
+            "truncated TIFF: the file ends before the picture does",
+        ),
+    ] {
+        let bytes = std::fs::read(Path::new(FIXTURES).join("tiff").join(name)).unwrap();
+        assert_eq!(decode(&bytes).unwrap_err().to_string(), expected, "{name}");
+    }
 }

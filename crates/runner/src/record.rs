@@ -113,6 +113,9 @@ pub struct Test {
     pub total: u64,
     /// Per class, in label order of the class set.
     pub classes: Vec<ClassTally>,
+    /// Mean of the classes' recall, where their tallies were let go to save memory; [`Test::macro_accuracy`] asks for it.
+    #[serde(skip)]
+    pub recall: Option<f64>,
     /// Expected calibration error, 15 bins, in percent.
     pub ece: f64,
     /// Wall seconds of this test.
@@ -136,6 +139,19 @@ impl Test {
             100.0 * self.correct as f64 / self.total as f64
         }
     }
+
+    /// Macro accuracy in percent: the mean of the classes' recall, each class counting alike however many pictures it
+    /// has. `None` where no class was tallied.
+    pub fn macro_accuracy(&self) -> Option<f64> {
+        let recalls: Vec<f64> = self.classes.iter().filter_map(ClassTally::recall).collect();
+        self.recall.or_else(|| crate::stats::mean(&recalls))
+    }
+
+    /// Lets the tallies of classes go, and keeps what they come to.
+    pub fn drop_tallies(&mut self) {
+        self.recall = self.macro_accuracy();
+        self.classes = Vec::new();
+    }
 }
 
 /// Tally of one class.
@@ -147,6 +163,13 @@ pub struct ClassTally {
     pub correct: u64,
     /// Pictures of the class.
     pub total: u64,
+}
+
+impl ClassTally {
+    /// Correct pictures of the class over its pictures, in percent; `None` of a class without any.
+    pub fn recall(&self) -> Option<f64> {
+        (self.total > 0).then(|| 100.0 * self.correct as f64 / self.total as f64)
+    }
 }
 
 /// What a trial took.

@@ -29,7 +29,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::protocols::{Protocol, Shows};
-use crate::record::{Outcome, Record, Shared};
+use crate::record::{Outcome, Record, Shared, Test};
 pub(crate) use file::replace;
 pub use merge::Merged;
 pub use predictions::Prediction;
@@ -242,7 +242,7 @@ impl Store {
         self.load(|record| {
             // What is kept of sessions is read from the tallies of their classes.
             if record.protocol.shows != Shows::Sessions {
-                record.tests.iter_mut().for_each(|t| t.classes = Vec::new());
+                record.tests.iter_mut().for_each(Test::drop_tallies);
             }
             record.learning_rates = Vec::new();
             record.losses = record.losses.last().copied().into_iter().collect();

@@ -95,6 +95,7 @@ fn records(rows: &[Row]) -> Vec<Record> {
             correct: whole("correct", i),
             total: whole("total", i),
             classes: Vec::new(),
+            recall: None,
             ece: real("ece", i),
             seconds: real("test_seconds", i),
         });

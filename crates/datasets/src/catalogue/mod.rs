@@ -1,6 +1,7 @@
 //! The catalogue: one row a dataset, as data.
 
 mod archive;
+mod groups;
 mod row;
 mod written;
 
@@ -12,6 +13,7 @@ use crate::error::{Problem, ProblemKind};
 use written::{Written, checked};
 
 pub use archive::{Archive, Gives, Source, Sum};
+pub use groups::{Fold, GroupBy, Groups};
 pub use row::{Counts, DEFAULT_TEMPLATE, Parts, Reader, Row, Unsplit};
 
 const BUILT_IN: &str = concat!(
@@ -27,7 +29,8 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The eleven datasets of the CoOp family and the four ImageNet variants.
+    /// The eleven datasets of the CoOp family, the four ImageNet variants, and those of its applications: medicine, remote
+    /// sensing, driving.
     pub fn built_in() -> Self {
         Self::parse(BUILT_IN, Path::new("catalogue.toml"))
             .expect("the built-in catalogue is checked by a test")
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_rows_are_the_fifteen_datasets() {
+    fn the_built_in_rows_are_those_of_the_papers_then_of_the_applications() {
         let catalogue = Catalogue::built_in();
         let ids: Vec<&str> = catalogue.rows().iter().map(|row| row.id.as_str()).collect();
         assert_eq!(
@@ -196,9 +199,48 @@ mod tests {
                 "imagenet-v2",
                 "imagenet-sketch",
                 "imagenet-a",
-                "imagenet-r"
+                "imagenet-r",
+                "btmri",
+                "busi",
+                "chmnist",
+                "covid-19",
+                "ctkidney",
+                "dermamnist",
+                "kneexray",
+                "kvasir",
+                "lungcolon",
+                "octmnist",
+                "retina",
+                "medmnist-path",
+                "medmnist-derma",
+                "medmnist-oct",
+                "medmnist-pneumonia",
+                "medmnist-retina",
+                "medmnist-breast",
+                "medmnist-blood",
+                "medmnist-tissue",
+                "medmnist-organa",
+                "medmnist-organc",
+                "medmnist-organs",
+                "aid",
+                "rs-eurosat",
+                "mlrsnet",
+                "optimal31",
+                "patternnet",
+                "resisc45",
+                "rsc11",
+                "rsicb128",
+                "rsicb256",
+                "whurs19",
+                "statefarm",
+                "dmd",
+                "syndd1"
             ]
         );
+        let named = |row: &&Row| !row.labels.is_empty();
+        for row in catalogue.rows().iter().filter(named) {
+            assert_eq!(Some(row.labels.len()), row.classes, "{}", row.id);
+        }
         assert_eq!(catalogue.get("dtd").unwrap().template, "{} texture.");
     }
 
@@ -213,6 +255,8 @@ mod tests {
             ("ImageNet_Sketch", "imagenet-sketch"),
             ("FGVCAircraft", "fgvc-aircraft"),
             ("caltech-101", "caltech101"),
+            ("COVID_19", "covid-19"),
+            ("PathMNIST", "medmnist-path"),
         ] {
             assert_eq!(
                 catalogue.get(name).map(|row| row.id.as_str()),
@@ -227,9 +271,9 @@ mod tests {
         let catalogue = Catalogue::built_in();
         let error = catalogue.find("calteh101").unwrap_err().to_string();
         assert!(error.starts_with("no dataset is called \"calteh101\" (did you mean \"caltech101\"?); known: imagenet, "), "{error}");
-        let error = catalogue.find("mnist").unwrap_err().to_string();
+        let error = catalogue.find("zebra").unwrap_err().to_string();
         assert!(
-            error.starts_with("no dataset is called \"mnist\"; known: "),
+            error.starts_with("no dataset is called \"zebra\"; known: "),
             "{error}"
         );
     }
@@ -272,6 +316,35 @@ reader = "magic"
     }
 
     #[test]
+    fn groups_and_labels_are_held_to_their_rules() {
+        let error = parse(
+            r#"
+[five]
+images = "five.npz"
+reader = "array-file"
+groups = { list = "who.csv" }
+[six]
+images = "six"
+reader = "class-folders"
+groups = { folds = "../folds.json" }
+labels = ["a"]
+"#,
+        )
+        .unwrap_err()
+        .to_string();
+        for expected in [
+            "my.toml: [five] labels: the reader \"array-file\" needs it",
+            "my.toml: [five] groups: the reader \"array-file\" does not use it",
+            "my.toml: [six] groups: \"../folds.json\" must be relative to the data folder and without `..`",
+            "my.toml: [six] groups: exactly one of `list` and `in_name` is needed",
+            "my.toml: [six] groups: `fold` is needed where `folds` is given",
+            "my.toml: [six] labels: the reader \"class-folders\" does not use it",
+        ] {
+            assert!(error.contains(expected), "{expected}\nnot in\n{error}");
+        }
+    }
+
+    #[test]
     fn broken_toml_is_reported_with_its_line() {
         let error = parse("[one]\nimages = \"a\nreader = 3\n")
             .unwrap_err()
@@ -282,9 +355,10 @@ reader = "magic"
     #[test]
     fn a_merged_row_replaces_and_adds_but_never_takes_a_name() {
         let mut catalogue = Catalogue::built_in();
+        let before = catalogue.rows().len();
         let mine = parse("[mine]\nimages = \"mine\"\nreader = \"class-folders\"\n[dtd]\nimages = \"other\"\nreader = \"class-folders\"\n").unwrap();
         catalogue.merge(mine, Path::new("my.toml")).unwrap();
-        assert_eq!(catalogue.rows().len(), 16);
+        assert_eq!(catalogue.rows().len(), before + 1);
         assert_eq!(catalogue.get("dtd").unwrap().images, Path::new("other"));
         let thief = parse(
             "[mine2]\naliases = [\"EuroSAT\"]\nimages = \"mine\"\nreader = \"class-folders\"\n",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::archive::Archive;
+use super::groups::Groups;
 use crate::split::Part;
 
 /// How the lists of a dataset are read: a behaviour, never a dataset's name.
@@ -20,6 +21,8 @@ pub enum Reader {
     NumberedFolders,
     /// Text files of lines `<picture> <class name>`.
     PictureLists,
+    /// One `.npz` file of arrays, as MedMNIST publishes them.
+    ArrayFile,
 }
 
 /// Folders below the images folder (class folders) or text files (picture lists) of the three lists.
@@ -140,7 +143,7 @@ pub struct Row {
     pub title: String,
     /// Other names it is known by.
     pub aliases: Vec<String>,
-    /// The images folder, below the data folder.
+    /// The images folder, below the data folder; the file, where all pictures are in one.
     pub images: PathBuf,
     /// How its lists are read.
     pub reader: Reader,
@@ -148,8 +151,12 @@ pub struct Row {
     pub split: Option<PathBuf>,
     /// The names file, below the data folder.
     pub names: Option<PathBuf>,
+    /// Class names in order of label, where the row has them itself.
+    pub labels: Vec<String>,
     /// The folders or files of train, val and test.
     pub parts: Option<Parts>,
+    /// Which pictures must stay together.
+    pub groups: Option<Groups>,
     /// Folders that are no class.
     pub ignore: Vec<String>,
     /// Class names by folder, where they differ.
@@ -182,7 +189,9 @@ impl Row {
             reader: Reader::ClassFolders,
             split: None,
             names: None,
+            labels: Vec::new(),
             parts: None,
+            groups: None,
             ignore: Vec::new(),
             rename: BTreeMap::new(),
             unsplit: None,

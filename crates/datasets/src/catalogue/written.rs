@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::archive::WrittenArchive;
+use super::groups::WrittenGroups;
 use super::row::{Counts, DEFAULT_TEMPLATE, Parts, Reader, Row, Unsplit};
 use crate::error::{Problem, ProblemKind};
 use crate::split::{Part, stays_inside};
@@ -21,7 +22,10 @@ pub(super) struct Written {
     reader: Reader,
     split: Option<PathBuf>,
     names: Option<PathBuf>,
+    #[serde(default)]
+    labels: Vec<String>,
     parts: Option<Parts>,
+    groups: Option<WrittenGroups>,
     #[serde(default)]
     ignore: Vec<String>,
     #[serde(default)]
@@ -68,13 +72,16 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
     if written.classes == Some(0) {
         rule("classes", "0 is no number of classes".to_owned());
     }
-    for (field, path) in written_paths(
+    let mut paths = written_paths(
         &written.images,
         &written.split,
         &written.names,
         &written.parts,
         &written.unsplit,
-    ) {
+    );
+    let groups = written.groups.iter().flat_map(WrittenGroups::paths);
+    paths.extend(groups.map(|path| ("groups", path)));
+    for (field, path) in paths {
         if !stays_inside(path) {
             rule(
                 field,
@@ -96,12 +103,20 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
                     .is_some_and(|parts| parts.test.is_some()),
             ),
         ],
+        Reader::ArrayFile => &[(
+            "labels",
+            written.names.is_some() || !written.labels.is_empty(),
+        )],
     };
     let reader = reader_name(written.reader);
     for (field, there) in needs {
         if !there {
             rule(field, format!("the reader {reader:?} needs it"));
         }
+    }
+    if written.names.is_some() && !written.labels.is_empty() {
+        let message = "the class names are in `names` already".to_owned();
+        rule("labels", message);
     }
     if written.reader == Reader::ClassFolders
         && written
@@ -131,9 +146,19 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
             written.reader != Reader::SplitJson,
         ),
         (
+            "labels",
+            !written.labels.is_empty(),
+            written.reader == Reader::ArrayFile,
+        ),
+        (
             "parts",
             written.parts.is_some(),
             matches!(written.reader, Reader::ClassFolders | Reader::PictureLists),
+        ),
+        (
+            "groups",
+            written.groups.is_some(),
+            written.reader != Reader::ArrayFile,
         ),
         (
             "ignore",
@@ -151,6 +176,7 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
             rule(field, format!("the reader {reader:?} does not use it"));
         }
     }
+    let groups = written.groups.and_then(|groups| groups.checked(&mut rule));
     let mut archives = Vec::new();
     for (index, archive) in written.archives.into_iter().enumerate() {
         archives.extend(archive.checked(&mut |field, message| {
@@ -165,7 +191,9 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
         reader: written.reader,
         split: written.split,
         names: written.names,
+        labels: written.labels,
         parts: written.parts,
+        groups,
         ignore: written.ignore,
         rename: written.rename,
         unsplit: written.unsplit,
@@ -220,5 +248,6 @@ fn reader_name(reader: Reader) -> &'static str {
         Reader::ClassFolders => "class-folders",
         Reader::NumberedFolders => "numbered-folders",
         Reader::PictureLists => "picture-lists",
+        Reader::ArrayFile => "array-file",
     }
 }

@@ -140,9 +140,14 @@ fn read(bytes: Bytes<'_>, scans: usize) -> Result<Rgb, DecodeError> {
 /// Pillow takes every four-layer JPEG to be Adobe's, whose inks are stored inverted, then prints them
 /// (`cmyk2rgb` in `libImaging/Convert.c`).
 fn inverted_cmyk(stored: [u8; 4]) -> [u8; 3] {
-    let paper = i32::from(stored[3]);
+    cmyk(stored.map(|ink| 255 - ink))
+}
+
+/// Ink printed on paper (`cmyk2rgb` again).
+pub(super) fn cmyk(ink: [u8; 4]) -> [u8; 3] {
+    let paper = 255 - i32::from(ink[3]);
     [0, 1, 2].map(|layer| {
-        let product = i32::from(255 - stored[layer]) * paper + 128;
+        let product = i32::from(ink[layer]) * paper + 128;
         (paper - (((product >> 8) + product) >> 8)).clamp(0, 255) as u8
     })
 }

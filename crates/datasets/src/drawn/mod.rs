@@ -17,6 +17,8 @@
 
 mod actions;
 mod aircraft;
+mod applications;
+mod cabins;
 mod canvas;
 mod cars;
 mod colour;
@@ -29,11 +31,13 @@ mod pets;
 mod pictures;
 mod pretraining;
 mod satellite;
+mod scans;
 mod scenes;
 mod style;
 mod suite;
 mod textures;
 
+pub use applications::{StandIn, stand_ins};
 pub use pictures::{DRAWING_VERSION, Drawings, open, split};
 pub use pretraining::{Caption, imagenet_templates, pretraining_sample, vocabulary_texts};
 pub use style::Style;
@@ -65,6 +69,12 @@ pub fn render(dataset: &DrawnDataset, label: usize, index: u64, size: usize) -> 
     let mut dice = Dice::new(&dataset.id, label as u64, index);
     let parts = Parts::complete(class.family, &class.fixed, &mut dice);
     draw(&parts, &dataset.style, size, dice)
+}
+
+/// Every drawn dataset that can be opened: the eleven, their shifts, the stand-ins for applications.
+pub fn ids() -> impl Iterator<Item = &'static str> {
+    let suite = datasets().iter().map(|d| d.id.as_str());
+    suite.chain(stand_ins().iter().map(|s| s.drawn.id.as_str()))
 }
 
 /// One composition in one style.

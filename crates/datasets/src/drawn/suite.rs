@@ -58,7 +58,7 @@ impl DrawnClass {
     }
 
     /// Reads a name in the words of a family. The error says which words it did not know.
-    fn read(family: &'static Family, name: &str) -> Result<Self, String> {
+    pub(super) fn read(family: &'static Family, name: &str) -> Result<Self, String> {
         let mut fixed = [None; MOST_SLOTS];
         let mut rest = name;
         for (i, slot) in family.slots.iter().enumerate() {

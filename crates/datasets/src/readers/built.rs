@@ -75,6 +75,8 @@ pub(super) fn read(row: &Row, unsplit: &Unsplit, root: &Path) -> Result<Lists, E
         from,
         listed,
         passed,
+        source: None,
+        shared_out: None,
     })
 }
 

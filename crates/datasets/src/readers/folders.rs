@@ -12,7 +12,7 @@ use crate::split::{Origin, Part};
 use crate::{Error, Item, Split};
 
 /// Endings of picture files, in lower case: the one list of the program.
-pub const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
+pub const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Class folders. With `parts`, the folders of train, val and test stand below the images folder and labels are the
 /// ranks of the sorted class folders (as `ImageNet.read_data` does); without, the pictures are split as the
@@ -45,6 +45,8 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
             from: images,
             listed: true,
             passed,
+            source: None,
+            shared_out: None,
         });
     };
     let mut problems = Vec::new();
@@ -134,6 +136,8 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
         from: images,
         listed: true,
         passed: passed.found(),
+        source: None,
+        shared_out: None,
     })
 }
 
@@ -217,6 +221,8 @@ pub(super) fn read_numbered(row: &Row, root: &Path) -> Result<Lists, Error> {
         from: images,
         listed: true,
         passed: passed.found(),
+        source: None,
+        shared_out: None,
     })
 }
 

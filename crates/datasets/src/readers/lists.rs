@@ -97,5 +97,7 @@ pub(super) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
         from,
         listed: false,
         passed: PassedOver::default(),
+        source: None,
+        shared_out: None,
     })
 }

@@ -1,22 +1,26 @@
 //! Readers: from the files of a dataset to its three lists. One file a behaviour; none knows a dataset by name.
 
+mod array_file;
 mod built;
 mod folders;
+mod groups;
 mod lists;
 mod matlab;
 mod names;
+mod npy;
 mod presence;
 mod split_json;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::catalogue::{Reader, Row};
 use crate::error::{Problem, ProblemKind};
 use crate::split::Part;
-use crate::{Error, Split};
+use crate::{Error, Pictures, Split};
 
 pub use folders::is_picture_name;
 pub use names::{ClassNames, class_names_file};
@@ -35,6 +39,19 @@ pub(crate) struct Lists {
     pub listed: bool,
     /// What was passed over in class folders.
     pub passed: PassedOver,
+    /// Where the pictures come from, where that is no folder of files.
+    pub source: Option<Arc<dyn Pictures>>,
+    /// How groups are shared out, where the row says which pictures belong together.
+    pub shared_out: Option<SharedOut>,
+}
+
+/// Groups of pictures (drivers, scenes) in three lists, none of them in two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SharedOut {
+    /// Groups in train, val and test.
+    pub groups: [usize; 3],
+    /// Groups that no list of the fold names, and their pictures, which are in no list then.
+    pub outside: (usize, usize),
 }
 
 /// What lies in class folders and is in no list: how many, and the first.
@@ -59,15 +76,18 @@ pub(crate) fn read(row: &Row, root: &Path) -> Result<Lists, Error> {
         Reader::ClassFolders => folders::read(row, root)?,
         Reader::NumberedFolders => folders::read_numbered(row, root)?,
         Reader::PictureLists => lists::read(row, root)?,
+        Reader::ArrayFile => array_file::read(row, root)?,
     };
     let problems = lists.split.problems();
-    if problems.is_empty() {
-        Ok(lists)
-    } else {
-        Err(Error::Entries {
+    if !problems.is_empty() {
+        return Err(Error::Entries {
             path: lists.from,
             problems,
-        })
+        });
+    }
+    match &row.groups {
+        Some(groups) => groups::kept_together(groups, lists, root),
+        None => Ok(lists),
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) fn read(path: &Path) -> Result<Lists, Error> {
         from: path.to_owned(),
         listed: false,
         passed: PassedOver::default(),
+        source: None,
+        shared_out: None,
     })
 }
 

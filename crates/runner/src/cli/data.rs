@@ -1,6 +1,7 @@
 //! `promptbed data`: what is known of datasets, what is on disk, and what a model sees of it. One file a verb.
 
 mod check;
+mod draw;
 mod fetch;
 mod list;
 mod picks;
@@ -24,6 +25,7 @@ enum Verb {
     List(list::List),
     Fetch(fetch::Fetch),
     Check(check::Check),
+    Draw(draw::Draw),
     Picks(picks::Picks),
     Pixels(pixels::Pixels),
     Show(show::Show),
@@ -35,6 +37,7 @@ impl Data {
             Verb::List(verb) => verb.run(),
             Verb::Fetch(verb) => verb.run(),
             Verb::Check(verb) => verb.run(),
+            Verb::Draw(verb) => verb.run(),
             Verb::Picks(verb) => verb.run(),
             Verb::Pixels(verb) => verb.run(),
             Verb::Show(verb) => verb.run(),

@@ -35,7 +35,7 @@ pub struct Encode {
     /// JSON list of strings.
     #[arg(long)]
     texts: Option<PathBuf>,
-    /// Pictures, or folders of them (every jpg, jpeg, png, webp, gif and bmp below, sorted).
+    /// Pictures, or folders of them (every jpg, jpeg, png, webp, gif, bmp and tif below, sorted).
     #[arg(long, num_args = 1..)]
     images: Vec<PathBuf>,
     /// Safetensors file with `pixels` f32 [n, 3, R, R], already normalised.

@@ -34,7 +34,7 @@ impl Named {
             let (below, passed) = below(path)?;
             if below.is_empty() {
                 bail!(
-                    "{}: holds no jpg, jpeg, png, webp, gif or bmp",
+                    "{}: holds no jpg, jpeg, png, webp, gif, bmp or tif",
                     path.display()
                 );
             }

@@ -22,7 +22,7 @@ use crate::run::prompts::{Given, Saved};
 /// Example: promptbed predict photos/ --classes "cat,dog,garden gnome" --model ViT-B-16.pt
 #[derive(clap::Args)]
 pub struct Predict {
-    /// Pictures, or folders of them (every jpg, jpeg, png, webp, gif and bmp below, sorted).
+    /// Pictures, or folders of them (every jpg, jpeg, png, webp, gif, bmp and tif below, sorted).
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
     /// Class names, separated by commas.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Done;
 use crate::show::published::Published;
-use crate::show::summary::{Spread, Summary};
+use crate::show::summary::{Score, Spread, Summary};
 use crate::show::table::{self, against};
 use crate::store::{Store, replace};
 
@@ -20,8 +20,11 @@ pub struct Table {
     /// Sum seeds up as the published scripts do: each rounded to one decimal, population deviation.
     #[arg(long)]
     as_published: bool,
+    /// Macro accuracy, the mean of the classes' recall, in place of accuracy; and the recall of each class as CSV.
+    #[arg(long = "macro")]
+    by_class: bool,
     /// Put published numbers beside ours: `published` for those that ship, or a folder of such TOML files.
-    #[arg(long, value_name = "published|DIR")]
+    #[arg(long, value_name = "published|DIR", conflicts_with = "by_class")]
     against: Option<PathBuf>,
     /// Only published numbers of this source (a file name in results/published without its ending).
     #[arg(long, requires = "against")]
@@ -36,18 +39,23 @@ impl Table {
             known(published, source)?;
         }
         let store = Store::open(&self.dir)?;
-        let loaded = store.read_figures()?;
+        // The tallies of classes are most of what records hold; they are read for whoever asks for them.
+        let (loaded, score) = if self.by_class {
+            (store.read_all()?, Score::Classes)
+        } else {
+            (store.read_figures()?, Score::Pictures)
+        };
         store.write_frame(&loaded)?;
         let spread = if self.as_published {
             Spread::AsPublished
         } else {
             Spread::Sample
         };
-        for path in table::render_all_as(&loaded, &self.dir, spread)? {
+        for path in table::render_all_by(&loaded, &self.dir, spread, score)? {
             crate::say!("{}", path.display());
         }
         match &published {
-            None => crate::out!("{}", table::terminal_as(&loaded, spread)),
+            None => crate::out!("{}", table::terminal_by(&loaded, spread, score)),
             Some(published) => {
                 let summary = Summary::new(&loaded).with_spread(spread);
                 let pairs = against::against(&summary, published, self.source.as_deref());

@@ -38,7 +38,7 @@ pub fn populations(
     for id in suite.all_datasets() {
         let is_there = drawn::open(id).is_some() || {
             let row = catalogue.find(id)?;
-            root.is_some_and(|root| !root.is_dir() || row.images_folder(root).is_dir())
+            root.is_some_and(|root| !root.is_dir() || row.images_folder(root).exists())
         };
         let population = if is_there {
             let dataset = feed::open(id, catalogue, root)?;

@@ -97,7 +97,7 @@ struct Packed {
 
 /// Every dataset id there is.
 pub fn known(catalogue: &Catalogue) -> Vec<String> {
-    let drawn = drawn::datasets().iter().map(|d| d.id.clone());
+    let drawn = drawn::ids().map(str::to_owned);
     drawn
         .chain(catalogue.rows().iter().map(|r| r.id.clone()))
         .collect()

@@ -217,9 +217,46 @@ fn expand(name: &str) -> Option<Vec<String>> {
             .map(|d| d.id.as_str())
             .filter(|id| is_shift(id))
             .collect(),
+        "drawn-applications" => datasets::drawn::stand_ins()
+            .iter()
+            .map(|s| s.drawn.id.as_str())
+            .collect(),
+        "biomed-11" => biomed().collect(),
+        // BiomedCoOp's base-to-novel tables leave BUSI out.
+        "biomed-10" => biomed().filter(|id| *id != "busi").collect(),
+        "remote-10" => vec![
+            "aid",
+            "rs-eurosat",
+            "mlrsnet",
+            "optimal31",
+            "patternnet",
+            "resisc45",
+            "rsc11",
+            "rsicb128",
+            "rsicb256",
+            "whurs19",
+        ],
         _ => return None,
     };
     Some(ids.into_iter().map(str::to_owned).collect())
+}
+
+/// The datasets of BiomedCoOp.
+fn biomed() -> impl Iterator<Item = &'static str> {
+    [
+        "btmri",
+        "busi",
+        "chmnist",
+        "covid-19",
+        "ctkidney",
+        "dermamnist",
+        "kneexray",
+        "kvasir",
+        "lungcolon",
+        "octmnist",
+        "retina",
+    ]
+    .into_iter()
 }
 
 fn is_shift(id: &str) -> bool {

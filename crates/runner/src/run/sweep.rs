@@ -469,7 +469,7 @@ impl Sweep {
         let targets = targets.iter().map(|t| &t.feed.dataset);
         let all = targets.chain(own.iter().map(|f| &f.dataset));
         // Drawn ones go by their ids: their titles say what is drawn, and rows of a catalogue say how they are called.
-        let is_drawn = |id: &str| datasets::drawn::datasets().iter().any(|d| d.id == id);
+        let is_drawn = |id: &str| datasets::drawn::ids().any(|drawn| drawn == id);
         all.filter(|d| d.title != d.id && !is_drawn(&d.id))
             .map(|d| (d.id.clone(), d.title.clone()))
             .collect()

@@ -201,6 +201,7 @@ impl<'a> Exam<'a> {
             correct: tallies.iter().map(|t| t.correct).sum(),
             total: tallies.iter().map(|t| t.total).sum(),
             classes: tallies,
+            recall: None,
             ece: {
                 let sure = predictions
                     .iter()

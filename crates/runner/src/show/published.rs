@@ -186,6 +186,12 @@ enum Members {
     /// ImageNet and its four variants.
     #[serde(rename = "imagenet-and-4")]
     ImagenetAnd4,
+    /// BiomedCoOp's eleven datasets.
+    #[serde(rename = "biomed-11")]
+    Biomed11,
+    /// BiomedCoOp's eleven without BUSI.
+    #[serde(rename = "biomed-10")]
+    Biomed10,
     /// The source does not say.
     Unstated,
 }

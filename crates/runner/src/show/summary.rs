@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use continual::Spot;
 pub use cost::Spending;
-pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
+pub use figure::{Cell, Entry, Figure, Method, Metric, Place, Score, Spread};
 pub use health::{Collapse, Failure, Health};
 pub use section::Section;
 use section::Told;
@@ -89,6 +89,15 @@ impl Summary {
             if let Some(beside) = &mut section.beside {
                 beside.spread = spread;
             }
+        }
+        self
+    }
+
+    /// The same with another accuracy.
+    #[must_use]
+    pub fn with_score(mut self, score: Score) -> Self {
+        for section in &mut self.sections {
+            section.score = score;
         }
         self
     }

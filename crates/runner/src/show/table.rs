@@ -6,6 +6,7 @@ mod csv;
 mod latex;
 mod markdown;
 mod matrix;
+mod recall;
 mod terminal;
 mod uses;
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use build::{section_tables, tables};
 
-use crate::show::summary::{Entry, Spread, Summary};
+use crate::show::summary::{Entry, Score, Spread, Summary};
 use crate::store::{Loaded, StoreError, replace};
 
 /// Which entries compete for best and second.
@@ -135,13 +136,26 @@ pub fn render_all_as(
     dir: &Path,
     spread: Spread,
 ) -> Result<Vec<PathBuf>, StoreError> {
+    render_all_by(loaded, dir, spread, Score::Pictures)
+}
+
+/// [`render_all_as`] of another accuracy: names of tables of macro accuracy end in `-macro`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn render_all_by(
+    loaded: &Loaded,
+    dir: &Path,
+    spread: Spread,
+    score: Score,
+) -> Result<Vec<PathBuf>, StoreError> {
     let folder = dir.join("tables");
     std::fs::create_dir_all(&folder).map_err(|source| StoreError::Io {
         path: folder.clone(),
         source,
     })?;
     let mut written = Vec::new();
-    let summary = Summary::new(loaded).with_spread(spread);
+    let summary = Summary::new(loaded).with_spread(spread).with_score(score);
     let sections = summary.sections.iter();
     // However seeds are summed up, a method used what it used.
     for section in sections.filter(|_| spread == Spread::Sample) {
@@ -160,8 +174,16 @@ pub fn render_all_as(
             replace(&path, text.as_bytes())?;
             written.push(path);
         }
+        for (name, text) in recall::render(section, loaded) {
+            let path = folder.join(name);
+            replace(&path, text.as_bytes())?;
+            written.push(path);
+        }
     }
     for mut table in tables(&summary) {
+        if score == Score::Classes {
+            table.slug += "-macro";
+        }
         if spread == Spread::AsPublished {
             table.slug += "-as-published";
         }
@@ -185,10 +207,18 @@ pub fn terminal(loaded: &Loaded) -> String {
 
 /// [`terminal`] with seeds summed up another way.
 pub fn terminal_as(loaded: &Loaded, spread: Spread) -> String {
-    let summary = Summary::new(loaded).with_spread(spread);
+    terminal_by(loaded, spread, Score::Pictures)
+}
+
+/// [`terminal_as`] of another accuracy.
+pub fn terminal_by(loaded: &Loaded, spread: Spread, score: Score) -> String {
+    let summary = Summary::new(loaded).with_spread(spread).with_score(score);
     let mut text = String::new();
     if spread == Spread::AsPublished && !summary.sections.is_empty() {
         text += "As the published scripts print it: seeds rounded to one decimal, population deviation.\n\n";
+    }
+    if score == Score::Classes && !summary.sections.is_empty() {
+        text += "Macro accuracy: the mean of the classes' recall, every class counting alike.\n\n";
     }
     for table in build::at_a_glance(&summary) {
         text += &terminal::render(&table, terminal::WIDTH);

@@ -39,6 +39,9 @@ impl Loaded {
         let tested = |field: fn(&Test) -> f64| {
             Values::Real(rows.iter().map(|(_, t)| t.map(field)).collect())
         };
+        let perhaps = |field: fn(&Test) -> Option<f64>| {
+            Values::Real(rows.iter().map(|(_, t)| t.and_then(field)).collect())
+        };
         let counted = |field: fn(&Test) -> u64| {
             Values::Whole(rows.iter().map(|(_, t)| t.map(field)).collect())
         };
@@ -91,6 +94,7 @@ impl Loaded {
             ("correct", counted(|t| t.correct)),
             ("total", counted(|t| t.total)),
             ("accuracy", tested(Test::accuracy)),
+            ("macro_accuracy", perhaps(Test::macro_accuracy)),
             ("ece", tested(|t| t.ece)),
             ("test_seconds", tested(|t| t.seconds)),
             ("train_seconds", real(|r| Some(r.cost.train_seconds))),

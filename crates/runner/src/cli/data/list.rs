@@ -47,12 +47,8 @@ impl List {
         print(&rows, 1..5);
         crate::say!(
             "and {} drawn datasets that need no files: {}",
-            datasets::drawn::datasets().len(),
-            datasets::drawn::datasets()
-                .iter()
-                .map(|d| d.id.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
+            datasets::drawn::ids().count(),
+            datasets::drawn::ids().collect::<Vec<_>>().join(", ")
         );
         Ok(Done::All)
     }

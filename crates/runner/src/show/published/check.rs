@@ -31,6 +31,21 @@ const DATASETS: [&str; 15] = [
     "imagenet-r",
 ];
 
+/// BiomedCoOp's datasets; the second is the one that its base-to-novel tables leave out.
+const BIOMED: [&str; 11] = [
+    "btmri",
+    "busi",
+    "chmnist",
+    "covid-19",
+    "ctkidney",
+    "dermamnist",
+    "kneexray",
+    "kvasir",
+    "lungcolon",
+    "octmnist",
+    "retina",
+];
+
 /// Whether a column is a mean of others.
 pub(super) fn is_average(column: &str) -> bool {
     AVERAGES.contains(&column)
@@ -44,6 +59,8 @@ impl Members {
             Self::All10 => DATASETS[1..11].to_vec(),
             Self::Shifted4 => DATASETS[11..].to_vec(),
             Self::ImagenetAnd4 => [&DATASETS[..1], &DATASETS[11..]].concat(),
+            Self::Biomed11 => BIOMED.to_vec(),
+            Self::Biomed10 => [&BIOMED[..1], &BIOMED[2..]].concat(),
             Self::Unstated => Vec::new(),
         }
     }

@@ -106,6 +106,36 @@ fn every_printed_h_is_that_of_its_row_but_the_listed_ones() {
         "vacsr-paper-base-to-novel mma 16 ucf101",
         "vacsr-paper-base-to-novel mmrl 16 dtd",
     ];
+    for (source, methods) in [
+        (
+            "biomedcoop-readme",
+            &[
+                "zero-shot 0",
+                "coop 16",
+                "cocoop 16",
+                "kgcoop 16",
+                "prograd 16",
+            ][..],
+        ),
+        (
+            "clip-svd-readme-biomedical",
+            &[
+                "zero-shot 0",
+                "coop 16",
+                "cocoop 16",
+                "kgcoop 16",
+                "prograd 16",
+                "maple 16",
+                "biomedcoop 16",
+            ],
+        ),
+    ] {
+        expected.extend(
+            methods
+                .iter()
+                .map(|m| &*format!("{source} {m} average").leak()),
+        );
+    }
     expected.extend(["dept-tests-head-weight coop+dept 16 average"; 6]);
     off.sort();
     expected.sort();

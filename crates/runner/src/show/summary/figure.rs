@@ -28,6 +28,8 @@ pub struct Method {
 pub struct Cell {
     /// Seed and top-1 accuracy in percent, by seed.
     pub values: Vec<(u64, f64)>,
+    /// Seed and macro accuracy in percent, by seed; of the seeds whose classes were tallied.
+    pub macros: Vec<(u64, f64)>,
     /// Expected calibration error in percent, by seed.
     pub calibration: Vec<(u64, f64)>,
     /// Seed and key of the record, by seed.
@@ -39,6 +41,14 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Seed and accuracy in percent, by seed.
+    pub fn scored(&self, score: Score) -> &[(u64, f64)] {
+        match score {
+            Score::Pictures => &self.values,
+            Score::Classes => &self.macros,
+        }
+    }
+
     /// Whether every expected seed is here.
     pub fn is_whole(&self) -> bool {
         !self.values.is_empty()
@@ -92,6 +102,16 @@ impl Spread {
             }
         }
     }
+}
+
+/// What counts alike in an accuracy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Score {
+    /// Every picture: correct pictures over all pictures, as the papers print it.
+    #[default]
+    Pictures,
+    /// Every class: macro accuracy, the mean of the classes' recall.
+    Classes,
 }
 
 /// What a table shows in one place.

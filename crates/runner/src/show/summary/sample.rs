@@ -34,6 +34,7 @@ pub fn test(dataset: &str, class_set: &str, accuracy: f64) -> Test {
                 total: half,
             },
         ],
+        recall: None,
         ece: 4.0,
         seconds: 1.5,
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Spending;
 use super::continual::Matrices;
-use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Spread};
+use super::figure::{Cell, Entry, Figure, Method, Metric, Place, Score, Spread};
 use super::health::trial_name;
 use super::order::{class_sets, datasets, methods};
 use super::uses::Uses;
@@ -85,6 +85,8 @@ pub struct Section {
     pub found: Vec<FoundBy>,
     /// How seeds are summed up.
     pub(super) spread: Spread,
+    /// What counts alike in an accuracy.
+    pub(super) score: Score,
     told: Told,
     /// Of the same datasets each learned by itself, where the protocol learns all at once and that was run too.
     pub beside: Option<Box<Self>>,
@@ -143,6 +145,7 @@ impl Section {
             uses: super::uses::uses(&records),
             found: found(&records),
             spread: Spread::default(),
+            score: Score::default(),
             told,
             beside: None,
             matrices: super::continual::matrices(&records),
@@ -262,6 +265,10 @@ impl Section {
                 // Two trials of an untrained method may test the same target; they say the same.
                 if let Err(at) = cell.values.binary_search_by_key(&record.seed, |v| v.0) {
                     cell.values.insert(at, (record.seed, test.accuracy()));
+                    if let Some(accuracy) = test.macro_accuracy() {
+                        let at = cell.macros.partition_point(|v| v.0 < record.seed);
+                        cell.macros.insert(at, (record.seed, accuracy));
+                    }
                     cell.calibration.insert(at, (record.seed, test.ece));
                     cell.keys.insert(at, (record.seed, record.key.clone()));
                 }
@@ -285,6 +292,28 @@ impl Section {
     /// How seeds are summed up.
     pub fn spread(&self) -> Spread {
         self.spread
+    }
+
+    /// What counts alike in an accuracy.
+    pub fn score(&self) -> Score {
+        self.score
+    }
+
+    /// The same section with another accuracy.
+    pub fn scored(&self, score: Score) -> Self {
+        Self {
+            score,
+            ..self.clone()
+        }
+    }
+
+    /// Whether macro accuracy is another number than accuracy somewhere: classes have unequal numbers of test pictures.
+    pub fn is_unequal(&self) -> bool {
+        self.cells.values().any(|cell| {
+            let both = cell.macros.iter().zip(&cell.values);
+            let mut both = both.filter(|(by_class, by_picture)| by_class.0 == by_picture.0);
+            both.any(|(by_class, by_picture)| (by_class.1 - by_picture.1).abs() > 1e-9)
+        })
     }
 
     /// Heading: the protocol, and what tells this section from its neighbours.
@@ -393,8 +422,9 @@ impl Section {
                 None => Entry::Blank,
                 Some(cell) if cell.expected.is_empty() && cell.values.is_empty() => Entry::Blank,
                 Some(cell) if !cell.is_whole() => Entry::Gap,
+                Some(cell) if cell.scored(self.score).len() < cell.values.len() => Entry::Gap,
                 Some(cell) => {
-                    let values: Vec<f64> = cell.values.iter().map(|v| v.1).collect();
+                    let values: Vec<f64> = cell.scored(self.score).iter().map(|v| v.1).collect();
                     let (mean, deviation) = self.spread.of(&values);
                     Entry::Whole(Figure {
                         mean: mean.expect("a whole cell has values"),
@@ -464,7 +494,7 @@ impl Section {
         let of = |dataset: &&str| match metric {
             Metric::Accuracy(set) => {
                 let cell = self.cell(method, dataset, set, shots)?;
-                Some(cell.values.clone())
+                Some(cell.scored(self.score).to_vec())
             }
             Metric::Continual(measure) => {
                 self.measured(method, Place::Dataset(dataset), measure, shots)

@@ -7,7 +7,7 @@ use super::{Contest, Group, Row, Table};
 use crate::protocols::Shows;
 use crate::record::TestSet;
 use crate::show::looks::look;
-use crate::show::summary::{Entry, Method, Metric, Place, Section, Spread, Summary};
+use crate::show::summary::{Entry, Method, Metric, Place, Score, Section, Spread, Summary};
 
 /// Every table of every section.
 pub fn tables(summary: &Summary) -> Vec<Table> {
@@ -147,14 +147,18 @@ impl<'a> View<'a> {
 
     fn caption(&self, has_harmonic: bool) -> String {
         let section = self.section;
-        let mut text = match section.spread() {
-            Spread::Sample => "Top-1 accuracy in percent: mean ± sample standard deviation (n − 1) over ",
-            Spread::AsPublished => {
-                "Top-1 accuracy in percent as the published scripts print it: each seed rounded to one decimal, mean ± \
-                 population standard deviation (n) over "
-            }
+        let mut text = match section.score() {
+            Score::Pictures => "Top-1 accuracy in percent",
+            Score::Classes => "Macro accuracy (mean of the classes' recall) in percent",
         }
         .to_owned();
+        text += match section.spread() {
+            Spread::Sample => ": mean ± sample standard deviation (n − 1) over ",
+            Spread::AsPublished => {
+                " as the published scripts print it: each seed rounded to one decimal, mean ± population standard \
+                 deviation (n) over "
+            }
+        };
         let seeds: Vec<String> = section.seeds.iter().map(u64::to_string).collect();
         match seeds.len() {
             0 => text += "seeds",

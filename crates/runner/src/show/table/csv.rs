@@ -44,7 +44,7 @@ fn figures(figure: Figure) -> [String; 3] {
     ]
 }
 
-fn line(out: &mut String, cells: &[String]) {
+pub(super) fn line(out: &mut String, cells: &[String]) {
     let cells: Vec<_> = cells.iter().map(|cell| quoted(cell)).collect();
     *out += &cells.join(",");
     out.push('\n');

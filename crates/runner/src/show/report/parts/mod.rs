@@ -14,6 +14,7 @@ mod found;
 mod lead;
 mod tables;
 mod tasks;
+mod unequal;
 mod uses;
 
 /// Every part, in the order of a section.
@@ -22,6 +23,7 @@ pub(super) const PARTS: &[Part] = &[
     continual::PART,
     tables::PART,
     tasks::PART,
+    unequal::PART,
     differences::PART,
     calibration::PART,
     classes::PART,
