@@ -334,9 +334,10 @@ impl<'a> Running<'a> {
         {
             let started = Instant::now();
             let shots = lesson::shots(task, stage, &self.needs, support);
-            // What earlier stages came to is not lost with this one's beginning.
+            // What earlier stages came to is not lost with this one's beginning; one that goes on has its own checkpoint.
             if let (Err(e), Some(before), Some(keeper)) =
                 (&shots, number.checked_sub(1), task.keeper)
+                && from.is_none()
                 && e.is::<Interrupted>()
             {
                 keeper.write(&self.out.checkpoint(before, Answers::default()))?;

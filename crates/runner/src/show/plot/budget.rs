@@ -77,8 +77,11 @@ mod tests {
             record.cost.scored = if record.method == "coop-m3" { 100 } else { 0 };
         }
         let chart = of(&loaded).unwrap();
-        let joined =
-            |shape: &&Shape| matches!(shape, Shape::Line { points, .. } if points.len() == 3);
+        // In CoOp's colour: the frame is a line of three corners, too.
+        let joined = |shape: &&Shape| match shape {
+            Shape::Line { points, ink, .. } => points.len() == 3 && ink.0 == (0x00, 0x72, 0xB2),
+            _ => false,
+        };
         let lines: Vec<&Shape> = chart.drawing.shapes.iter().filter(joined).collect();
         assert_eq!(lines.len(), 1);
         if let Shape::Line { points, .. } = lines[0] {
