@@ -105,14 +105,13 @@ impl Summary {
 
 /// Puts beside what was learned of all datasets at once what was learned of each by itself, on the same backbone.
 fn set_beside(sections: &mut [Section]) {
-    let each = |s: &&Section| {
-        let p = s.protocol;
-        p.starts == Starts::Each && p.shows == Shows::Sets && p.has_training
-    };
     let found = |of: &Section| {
-        let same = |s: &&Section| s.fingerprint == of.fingerprint && s.backbone == of.backbone;
-        let all = sections.iter().filter(each);
-        all.filter(same).next().cloned().map(Box::new)
+        let is_each = |s: &&Section| {
+            let p = s.protocol;
+            let is_alone = p.starts == Starts::Each && p.shows == Shows::Sets && p.has_training;
+            is_alone && s.fingerprint == of.fingerprint && s.backbone == of.backbone
+        };
+        sections.iter().find(is_each).cloned().map(Box::new)
     };
     let is_beside = |s: &Section| s.protocol.shows == Shows::Tasks;
     let all: Vec<Option<Box<Section>>> = sections
