@@ -4,9 +4,9 @@
 //! What is published: CoOp itself (<https://arxiv.org/abs/2109.01134>, `trainers/coop.py` at ff61507); keeping old outputs by
 //! distillation while training on new pictures alone (LwF, <https://arxiv.org/abs/1606.09282>), from the original CLIP as teacher
 //! and with its soft cross entropy times `t^2` (ZSCL, <https://arxiv.org/abs/2303.06628>, `mtil/src/models/finetune.py` of
-//! github.com/Thunderbeee/ZSCL at 08c6ef6, which tunes the towers and distils on pictures of ImageNet); and, of prompts, the
-//! same term between zero-shot and prompted scores (ProGrad, <https://arxiv.org/abs/2205.14865>, as a direction; LwF's form as
-//! a loss is in its appendix).
+//! github.com/Thunderbeee/ZSCL at 08c6ef6, which tunes the towers and distils on pictures of ImageNet); and, of prompts, a
+//! divergence between zero-shot and prompted scores (ProGrad, <https://arxiv.org/abs/2205.14865>, which only turns the gradient
+//! by it).
 //!
 //! What is ours: putting these together for one shared context, with the hand-written prompts of every class met so far as
 //! what is distilled. No released code is followed, and no published number is of it.

@@ -30,7 +30,7 @@ use crate::{
     Needs, Predict, Replay, Settings, TextCost, Training,
 };
 
-/// Registry entry, as the authors' `vit_b16.yaml`.
+/// Registry entry, as published for eleven datasets at once.
 pub const ENTRY: Entry = Entry {
     name: "mvlpt",
     title: "MVLPT",

@@ -30,7 +30,7 @@ use crate::{
     Needs, Predict, Replay, Settings, TextCost, Training,
 };
 
-/// Registry entry, as the authors' `rn50_ep50.yaml`.
+/// Registry entry, as the authors' `configs/trainers/MTCoOp` for 50 epochs.
 pub const ENTRY: Entry = Entry {
     name: "softcpt",
     title: "SoftCPT",
