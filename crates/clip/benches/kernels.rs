@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor, Var};
 use clip::ops::attention::{self, Heads, Plan};
 use clip::ops::bfloat::{self, BfloatBlock};
 use clip::ops::gemm::{Mat, Threads, product};
-use clip::ops::{Activation, Block, BlockShape, Group, Layout, rows};
+use clip::ops::{Activation, Block, BlockShape, Group, Layout, Norms, rows};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const IMAGE: BlockShape = BlockShape {
@@ -19,12 +19,14 @@ const IMAGE: BlockShape = BlockShape {
     heads: 12,
     hidden: 3072,
     activation: Activation::QuickGelu,
+    norms: Norms::Clip,
 };
 const TEXT: BlockShape = BlockShape {
     width: 512,
     heads: 8,
     hidden: 2048,
     activation: Activation::QuickGelu,
+    norms: Norms::Clip,
 };
 
 fn pictures() -> Layout {
@@ -109,10 +111,10 @@ fn row_kernels(c: &mut Criterion) {
     let (x, gain, bias, grad) = (noise(r * w, 6), noise(w, 7), noise(w, 8), noise(r * w, 9));
     let mut out = vec![0f32; r * w];
     c.bench_function("layer norm forward 1576x768", |b| {
-        b.iter(|| rows::norm_forward(&x, &gain, &bias, &mut out));
+        b.iter(|| rows::norm_forward(&x, &gain, &bias, rows::NORM_EPSILON, &mut out));
     });
     c.bench_function("layer norm backward 1576x768", |b| {
-        b.iter(|| rows::norm_backward(&x, &gain, &grad, &mut out));
+        b.iter(|| rows::norm_backward(&x, &gain, &grad, rows::NORM_EPSILON, &mut out));
     });
     let hidden = noise(r * h, 10);
     let mut active = vec![0f32; r * h];

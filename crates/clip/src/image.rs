@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::changes::{BlockChange, Norm};
 use crate::ops::bfloat::{self, BfloatBlock};
 use crate::ops::gemm::{Mat, Threads, product};
-use crate::ops::{Block, Layout, Put, Work, layer_norm, put_rows, scratch, with_values};
+use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, rows, scratch, with_values};
 use crate::prompts::{DeepImage, ImagePrompt};
 
 /// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
@@ -55,9 +55,12 @@ pub struct VisionTransformer {
     pub(crate) patch_size: usize,
     /// `[W, 3 P P]`.
     pub(crate) patch_embedding: Tensor,
+    /// `[W]` (timm's).
+    pub(crate) patch_bias: Option<Tensor>,
     pub(crate) class_embedding: Tensor,
     pub(crate) positional_embedding: Tensor,
-    pub(crate) norm_before: (Tensor, Tensor),
+    /// CLIP's alone.
+    pub(crate) norm_before: Option<(Tensor, Tensor)>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm_after: (Tensor, Tensor),
     pub(crate) projection: Tensor,
@@ -119,9 +122,20 @@ impl VisionTransformer {
     }
 
     /// `ln_pre`.
-    pub fn norm_before(&self) -> Norm {
-        let (gain, bias) = self.norm_before.clone();
-        Norm { gain, bias }
+    ///
+    /// # Errors
+    /// timm's towers have none.
+    pub fn norm_before(&self) -> Result<Norm> {
+        match self.norm_before.clone() {
+            Some((gain, bias)) => Ok(Norm { gain, bias }),
+            None => bail!("this image tower (timm's) has no norm before its blocks"),
+        }
+    }
+
+    /// What its norms add to the variance.
+    fn epsilon(&self) -> f32 {
+        let norms = self.blocks.first().map(|b| b.shape.norms);
+        norms.unwrap_or_default().epsilon()
     }
 
     /// `ln_post`.
@@ -167,7 +181,7 @@ impl VisionTransformer {
             None => (&self.norm_after.0, &self.norm_after.1),
         };
         let flat = rows.reshape(((), self.width()))?;
-        layer_norm(&flat, gain, bias)?.reshape(rows.shape())
+        layer_norm_by(&flat, gain, bias, self.epsilon())?.reshape(rows.shape())
     }
 
     /// Features `[.., E]`, not normalised, of last hidden states `[.., W]`: `ln_post` and the projection. Of a narrowed
@@ -224,11 +238,15 @@ impl VisionTransformer {
             let behind = rows_at(batch, length, length - count, count);
             x = put_rows(&x, tokens, &behind, Put::Instead)?;
         }
-        let (gain, bias) = match &prompt.changes.norm_before {
-            Some(norm) => (&norm.gain, &norm.bias),
-            None => (&self.norm_before.0, &self.norm_before.1),
-        };
-        x = layer_norm(&x, gain, bias)?;
+        if let Some((gain, bias)) = &self.norm_before {
+            let (gain, bias) = match &prompt.changes.norm_before {
+                Some(norm) => (&norm.gain, &norm.bias),
+                None => (gain, bias),
+            };
+            x = layer_norm_by(&x, gain, bias, self.epsilon())?;
+        } else if prompt.changes.norm_before.is_some() {
+            bail!("this image tower (timm's) has no norm before its blocks");
+        }
         let class_rows = vec![0; batch];
         let is_plain = prompt.is_empty() && !tracked;
         let rounded = if is_plain { &self.bfloat[..] } else { &[] };
@@ -277,11 +295,13 @@ impl VisionTransformer {
             &self.class_embedding,
             &self.positional_embedding,
         ];
-        if !pixels.device().is_cpu() || own.into_iter().chain([pixels]).any(Tensor::track_op) {
-            let patch_rows =
-                patches
-                    .matmul(&self.patch_embedding.t()?)?
-                    .reshape((batch, tokens - 1, w))?;
+        let mut own = own.into_iter().chain([pixels]).chain(&self.patch_bias);
+        if !pixels.device().is_cpu() || own.any(Tensor::track_op) {
+            let mut patch_rows = patches.matmul(&self.patch_embedding.t()?)?;
+            if let Some(bias) = &self.patch_bias {
+                patch_rows = patch_rows.broadcast_add(bias)?;
+            }
+            let patch_rows = patch_rows.reshape((batch, tokens - 1, w))?;
             let class = self
                 .class_embedding
                 .reshape((1, 1, w))?
@@ -292,13 +312,20 @@ impl VisionTransformer {
         // The same in one product and one pass.
         let size = patches.dim(1)?;
         let mut embedded = scratch::take(batch * (tokens - 1) * w);
+        if let Some(bias) = &self.patch_bias {
+            with_values(bias, |bias| {
+                rows::fill_rows(&mut embedded, bias, None);
+                Ok(())
+            })?;
+        }
+        let has_bias = self.patch_bias.is_some();
         with_values(&patches, |patches| {
             with_values(&self.patch_embedding, |weights| {
                 let (a, b) = (
                     Mat::new(patches, batch * (tokens - 1), size, size),
                     Mat::new(weights, w, size, size),
                 );
-                product(&mut embedded, w, a, b.t(), false, Threads::Pool);
+                product(&mut embedded, w, a, b.t(), has_bias, Threads::Pool);
                 Ok(())
             })
         })?;
@@ -345,7 +372,7 @@ impl VisionTransformer {
     /// Whether a gradient could be asked for.
     fn is_tracked(&self, pixels: &Tensor, prompt: &ImagePrompt) -> bool {
         let blocks = self.blocks.iter().map(|b| &b.theta);
-        let norms = [&self.norm_before, &self.norm_after];
+        let norms = self.norm_before.iter().chain([&self.norm_after]);
         let mut own = [
             pixels,
             &self.patch_embedding,
@@ -354,43 +381,47 @@ impl VisionTransformer {
             &self.projection,
         ]
         .into_iter()
+        .chain(&self.patch_bias)
         .chain(blocks)
-        .chain(norms.into_iter().flat_map(|(gain, bias)| [gain, bias]));
+        .chain(norms.flat_map(|(gain, bias)| [gain, bias]));
         prompt.is_tracked() || own.any(Tensor::track_op)
     }
 
-    /// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.
     fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (g, p) = (self.grid(), self.patch_size);
-        let (batch, channels, height, width) = pixels.dims4()?;
-        if (channels, height, width) != (3, g * p, g * p) {
-            bail!(
-                "this backbone takes pixels [B, 3, {r}, {r}], got {:?}",
-                pixels.dims(),
-                r = g * p
-            );
-        }
-        if !pixels.device().is_cpu() {
-            return pixels
-                .reshape(&[batch, 3, g, p, g, p][..])?
-                .permute([0, 2, 4, 1, 3, 5])?
-                .reshape((batch * g * g, 3 * p * p));
-        }
-        with_values(pixels, |data| {
-            let side = g * p;
-            let mut rows = vec![0f32; data.len()];
-            rows.par_chunks_mut(3 * p * p)
-                .enumerate()
-                .for_each(|(i, row)| {
-                    let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
-                    for c in 0..3 {
-                        for y in 0..p {
-                            let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
-                            row[(c * p + y) * p..][..p].copy_from_slice(&data[from..from + p]);
-                        }
-                    }
-                });
-            Tensor::from_vec(rows, (batch * g * g, 3 * p * p), pixels.device())
-        })
+        patches(pixels, self.grid(), self.patch_size)
     }
+}
+
+/// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.
+pub(crate) fn patches(pixels: &Tensor, g: usize, p: usize) -> Result<Tensor> {
+    let (batch, channels, height, width) = pixels.dims4()?;
+    if (channels, height, width) != (3, g * p, g * p) {
+        bail!(
+            "this backbone takes pixels [B, 3, {r}, {r}], got {:?}",
+            pixels.dims(),
+            r = g * p
+        );
+    }
+    if !pixels.device().is_cpu() {
+        return pixels
+            .reshape(&[batch, 3, g, p, g, p][..])?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .reshape((batch * g * g, 3 * p * p));
+    }
+    with_values(pixels, |data| {
+        let side = g * p;
+        let mut rows = vec![0f32; data.len()];
+        rows.par_chunks_mut(3 * p * p)
+            .enumerate()
+            .for_each(|(i, row)| {
+                let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
+                for c in 0..3 {
+                    for y in 0..p {
+                        let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
+                        row[(c * p + y) * p..][..p].copy_from_slice(&data[from..from + p]);
+                    }
+                }
+            });
+        Tensor::from_vec(rows, (batch * g * g, 3 * p * p), pixels.device())
+    })
 }

@@ -9,11 +9,13 @@ mod error;
 pub mod image;
 pub mod model;
 pub mod ops;
+pub mod pooled;
 pub mod prompts;
 pub mod resnet;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
+pub mod wording;
 
 pub use changes::Changes;
 pub use error::Error;
@@ -22,3 +24,4 @@ pub use model::{Clip, ImageTower, Keep};
 pub use prompts::{At, DeepImage, DeepText, How, ImagePrompt, TextPrompt};
 pub use text::{Slot, TextPlan, TextTower};
 pub use tokenizer::Tokenizer;
+pub use wording::Wording;

@@ -1,20 +1,22 @@
 //! A whole CLIP: both towers, the temperature, and how they come from (and go back to) named tensors.
 
-use std::collections::{BTreeMap, HashMap};
+mod source;
+mod towers;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, Var, bail};
-use rayon::prelude::*;
+use candle_core::{Device, Result, Tensor, Var, bail};
 
 use crate::image::VisionTransformer;
-use crate::ops::block::PARTS;
-use crate::ops::{Activation, Block, BlockShape, scaled_cosine, with_values};
+use crate::ops::{Activation, scaled_cosine};
+use crate::pooled::PooledTransformer;
 use crate::prompts::{ImagePrompt, TextPrompt};
 use crate::resnet::ModifiedResNet;
 use crate::text::{Slot, TextPlan, TextTower};
-use crate::tokenizer::Tokenizer;
 use crate::weights::{self, Look, Weights};
+use source::{Origin, Source};
 
 pub use crate::ops::unit;
 
@@ -25,6 +27,8 @@ pub enum ImageTower {
     Transformer(VisionTransformer),
     /// A ModifiedResNet with attention pooling; frozen, takes no prompts.
     ResNet(ModifiedResNet),
+    /// SigLIP's vision transformer, whose features are pooled from all patches; frozen, takes no prompts.
+    Pooled(PooledTransformer),
 }
 
 /// How weights of frozen blocks are kept; computing is in float32 either way.
@@ -47,6 +51,7 @@ pub struct Clip {
     pub image: ImageTower,
     /// The trained logarithm of the temperature, a scalar.
     pub logit_scale: Tensor,
+    logit_bias: Option<f64>,
     scale: f64,
     fingerprint: String,
     /// What follows the fingerprint where these tensors are not run as OpenAI's are.
@@ -85,7 +90,7 @@ impl Clip {
         let digests = Mutex::default();
         let origin = Origin::Weights(weights, &digests);
         let rows = weights.token_rows.as_deref();
-        match Self::build(origin, weights.activation, rows, false, keep) {
+        match Self::build(origin, weights.activations(), rows, false, keep) {
             Ok(mut clip) => {
                 clip.manner = weights.manner();
                 clip.look = weights.look;
@@ -105,7 +110,7 @@ impl Clip {
     pub fn frozen(tensors: &BTreeMap<String, Tensor>, activation: Activation) -> Result<Self> {
         Self::build(
             Origin::Tensors(tensors),
-            activation,
+            [activation; 2],
             None,
             false,
             Keep::Float32,
@@ -123,7 +128,7 @@ impl Clip {
         let origin = Origin::Tensors(tensors);
         Self::build(
             origin,
-            Activation::QuickGelu,
+            [Activation::QuickGelu; 2],
             token_rows,
             true,
             Keep::Float32,
@@ -132,7 +137,7 @@ impl Clip {
 
     fn build(
         origin: Origin,
-        activation: Activation,
+        activations: [Activation; 2],
         token_rows: Option<&[u32]>,
         train: bool,
         keep: Keep,
@@ -143,56 +148,20 @@ impl Clip {
             trained: BTreeMap::new(),
             train,
         };
-        let positional_embedding = source.get("positional_embedding")?;
-        let width = positional_embedding.dim(1)?;
-        let [image_heads, text_heads] = origin.heads();
-        let text = TextTower {
-            token_embedding: source.get("token_embedding.weight")?,
-            token_rows: token_rows.map(|ids| {
-                ids.iter()
-                    .zip(0..)
-                    .map(|(id, row)| (*id, row))
-                    .collect::<HashMap<_, _>>()
-            }),
-            positional_embedding,
-            blocks: source.blocks("transformer.resblocks", width, text_heads, activation)?,
-            norm: source.norm("ln_final")?,
-            projection: source.get("text_projection")?,
-            memory: None,
-        };
-        let image = if origin.shape("visual.layer1.0.conv1.weight").is_some() {
-            ImageTower::ResNet(ModifiedResNet::read(
-                &|name| origin.shape(name).is_some(),
-                &|name| origin.get(name),
-            )?)
-        } else {
-            let conv = origin.get("visual.conv1.weight")?;
-            let (width, channels, patch_size, _) = conv.dims4()?;
-            let flat = conv.reshape((width, channels * patch_size * patch_size))?;
-            ImageTower::Transformer(VisionTransformer {
-                patch_size,
-                patch_embedding: source.own("visual.conv1.weight", flat)?,
-                class_embedding: source.get("visual.class_embedding")?,
-                positional_embedding: source.get("visual.positional_embedding")?,
-                norm_before: source.norm("visual.ln_pre")?,
-                blocks: source.blocks(
-                    "visual.transformer.resblocks",
-                    width,
-                    image_heads,
-                    activation,
-                )?,
-                norm_after: source.norm("visual.ln_post")?,
-                projection: source.get("visual.proj")?,
-                bfloat: Default::default(),
-            })
-        };
+        let heads = origin.heads();
+        let text = towers::text(&mut source, token_rows, heads[1], activations[1])?;
+        let image = towers::image(&mut source, heads[0], activations[0])?;
         let logit_scale = source.get("logit_scale")?.flatten_all()?;
         let logit_scale = logit_scale.get(0)?;
         let scale = f64::from(logit_scale.to_scalar::<f32>()?).exp();
+        let bias = source.maybe("logit_bias")?;
+        let bias = bias.map(|b| b.flatten_all()?.get(0)?.to_scalar::<f32>());
+        let logit_bias = bias.transpose()?.map(f64::from);
         Ok(Self {
             text,
             image,
             logit_scale,
+            logit_bias,
             scale,
             fingerprint: String::new(),
             manner: String::new(),
@@ -206,9 +175,14 @@ impl Clip {
         self.scale
     }
 
+    /// What SigLIP adds to scaled cosines before its sigmoid. A softmax takes it off again; a threshold does not.
+    pub fn logit_bias(&self) -> Option<f64> {
+        self.logit_bias
+    }
+
     /// `E`.
     pub fn embedding_size(&self) -> usize {
-        self.text.projection.dim(1).unwrap_or(0)
+        self.text.joint_width()
     }
 
     /// Pixels a side.
@@ -216,6 +190,7 @@ impl Clip {
         match &self.image {
             ImageTower::Transformer(t) => t.image_size(),
             ImageTower::ResNet(r) => r.image_size(),
+            ImageTower::Pooled(p) => p.image_size(),
         }
     }
 
@@ -245,40 +220,23 @@ impl Clip {
 
     /// Numbers in all tensors of both towers; of a ResNet's, only the text tower's are counted.
     pub fn parameters(&self) -> usize {
-        let norm = |(gain, bias): &(Tensor, Tensor)| gain.elem_count() + bias.elem_count();
-        let blocks = |all: &[Block]| all.iter().map(|b| b.shape.len()).sum::<usize>();
-        let text = &self.text;
-        let of_text = text.positional_embedding.elem_count()
-            + text.token_embedding.elem_count()
-            + text.projection.elem_count()
-            + norm(&text.norm)
-            + blocks(&text.blocks)
-            + self.logit_scale.elem_count();
-        let of_image = match &self.image {
-            ImageTower::Transformer(v) => {
-                v.patch_embedding.elem_count()
-                    + v.class_embedding.elem_count()
-                    + v.positional_embedding.elem_count()
-                    + v.projection.elem_count()
-                    + norm(&v.norm_before)
-                    + norm(&v.norm_after)
-                    + blocks(&v.blocks)
-            }
-            ImageTower::ResNet(_) => 0,
-        };
-        of_text + of_image
+        towers::parameters(self)
     }
 
     /// The vision transformer, or an error that says why prompts cannot enter.
     ///
     /// # Errors
-    /// When the image tower is a ResNet.
+    /// When the image tower is a ResNet, or SigLIP's.
     pub fn transformer(&self) -> Result<&VisionTransformer> {
         match &self.image {
             ImageTower::Transformer(t) => Ok(t),
             ImageTower::ResNet(_) => {
                 bail!("this backbone's image tower is a ResNet, which takes no prompt tokens")
             }
+            ImageTower::Pooled(_) => bail!(
+                "this backbone's image tower has no class token (SigLIP): its features are pooled from all patches, and \
+                 it takes no prompt tokens"
+            ),
         }
     }
 
@@ -290,6 +248,7 @@ impl Clip {
         match &self.image {
             ImageTower::Transformer(t) => t.encode(pixels, &ImagePrompt::default()),
             ImageTower::ResNet(r) => r.forward(pixels),
+            ImageTower::Pooled(p) => p.forward(pixels),
         }
     }
 
@@ -306,17 +265,19 @@ impl Clip {
                 t.read(&t.hidden(pixels, &plain)?, &plain)
             }
             ImageTower::ResNet(r) => r.tokens(pixels),
+            ImageTower::Pooled(_) => bail!(
+                "this backbone's picture features are pooled from all patches (SigLIP): there are no local ones beside them"
+            ),
         }
     }
 
     /// Token slots of `text`: start, words, end; unpadded.
     ///
     /// # Errors
-    /// When the text is longer than 77 tokens.
+    /// When the text is longer than the tower takes (CLIP's: 77 tokens).
     pub fn slots(&self, text: &str) -> Result<Vec<Slot>> {
-        let ids = Tokenizer::shared()
-            .sequence(text)
-            .map_err(candle_core::Error::wrap)?;
+        let ids = self.text.wording().sequence(text);
+        let ids = ids.map_err(candle_core::Error::wrap)?;
         Ok(ids.into_iter().map(Slot::Token).collect())
     }
 
@@ -361,248 +322,12 @@ impl Clip {
         &self.trained
     }
 
-    /// All tensors under OpenAI's names, detached; ResNet towers are not taken apart again.
+    /// All tensors under OpenAI's names (and those of [`crate::weights`] for what OpenAI's have not), detached; ResNet and
+    /// SigLIP image towers are not taken apart again.
     ///
     /// # Errors
     /// Those of candle.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut out = BTreeMap::new();
-        let mut put = |name: &str, t: &Tensor| out.insert(name.to_owned(), t.detach());
-        put("positional_embedding", &self.text.positional_embedding);
-        put("token_embedding.weight", &self.text.token_embedding);
-        put("ln_final.weight", &self.text.norm.0);
-        put("ln_final.bias", &self.text.norm.1);
-        put("text_projection", &self.text.projection);
-        put("logit_scale", &self.logit_scale);
-        let mut blocks: Vec<(String, &Block)> = Vec::new();
-        let named = |base: &str, i: usize| format!("{base}.resblocks.{i}");
-        blocks.extend(
-            self.text
-                .blocks
-                .iter()
-                .enumerate()
-                .map(|(i, b)| (named("transformer", i), b)),
-        );
-        if let ImageTower::Transformer(v) = &self.image {
-            let p = v.patch_size;
-            put(
-                "visual.conv1.weight",
-                &v.patch_embedding.reshape((v.width(), 3, p, p))?,
-            );
-            put("visual.class_embedding", &v.class_embedding);
-            put("visual.positional_embedding", &v.positional_embedding);
-            put("visual.ln_pre.weight", &v.norm_before.0);
-            put("visual.ln_pre.bias", &v.norm_before.1);
-            put("visual.ln_post.weight", &v.norm_after.0);
-            put("visual.ln_post.bias", &v.norm_after.1);
-            put("visual.proj", &v.projection);
-            blocks.extend(
-                v.blocks
-                    .iter()
-                    .enumerate()
-                    .map(|(i, b)| (named("visual.transformer", i), b)),
-            );
-        }
-        for (base, block) in blocks {
-            let mut at = 0;
-            for (part, shape) in PARTS.iter().zip(block.shape.parts()) {
-                let n = shape.iter().product::<usize>();
-                out.insert(
-                    format!("{base}.{part}"),
-                    block
-                        .theta
-                        .detach()
-                        .narrow(0, at, n)?
-                        .to_dtype(DType::F32)?
-                        .reshape(shape)?,
-                );
-                at += n;
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// The same numbers in half precision, else in bfloat16, where all of them are the same there; else as they are.
-fn compact(theta: Tensor) -> Result<Tensor> {
-    let is_same = |small: &Tensor| {
-        let (storage, _) = small.storage_and_layout();
-        with_values(&theta, |whole| {
-            Ok(match &*storage {
-                Storage::Cpu(CpuStorage::F16(kept)) => {
-                    let mut pairs = kept.iter().zip(whole);
-                    pairs.all(|(a, b)| a.to_f32().to_bits() == b.to_bits())
-                }
-                Storage::Cpu(CpuStorage::BF16(kept)) => {
-                    let mut pairs = kept.iter().zip(whole);
-                    pairs.all(|(a, b)| a.to_f32().to_bits() == b.to_bits())
-                }
-                _ => false,
-            })
-        })
-    };
-    for kind in [DType::F16, DType::BF16] {
-        let small = theta.to_dtype(kind)?;
-        if is_same(&small)? {
-            return Ok(small);
-        }
-    }
-    Ok(theta)
-}
-
-/// Where the tensors of a model come from.
-#[derive(Clone, Copy)]
-enum Origin<'a> {
-    Tensors(&'a BTreeMap<String, Tensor>),
-    /// With the digests of what was read.
-    Weights(&'a Weights, &'a Mutex<BTreeMap<String, [u8; 32]>>),
-}
-
-impl Origin<'_> {
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        match self {
-            Self::Tensors(tensors) => tensors.get(name).map(Tensor::dims),
-            Self::Weights(weights, _) => weights.shape(name),
-        }
-    }
-
-    /// Heads of the image and the text tower, where they are known.
-    fn heads(&self) -> [Option<usize>; 2] {
-        match self {
-            Self::Tensors(_) => [None, None],
-            Self::Weights(weights, _) => weights.architecture.heads().map(|(n, _)| Some(n)),
-        }
-    }
-
-    fn find(&self, name: &str) -> Result<&[usize]> {
-        match self.shape(name) {
-            Some(shape) => Ok(shape),
-            None => bail!("tensor {name} is missing"),
-        }
-    }
-
-    /// Writes a tensor's values where they belong.
-    fn fill(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        match self {
-            Self::Tensors(tensors) => with_values(&tensors[name].to_dtype(DType::F32)?, |values| {
-                out.copy_from_slice(values);
-                Ok(())
-            }),
-            Self::Weights(weights, digests) => {
-                let digest = weights.fill(name, out).map_err(candle_core::Error::wrap)?;
-                let mut digests = digests.lock().expect("no panic while held");
-                digests.insert(name.to_owned(), digest);
-                Ok(())
-            }
-        }
-    }
-
-    fn get(&self, name: &str) -> Result<Tensor> {
-        let shape = self.find(name)?;
-        if let Self::Tensors(tensors) = self {
-            return tensors[name].to_dtype(DType::F32)?.contiguous();
-        }
-        let mut values = vec![0f32; shape.iter().product()];
-        self.fill(name, &mut values)?;
-        Tensor::from_vec(values, shape, &Device::Cpu)
-    }
-
-    /// All weights of a block, flat, each part read into its place.
-    fn block(&self, base: &str, shape: &BlockShape) -> Result<Tensor> {
-        let mut theta = vec![0f32; shape.len()];
-        let mut rest = theta.as_mut_slice();
-        for (part, want) in PARTS.iter().zip(shape.parts()) {
-            let name = format!("{base}.{part}");
-            let found = self.find(&name)?;
-            if found != want {
-                bail!(
-                    "{name} is {found:?}, a block of width {} has {want:?}",
-                    shape.width
-                );
-            }
-            let (place, after) = rest.split_at_mut(want.iter().product());
-            self.fill(&name, place)?;
-            rest = after;
-        }
-        Tensor::from_vec(theta, shape.len(), &Device::Cpu)
-    }
-}
-
-struct Source<'a> {
-    origin: Origin<'a>,
-    keep: Keep,
-    trained: BTreeMap<String, Var>,
-    train: bool,
-}
-
-impl Source<'_> {
-    fn get(&mut self, name: &str) -> Result<Tensor> {
-        let t = self.origin.get(name)?;
-        self.own(name, t)
-    }
-
-    fn own(&mut self, name: &str, t: Tensor) -> Result<Tensor> {
-        if !self.train {
-            return Ok(t);
-        }
-        let var = Var::from_tensor(&t)?;
-        self.trained.insert(name.to_owned(), var.clone());
-        Ok(var.as_tensor().clone())
-    }
-
-    fn norm(&mut self, base: &str) -> Result<(Tensor, Tensor)> {
-        Ok((
-            self.get(&format!("{base}.weight"))?,
-            self.get(&format!("{base}.bias"))?,
-        ))
-    }
-
-    /// `heads` where they are known, else those of OpenAI's towers of this width.
-    fn blocks(
-        &mut self,
-        base: &str,
-        width: usize,
-        heads: Option<usize>,
-        activation: Activation,
-    ) -> Result<Vec<Block>> {
-        let (origin, keep) = (self.origin, self.keep);
-        let count = (0..)
-            .take_while(|i| origin.shape(&format!("{base}.{i}.ln_1.weight")).is_some())
-            .count();
-        if count == 0 {
-            bail!("tensor {base}.0.ln_1.weight is missing: the tower has no blocks");
-        }
-        let read = |i: usize| {
-            let hidden = origin.find(&format!("{base}.{i}.mlp.c_fc.weight"))?;
-            let shape = BlockShape {
-                width,
-                heads: heads.unwrap_or_else(|| weights::heads(width)),
-                hidden: hidden.first().copied().unwrap_or(0),
-                activation,
-            };
-            let theta = origin.block(&format!("{base}.{i}"), &shape)?;
-            let theta = match keep {
-                Keep::Float32 => theta,
-                Keep::Compact => compact(theta)?,
-            };
-            Ok((shape, theta))
-        };
-        // A block is whole for a moment before it is compact: few at a time then.
-        let at_once = match keep {
-            Keep::Float32 => count,
-            Keep::Compact => 2,
-        };
-        let all: Vec<usize> = (0..count).collect();
-        let read = all.chunks(at_once).flat_map(|some| {
-            let blocks = some.par_iter().map(|&i| read(i));
-            blocks.collect::<Vec<Result<(BlockShape, Tensor)>>>()
-        });
-        read.enumerate()
-            .map(|(i, block)| {
-                let (shape, theta) = block?;
-                let theta = self.own(&format!("{base}.{i}"), theta)?;
-                Ok(Block { shape, theta })
-            })
-            .collect()
+        towers::tensors(self)
     }
 }

@@ -133,8 +133,8 @@ impl TextPrompt {
         self.deep.iter().any(|d| d.how == How::Insert)
     }
 
-    /// That it fits a tower of `depth` blocks.
-    pub(crate) fn check(&self, depth: usize) -> Result<()> {
+    /// That it fits a tower of `depth` blocks, with a norm before them and behind them where the two say so.
+    pub(crate) fn check(&self, depth: usize, [before, behind]: [bool; 2]) -> Result<()> {
         for deep in &self.deep {
             if deep.block >= depth {
                 bail!(
@@ -146,8 +146,11 @@ impl TextPrompt {
                 bail!("rows enter a text at a position, not at the places of the context");
             }
         }
-        if self.changes.norm_before.is_some() {
+        if self.changes.norm_before.is_some() && !before {
             bail!("the text tower has no norm before its blocks");
+        }
+        if self.changes.norm_after.is_some() && !behind {
+            bail!("this text tower (BERT) has no norm of its own behind its blocks");
         }
         self.changes.check(depth)
     }

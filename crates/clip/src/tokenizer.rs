@@ -8,6 +8,7 @@ mod clean;
 mod entities;
 
 pub use clean::clean;
+pub(crate) use clean::{canonical, clean_case};
 
 use crate::error::Error;
 use std::collections::HashMap;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::{Result, Tensor, Var};
-use clip::{Clip, Slot, TextPlan, TextPrompt, model::unit};
+use clip::{Clip, Slot, TextPlan, TextPrompt, Wording, model::unit};
 
 use crate::parts::layout::{self, placeholder};
 use crate::parts::losses::cross_entropy;
@@ -140,18 +140,23 @@ struct AtPrompt {
 }
 
 /// The sequence of `name`: rows of the learned tokens in the order of the attributes, the context's last.
-fn slots(attributes: &[String], before: usize, count: usize, name: &str) -> Result<Vec<Slot>> {
+fn slots(
+    wording: &Wording,
+    attributes: &[String],
+    (before, count): (usize, usize),
+    name: &str,
+) -> Result<Vec<Slot>> {
     let behind: Vec<String> = attributes
         .iter()
         .map(|attribute| format!("{} {attribute} ", placeholder(before)))
         .collect();
     let text = format!("{}{} {name}.", behind.concat(), placeholder(count));
-    let mut slots: Vec<Slot> = layout::tokens(&text)?
+    let mut slots: Vec<Slot> = layout::tokens(wording, &text)?
         .into_iter()
         .map(Slot::Token)
         .collect();
     // One place is left to each attribute, whatever it takes.
-    let starts = (0..=attributes.len()).map(|i| 1 + i * (before + 1));
+    let starts = (0..=attributes.len()).map(|i| wording.starts() + i * (before + 1));
     let lengths = attributes.iter().map(|_| before).chain([count]);
     let mut row = 0;
     for (start, length) in starts.zip(lengths) {
@@ -167,10 +172,10 @@ fn slots(attributes: &[String], before: usize, count: usize, name: &str) -> Resu
 fn plan(
     clip: &Clip,
     attributes: &[String],
-    (before, count): (usize, usize),
+    counts: (usize, usize),
     classes: &Classes,
 ) -> Result<TextPlan> {
-    let of_class = |name: &String| slots(attributes, before, count, name);
+    let of_class = |name: &String| slots(clip.text.wording(), attributes, counts, name);
     let sequences = classes.names.iter().map(of_class).collect::<Result<_>>()?;
     clip.text.plan(&[sequences])
 }
@@ -235,22 +240,24 @@ mod tests {
 
     #[test]
     fn an_attribute_of_one_token_stands_between_learned_ones() {
+        let wording = Wording::default();
         let attributes = ["color".to_owned(), "shape".to_owned()];
-        let got = slots(&attributes, 2, 3, "cat").unwrap();
+        let got = slots(&wording, &attributes, (2, 3), "cat").unwrap();
         // Start, 2 and color, 2 and shape, 3 of the context, cat, period, end.
         assert_eq!(shape(&got), ".cc.cc.ccc...");
-        let color = layout::tokens("color").unwrap()[1];
+        let color = layout::tokens(&wording, "color").unwrap()[1];
         assert_eq!(got[3], Slot::Token(color));
     }
 
     #[test]
     fn an_attribute_of_two_tokens_puts_all_behind_it_one_place_late() {
+        let wording = Wording::default();
         let attributes = ["playfulness".to_owned(), "energy".to_owned()];
-        let got = slots(&attributes, 2, 2, "cat").unwrap();
-        let playful = layout::tokens("playfulness").unwrap();
+        let got = slots(&wording, &attributes, (2, 2), "cat").unwrap();
+        let playful = layout::tokens(&wording, "playfulness").unwrap();
         assert_eq!(playful.len(), 4, "start, two, end");
-        let x = Slot::Token(layout::tokens("X").unwrap()[1]);
-        let energy = Slot::Token(layout::tokens("energy").unwrap()[1]);
+        let x = Slot::Token(layout::tokens(&wording, "X").unwrap()[1]);
+        let energy = Slot::Token(layout::tokens(&wording, "energy").unwrap()[1]);
         // The second slot holds the last placeholder and one more precedes the name; the word itself is overwritten.
         assert_eq!(shape(&got), ".cc.cc.cc....");
         assert_eq!((got[3], got[6], got[9]), (Slot::Token(playful[1]), x, x));

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, Var};
-use clip::{Clip, Slot, TextPrompt, TextTower, model::unit};
+use clip::{Clip, Slot, TextPrompt, TextTower, Wording, model::unit};
 
 use crate::optimizer::Rule;
 use crate::parts::image_tokens::tracked;
@@ -117,17 +117,20 @@ impl AttriClipConfig {
             keys: variable(&keys)?,
             prompts: variable(&prompts)?,
             tuned: tuned.transpose()?,
-            ends: self.ends(classes)?,
+            ends: self.ends(clip.text.wording(), classes)?,
         })
     }
 
     /// What follows the chosen prompts in the text of each class.
-    fn ends(&self, classes: &Classes) -> Result<Vec<Vec<Slot>>> {
+    fn ends(&self, wording: &Wording, classes: &Classes) -> Result<Vec<Vec<Slot>>> {
         let all = self.chosen * self.count;
         let lead = layout::placeholder(all);
         let end = |name: &String| {
-            let ids = layout::tokens(&format!("{lead} {name}."))?;
-            Ok(ids[1 + all..].iter().map(|t| Slot::Token(*t)).collect())
+            let ids = layout::tokens(wording, &format!("{lead} {name}."))?;
+            Ok(ids[wording.starts() + all..]
+                .iter()
+                .map(|t| Slot::Token(*t))
+                .collect())
         };
         classes.names.iter().map(end).collect()
     }
@@ -222,7 +225,9 @@ impl AttriClip {
     fn sequences(&self, choice: &[u32]) -> Vec<Vec<Slot>> {
         let m = self.config.count;
         let row = |prompt: u32| (0..m).map(move |i| Slot::Context(prompt as usize * m + i));
-        let start: Vec<Slot> = std::iter::once(Slot::Token(clip::tokenizer::SOT))
+        let start = self.clip.text.wording().start().iter();
+        let start: Vec<Slot> = start
+            .map(|t| Slot::Token(*t))
             .chain(choice.iter().copied().flat_map(row))
             .collect();
         let whole = |end: &Vec<Slot>| [&start[..], &end[..]].concat();
@@ -246,11 +251,15 @@ impl AttriClip {
     /// the placeholders of the others stay.
     fn overlap(&self, tower: &TextTower, prompts: &Tensor) -> Result<Tensor> {
         let (n, m) = (self.config.bank, self.config.count);
-        let ids = layout::tokens(&format!("{}.", layout::placeholder(self.config.chosen * m)))?;
+        let text = format!("{}.", layout::placeholder(self.config.chosen * m));
+        let (ids, first) = (
+            layout::tokens(tower.wording(), &text)?,
+            tower.wording().starts(),
+        );
         let alone = |prompt: usize| -> Vec<Slot> {
             let context = (0..m).map(|i| Slot::Context(prompt * m + i));
-            let rest = ids[1 + m..].iter().map(|t| Slot::Token(*t));
-            let start = std::iter::once(Slot::Token(ids[0]));
+            let rest = ids[first + m..].iter().map(|t| Slot::Token(*t));
+            let start = ids[..first].iter().map(|t| Slot::Token(*t));
             start.chain(context).chain(rest).collect()
         };
         let features = self.encode(tower, &[(0..n).map(alone).collect()], prompts)?; // [N, E]
@@ -319,7 +328,7 @@ impl Method for AttriClip {
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
-        self.ends = self.config.ends(classes)?;
+        self.ends = self.config.ends(self.clip.text.wording(), classes)?;
         Ok(())
     }
 

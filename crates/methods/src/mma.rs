@@ -78,6 +78,7 @@ impl Config for MmaConfig {
 
     fn build(&self, on: &Backbones, classes: &Classes, init: &mut Init) -> Result<Box<dyn Method>> {
         let clip = &on.clip;
+        clip.text.take_beside()?;
         let (w, v, d) = (clip.text.width(), clip.transformer()?.width(), self.width);
         let mut adapters = Vec::new();
         for block in self.span.blocks(clip)? {

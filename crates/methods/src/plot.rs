@@ -105,7 +105,14 @@ fn plan_of(clip: &Clip, classes: &Classes, prompts: usize, count: usize) -> Resu
     let lead = layout::placeholder(count);
     let group = |n: usize| {
         let row = |_, i| n * count + i;
-        layout::sequences(classes, &lead, count, Position::End, row)
+        layout::sequences(
+            clip.text.wording(),
+            classes,
+            &lead,
+            count,
+            Position::End,
+            row,
+        )
     };
     let groups = (0..prompts).map(group).collect::<Result<Vec<_>>>()?;
     clip.text.plan(&groups)

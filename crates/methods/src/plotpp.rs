@@ -160,17 +160,25 @@ impl Config for PlotPpConfig {
 
 /// Embeddings `[n, W]` of the first `count` tokens of `prefix`, of what ends its text where it has fewer.
 fn start(clip: &Clip, prefix: &str, count: usize) -> Result<Tensor> {
-    let mut ids = layout::tokens(prefix)?;
+    let wording = clip.text.wording();
+    let (mut ids, first) = (layout::tokens(wording, prefix)?, wording.starts());
     // What fills a text of 77 tokens has the id 0.
-    ids.resize(ids.len().max(1 + count), 0);
-    clip.text.embed(&ids[1..1 + count])
+    ids.resize(ids.len().max(first + count), 0);
+    clip.text.embed(&ids[first..first + count])
 }
 
 /// A group of sequences for each context; context row `i count + j` is the `j`-th vector of context `i`.
 fn plan_of(clip: &Clip, classes: &Classes, prefixes: &[String], count: usize) -> Result<TextPlan> {
     let group = |(i, prefix): (usize, &String)| {
         let row = |_, j| i * count + j;
-        layout::sequences(classes, prefix, count, Position::End, row)
+        layout::sequences(
+            clip.text.wording(),
+            classes,
+            prefix,
+            count,
+            Position::End,
+            row,
+        )
     };
     let groups = prefixes.iter().enumerate().map(group);
     clip.text.plan(&groups.collect::<Result<Vec<_>>>()?)
@@ -370,8 +378,9 @@ mod tests {
         );
         let clip = &method.clip;
         assert_eq!(method.ctx.dims(), [3, 4, clip.text.width()]);
-        let id = |word: &str| layout::tokens(word).unwrap()[1];
-        let end = *layout::tokens("").unwrap().last().unwrap();
+        let wording = clip.text.wording();
+        let id = |word: &str| layout::tokens(wording, word).unwrap()[1];
+        let end = *layout::tokens(wording, "").unwrap().last().unwrap();
         let ids = |words: &[&str]| words.iter().map(|w| id(w)).collect::<Vec<_>>();
         let long = ids(&["a", "centered", "satellite", "photo"]);
         let short = [ids(&["a", "photo", "of"]), vec![end]].concat();
@@ -380,11 +389,12 @@ mod tests {
         assert_eq!(of(2), flat(&clip.text.embed(&short).unwrap()));
         let classes = Classes::new(&["annual crop".into()], "any", "{}");
         let behind = |prefix: &str| {
-            let slots = layout::sequences(&classes, prefix, 4, Position::End, |_, i| i).unwrap();
+            let slots =
+                layout::sequences(wording, &classes, prefix, 4, Position::End, |_, i| i).unwrap();
             slots[0][5..].to_vec()
         };
         let slots = |text: &str, from: usize| {
-            let ids = layout::tokens(text).unwrap();
+            let ids = layout::tokens(wording, text).unwrap();
             ids[from..]
                 .iter()
                 .map(|t| clip::Slot::Token(*t))

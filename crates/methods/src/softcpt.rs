@@ -203,12 +203,20 @@ impl Bound {
                 i
             }
         };
-        let texts = layout::sequences(&named, &lead(&config.task), count, Position::End, row)?;
+        let texts = layout::sequences(
+            clip.text.wording(),
+            &named,
+            &lead(&config.task),
+            count,
+            Position::End,
+            row,
+        )?;
         let of_tasks = clip.text.plan(&[texts]).map_err(|e| {
             candle_core::Error::msg(format!("{e}; call the task otherwise with `task_names`"))
         })?;
         let of_classes = config.class.as_ref().map(|start| {
             let texts = layout::sequences(
+                clip.text.wording(),
                 classes,
                 &lead(start),
                 start.vectors(),
@@ -222,6 +230,7 @@ impl Bound {
             None => tasks.of_classes(),
         };
         let texts = layout::sequences(
+            clip.text.wording(),
             classes,
             &layout::placeholder(config.count),
             config.count,

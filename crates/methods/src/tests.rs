@@ -3,6 +3,7 @@
 mod algorithms;
 mod every_method;
 mod going_on;
+mod other_towers;
 mod tiny_clip;
 
 use std::sync::Arc;

@@ -37,7 +37,8 @@ fn activation(text: &str) -> Result<Activation, String> {
     match text {
         "quick-gelu" | "quick_gelu" | "quickgelu" => Ok(Activation::QuickGelu),
         "gelu" => Ok(Activation::Gelu),
-        _ => Err("must be quick-gelu or gelu".to_owned()),
+        "gelu-tanh" | "gelu_tanh" => Ok(Activation::GeluTanh),
+        _ => Err("must be quick-gelu, gelu or gelu-tanh".to_owned()),
     }
 }
 
@@ -144,7 +145,13 @@ fn called(name: &str, told: &Told) -> Result<Option<Weights>> {
         return Ok(None);
     };
     match known.cached() {
-        Some(path) => open(&path, told).map(Some),
+        Some(path) => {
+            let told = Told {
+                activation: told.activation.or(known.activation),
+                ..told.clone()
+            };
+            open(&path, &told).map(Some)
+        }
         None => bail!(
             "backbone {name:?}: is not here yet; get it with `promptbed model fetch {canonical}`, or pass its weights \
              with --model FILE"
@@ -238,6 +245,11 @@ pub fn use_bfloat16(clip: &mut Clip) -> Result<()> {
         ImageTower::ResNet(_) => {
             bail!("bfloat16 is for vision transformers, this backbone's image tower is a ResNet")
         }
+        ImageTower::Pooled(_) => {
+            bail!(
+                "bfloat16 is for CLIP's vision transformers, this backbone's image tower is SigLIP's"
+            )
+        }
     }
 }
 
@@ -249,7 +261,8 @@ pub fn shipped() -> Result<Arc<Clip>> {
     load(SHIPPED, None)
 }
 
-/// Refuses methods whose prompts enter the image tower where that is a ResNet; known before any number is read.
+/// Refuses methods whose prompts enter the image tower where that takes none (a ResNet, SigLIP's); known before any number
+/// is read.
 ///
 /// # Errors
 /// Names the methods.
@@ -257,19 +270,19 @@ pub fn takes<'a>(
     weights: &Weights,
     methods: impl IntoIterator<Item = (&'a str, methods::Sees)>,
 ) -> Result<()> {
-    if matches!(
-        weights.architecture.image,
-        weights::ImageTower::Transformer { .. }
-    ) {
-        return Ok(());
-    }
+    let why = match weights.architecture.image {
+        weights::ImageTower::Transformer { .. } => return Ok(()),
+        weights::ImageTower::ResNet { .. } => "is a ResNet, which takes none; it needs a ViT",
+        weights::ImageTower::Pooled { .. } => {
+            "is SigLIP's, which has no class token and takes none; it needs the ViT of a CLIP"
+        }
+    };
     let wrong: Vec<String> = methods
         .into_iter()
         .filter(|(_, sees)| *sees == methods::Sees::Pixels)
         .map(|(name, _)| {
             format!(
-                "method {name}: puts prompt tokens into the image tower, and this backbone's is a ResNet, which takes \
-                 none; it needs a ViT"
+                "method {name}: puts prompt tokens into the image tower, and this backbone's {why}"
             )
         })
         .collect();

@@ -9,6 +9,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clip::weights::Activation;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo, Metadata};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -31,8 +32,13 @@ pub struct Known {
     pub repo: String,
     /// File that holds both towers.
     pub weights: String,
-    /// Configuration beside it.
-    pub config: String,
+    /// Configuration beside it; weights without one say what they are by `activation`.
+    pub config: Option<String>,
+    /// What else the weights cannot be read without: the files of a tokenizer.
+    #[serde(default)]
+    pub beside: Vec<String>,
+    /// Non-linearity of weights without a configuration.
+    pub activation: Option<Activation>,
     /// Other names it goes by: OpenAI's own.
     #[serde(default)]
     pub aliases: Vec<String>,
@@ -157,24 +163,33 @@ pub fn is_offline() -> bool {
 }
 
 impl Known {
-    /// Its name, its repository and its aliases.
+    /// Its name, its aliases, and its repository, unless that may hold several (of bare weights).
     fn names<'a>(&'a self, own: &'a str) -> impl Iterator<Item = &'a str> {
         let others = self.aliases.iter().map(String::as_str);
-        [own, self.repo.as_str()].into_iter().chain(others)
+        let repo = self.config.is_some().then_some(self.repo.as_str());
+        [own].into_iter().chain(repo).chain(others)
+    }
+
+    /// All that it is made of, the weights last.
+    fn files(&self) -> impl Iterator<Item = &String> {
+        self.config
+            .iter()
+            .chain(&self.beside)
+            .chain([&self.weights])
     }
 
     fn repo(&self) -> Repo {
         Repo::new(self.repo.clone(), RepoType::Model)
     }
 
-    /// The weight file in the cache, if it and its configuration are there.
+    /// The weight file in the cache, if it and what belongs to it are there.
     pub fn cached(&self) -> Option<PathBuf> {
         let cached = cache().repo(self.repo());
-        cached.get(&self.config)?;
-        cached.get(&self.weights)
+        let found: Option<Vec<PathBuf>> = self.files().map(|file| cached.get(file)).collect();
+        found?.pop()
     }
 
-    /// Brings configuration and weights into the cache, or finds them there, and compares them with the hub's
+    /// Brings weights and what belongs to them into the cache, or finds them there, and compares them with the hub's
     /// checksums.
     ///
     /// # Errors
@@ -199,10 +214,7 @@ impl Known {
             api,
             cached: cache.repo(self.repo()),
         };
-        [&self.config, &self.weights]
-            .into_iter()
-            .map(|file| download.file(file))
-            .collect()
+        self.files().map(|file| download.file(file)).collect()
     }
 
     fn found_offline(&self, cached: &CacheRepo) -> Result<Vec<Fetched>> {
@@ -224,10 +236,7 @@ impl Known {
                 was_there: true,
             })
         };
-        [&self.config, &self.weights]
-            .into_iter()
-            .map(find)
-            .collect()
+        self.files().map(find).collect()
     }
 }
 
@@ -418,9 +427,11 @@ mod tests {
             );
             assert!(k.repo.split('/').count() == 2, "{name}: {}", k.repo);
             assert!(k.parameters > 50_000_000 && !k.about.is_empty(), "{name}");
-            for file in [&k.weights, &k.config] {
+            for file in k.files() {
                 assert!(!file.contains(['/', '\\']), "{name}: {file}");
             }
+            // Either says what the tensors do not.
+            assert!(k.config.is_some() != k.activation.is_some(), "{name}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! A whole pre-norm transformer block as one differentiable operation.
+//! A whole transformer block as one differentiable operation; BERT's, whose norms stand behind, in parts.
 //!
 //! `y = x + attention(norm_1(x)); out = y + mlp(norm_2(y))`, the block of CLIP's towers (arXiv 2103.00020, and the
 //! released model code). Frozen weights get no gradient and cost no backward product; trainable ones (pre-training)
@@ -7,26 +7,16 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Result, Shape, Tensor, bail};
-use serde::{Deserialize, Serialize};
 
 use super::attention::{self, Heads, Plan};
 use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::rows;
 use super::scratch::{self, Buffer};
-use super::{composed, on_pool, values, widened, with_values};
+use super::{composed, on_pool, parts, values, widened, with_values};
 use crate::changes::BlockChange;
 
-/// The MLP's non-linearity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Activation {
-    /// `x * sigmoid(1.702 x)`: OpenAI's weights, and the checkpoints trained to match them.
-    #[default]
-    QuickGelu,
-    /// `x * Phi(x)`: open_clip's default.
-    Gelu,
-}
+pub use super::variants::{Activation, Norms};
 
 /// Sizes of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +29,8 @@ pub struct BlockShape {
     pub hidden: usize,
     /// Between the MLP's two products.
     pub activation: Activation,
+    /// Where the norms stand.
+    pub norms: Norms,
 }
 
 /// Names of a block's tensors in the order in which their values lie in its flat weights, with OpenAI's names.
@@ -140,6 +132,9 @@ impl Block {
         if !x.device().is_cpu() {
             return composed::block(self, x, layout, select, &BlockChange::default());
         }
+        if self.shape.norms == Norms::Bert {
+            return parts::forward(self, &BlockChange::default(), x, layout, select);
+        }
         let selected = select.map(|positions| layout.chosen(positions));
         let plan = match select {
             None => Plan::all(layout),
@@ -185,15 +180,9 @@ pub(super) fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
 }
 
 impl Fused {
-    fn activate(&self, h: &[f32], out: &mut [f32]) {
-        match self.shape.activation {
-            Activation::QuickGelu => rows::quick_gelu(h, out),
-            Activation::Gelu => rows::erf_gelu(h, out),
-        }
-    }
-
     fn forward(&self, x: &[f32], theta: &[f32]) -> Vec<f32> {
         let (w, h) = (self.shape.width, self.shape.hidden);
+        let epsilon = self.shape.norms.epsilon();
         let r = x.len() / w;
         let [
             g1,
@@ -211,7 +200,7 @@ impl Fused {
         ] = self.shape.split(theta);
 
         let mut normed = scratch::take(r * w);
-        rows::norm_forward(x, g1, b1, &mut normed);
+        rows::norm_forward(x, g1, b1, epsilon, &mut normed);
         let mut kv = scratch::take(r * 2 * w);
         rows::fill_rows(&mut kv, &b_in[w..], None);
         let w_kv = Mat::new(&w_in[w * w..], 2 * w, w, w);
@@ -266,7 +255,7 @@ impl Fused {
 
         drop(normed);
         let mut normed = scratch::take(rs * w);
-        rows::norm_forward(&middle, g2, b2, &mut normed);
+        rows::norm_forward(&middle, g2, b2, epsilon, &mut normed);
         let mut hidden = scratch::take(rs * h);
         let in_place = !self.keep && self.shape.activation == Activation::QuickGelu;
         if !in_place {
@@ -287,7 +276,7 @@ impl Fused {
             &hidden
         } else {
             active = scratch::take(rs * h);
-            self.activate(&hidden, &mut active);
+            self.shape.activation.forward(&hidden, &mut active);
             &active
         };
         let mut out = vec![0f32; rs * w];
@@ -321,6 +310,7 @@ impl Fused {
     /// Gradients of the rows and, when training, of the flat weights.
     fn backward(&self, x: &[f32], theta: &[f32], grad: &[f32]) -> (Vec<f32>, Option<Vec<f32>>) {
         let (w, h) = (self.shape.width, self.shape.hidden);
+        let epsilon = self.shape.norms.epsilon();
         let (r, rs) = (x.len() / w, grad.len() / w);
         let [g1, b1, w_in, _, w_out, _, g2, b2, w_fc, _, w_proj, _] = self.shape.split(theta);
         let guard = self
@@ -343,13 +333,10 @@ impl Fused {
         );
         if let Some(weights) = &mut weights {
             let mut active = vec![0f32; rs * h];
-            self.activate(&s.hidden, &mut active);
+            self.shape.activation.forward(&s.hidden, &mut active);
             weights.linear(10, grad, w, &active, h);
         }
-        match self.shape.activation {
-            Activation::QuickGelu => rows::quick_gelu_backward(&s.hidden, &mut d_hidden),
-            Activation::Gelu => rows::erf_gelu_backward(&s.hidden, &mut d_hidden),
-        }
+        self.shape.activation.backward(&s.hidden, &mut d_hidden);
         let mut d_normed = scratch::take(rs * w);
         product(
             &mut d_normed,
@@ -361,12 +348,12 @@ impl Fused {
         );
         if let Some(weights) = &mut weights {
             let mut normed = vec![0f32; rs * w];
-            rows::norm_forward(&s.middle, g2, b2, &mut normed);
+            rows::norm_forward(&s.middle, g2, b2, epsilon, &mut normed);
             weights.linear(8, &d_hidden, h, &normed, w);
             weights.norm(6, &s.middle, &d_normed);
         }
         let mut d_middle = grad.to_vec();
-        rows::norm_backward(&s.middle, g2, &d_normed, &mut d_middle);
+        rows::norm_backward(&s.middle, g2, &d_normed, epsilon, &mut d_middle);
 
         let mut d_attended = d_normed; // same size, written anew
         product(
@@ -444,7 +431,7 @@ impl Fused {
         if let Some(weights) = &mut weights {
             weights.linear(4, &d_middle, w, &s.attended, w);
             let mut normed = vec![0f32; r * w];
-            rows::norm_forward(x, g1, b1, &mut normed);
+            rows::norm_forward(x, g1, b1, epsilon, &mut normed);
             let asking = self
                 .selected
                 .as_ref()
@@ -452,7 +439,7 @@ impl Fused {
             weights.attention_inputs(&dq, &asking, &dkv, &normed);
             weights.norm(0, x, &d_first);
         }
-        rows::norm_backward(x, g1, &d_first, &mut dx);
+        rows::norm_backward(x, g1, &d_first, epsilon, &mut dx);
         (dx, weights.map(|w| w.flat))
     }
 }
@@ -461,6 +448,7 @@ struct WeightGradients {
     flat: Vec<f32>,
     starts: Vec<usize>,
     width: usize,
+    epsilon: f32,
 }
 
 impl WeightGradients {
@@ -473,6 +461,7 @@ impl WeightGradients {
             flat: vec![0.0; shape.len()],
             starts,
             width: shape.width,
+            epsilon: shape.norms.epsilon(),
         }
     }
 
@@ -520,7 +509,7 @@ impl WeightGradients {
     fn norm(&mut self, index: usize, x: &[f32], grad: &[f32]) {
         let (gain, bias) =
             self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(self.width);
-        rows::norm_weights_backward(x, grad, gain, bias);
+        rows::norm_weights_backward(x, grad, self.epsilon, gain, bias);
     }
 }
 

@@ -12,9 +12,17 @@ use crate::changes::{BlockChange, Projection};
 /// # Errors
 /// When shapes do not fit.
 pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    layer_norm_by(x, gain, bias, NORM_EPSILON)
+}
+
+/// [`super::layer_norm_by`].
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn layer_norm_by(x: &Tensor, gain: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    let scaled = centred.broadcast_div(&(variance + f64::from(NORM_EPSILON))?.sqrt()?)?;
+    let scaled = centred.broadcast_div(&(variance + f64::from(epsilon))?.sqrt()?)?;
     scaled.broadcast_mul(gain)?.broadcast_add(bias)
 }
 
@@ -130,7 +138,8 @@ pub fn block(
             })
     };
     let (heads, d) = (block.shape.heads, w / block.shape.heads);
-    let normed = layer_norm(x, &norm_1.gain, &norm_1.bias)?;
+    let norms = block.shape.norms;
+    let normed = norms.inside(x, &norm_1, layer_norm_by)?;
     let added =
         [Projection::Query, Projection::Key, Projection::Value].map(|p| low_rank(p, &normed));
     let [q, k, v] = added;
@@ -166,11 +175,13 @@ pub fn block(
         let rows: Vec<u32> = rows.iter().map(|&r| r as u32).collect();
         x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
     }
-    let h = linear(&layer_norm(&x, &norm_2.gain, &norm_2.bias)?, w_fc, b_fc)?;
+    let x = norms.behind(x, &norm_1, layer_norm_by)?;
+    let h = linear(&norms.inside(&x, &norm_2, layer_norm_by)?, w_fc, b_fc)?;
     let h = match block.shape.activation {
         // h · σ(1.702 h), by σ(z) = (1 + tanh(z / 2)) / 2, of which nothing overflows, gradients included.
         Activation::QuickGelu => (&h * (((&h * 0.851)?.tanh()? + 1.0)? * 0.5)?)?,
         Activation::Gelu => h.gelu_erf()?,
+        Activation::GeluTanh => h.gelu()?,
     };
-    x + linear(&h, w_proj, b_proj)?
+    norms.behind((x + linear(&h, w_proj, b_proj)?)?, &norm_2, layer_norm_by)
 }

@@ -73,6 +73,12 @@ impl Layout {
         Self::new(&vec![(None, length); count], (0..count).collect(), false)
     }
 
+    /// Sequences of these many rows, one after the other; in each all rows see each other.
+    pub fn apart(lengths: &[usize]) -> Self {
+        let nodes: Vec<_> = lengths.iter().map(|&length| (None, length)).collect();
+        Self::new(&nodes, (0..nodes.len()).collect(), false)
+    }
+
     fn new(parts: &[(Option<usize>, usize)], ends: Vec<usize>, causal: bool) -> Self {
         let mut nodes: Vec<Node> = Vec::with_capacity(parts.len());
         let (mut rows, mut open) = (0, Vec::new());
@@ -213,6 +219,16 @@ mod tests {
         );
         assert_eq!(deeper.path(2), [0, 1, 2, 3, 4, 5]);
         assert_eq!(deeper.path(3), [0, 1, 6]);
+    }
+
+    #[test]
+    fn sequences_apart_share_nothing_and_see_all_of_themselves() {
+        let layout = Layout::apart(&[2, 3]);
+        assert_eq!((layout.rows(), layout.sequences()), (5, 2));
+        assert!(!layout.is_causal() && layout.path(1) == [2, 3, 4]);
+        assert_eq!(layout.last_rows(), [1, 2]);
+        // One more row in each, behind its first.
+        assert_eq!(layout.grown(1, 1), Layout::apart(&[3, 4]));
     }
 
     #[test]

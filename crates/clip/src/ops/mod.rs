@@ -19,12 +19,13 @@ pub mod replace;
 pub mod rows;
 pub mod scale;
 pub mod scratch;
+mod variants;
 pub mod work;
 
-pub use block::{Activation, Block, BlockShape};
+pub use block::{Activation, Block, BlockShape, Norms};
 pub use cosine::{cross_entropy, scaled_cosine, unit};
 pub use layout::{Group, Layout, Node};
-pub use norm::layer_norm;
+pub use norm::{layer_norm, layer_norm_by};
 pub use parts::linear;
 pub use replace::{Put, put_rows};
 pub use scale::scale_gradient;

@@ -12,16 +12,18 @@ use candle_core::{
 };
 
 use super::attention::{self, Heads, Plan};
+use super::block::BlockShape;
 use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
-use super::{Activation, Block, layer_norm, on_pool, rows, values, widened, with_values};
+use super::norm::layer_norm_by;
+use super::{Activation, Block, on_pool, rows, values, widened, with_values};
 use crate::changes::{BlockChange, Norm, Projection};
 
-/// [`Block::forward`] with a change inside of the block.
+/// [`Block::forward`] with a change inside of the block, or of a block whose norms stand behind.
 ///
 /// # Errors
 /// When shapes do not fit.
-fn forward(
+pub(super) fn forward(
     block: &Block,
     change: &BlockChange,
     x: &Tensor,
@@ -33,7 +35,8 @@ fn forward(
     let parts = block.parts()?;
     let (w_in, b_in) = (&parts[2], &parts[3]);
 
-    let normed = layer_norm(x, &norm_1.gain, &norm_1.bias)?;
+    let norms = block.shape.norms;
+    let normed = norms.inside(x, &norm_1, layer_norm_by)?;
     let (plan, chosen) = match select {
         None => (Plan::all(layout), None),
         Some(positions) => {
@@ -73,15 +76,16 @@ fn forward(
     let attended = q.contiguous()?.apply_op2(&kv.contiguous()?, attend)?;
     let out = linear(&attended, &parts[4], &parts[5])?;
     let out = plus(out, Projection::Out, &attended, chosen.as_ref())?;
-    let middle = (residual + out)?;
+    let middle = norms.behind((residual + out)?, &norm_1, layer_norm_by)?;
 
     let hidden = linear(
-        &layer_norm(&middle, &norm_2.gain, &norm_2.bias)?,
+        &norms.inside(&middle, &norm_2, layer_norm_by)?,
         &parts[8],
         &parts[9],
     )?;
     let hidden = hidden.apply_op1(Activate(block.shape.activation))?;
-    middle + linear(&hidden, &parts[10], &parts[11])?
+    let out = (middle + linear(&hidden, &parts[10], &parts[11])?)?;
+    norms.behind(out, &norm_2, layer_norm_by)
 }
 
 impl Block {
@@ -104,6 +108,7 @@ impl Block {
         let Some(beside) = &change.beside else {
             return Ok(out);
         };
+        self.shape.norms.take_beside()?;
         let [norm, _] = self.norms_with(change)?;
         let going_on = match select {
             None => x.clone(),
@@ -112,7 +117,7 @@ impl Block {
                 x.index_select(&Tensor::new(rows.collect::<Vec<_>>(), x.device())?, 0)?
             }
         };
-        let normed = layer_norm(&going_on, &norm.gain, &norm.bias)?;
+        let normed = self.shape.norms.inside(&going_on, &norm, layer_norm_by)?;
         out + (beside.f)(&beside.tensors, &normed)?
     }
 
@@ -150,6 +155,32 @@ impl Block {
             change.norm_2.clone().unwrap_or(second),
         ])
     }
+}
+
+/// Attention in which each sequence of `layout` is asked one query `[sequences, W]`, of keys and values `[R, 2 W]`.
+///
+/// # Errors
+/// When shapes do not fit.
+pub(crate) fn one_asks(
+    query: &Tensor,
+    kv: &Tensor,
+    layout: &Layout,
+    shape: BlockShape,
+) -> Result<Tensor> {
+    let attend = Attend {
+        plan: Plan::one_a_sequence(layout, &vec![0; layout.sequences()]),
+        heads: shape.heads(),
+        logsum: Mutex::default(),
+    };
+    query.apply_op2(&kv.contiguous()?, attend)
+}
+
+/// The MLP's non-linearity of every value.
+///
+/// # Errors
+/// Those of candle.
+pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Activate(activation))
 }
 
 /// `x weight^T + bias`: `x` `[n, i]`, `weight` `[o, i]`, `bias` `[o]`, result `[n, o]`. Of a frozen weight there is no
@@ -323,20 +354,14 @@ impl CustomOp1 for Activate {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Strides) -> Result<(CpuStorage, Shape)> {
         let h = values(storage, layout)?;
         let mut out = vec![0f32; h.len()];
-        on_pool(|| match self.0 {
-            Activation::QuickGelu => rows::quick_gelu(h, &mut out),
-            Activation::Gelu => rows::erf_gelu(h, &mut out),
-        });
+        on_pool(|| self.0.forward(h, &mut out));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, h: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let mut d = with_values(grad, |g| Ok(g.to_vec()))?;
         with_values(h, |h| {
-            on_pool(|| match self.0 {
-                Activation::QuickGelu => rows::quick_gelu_backward(h, &mut d),
-                Activation::Gelu => rows::erf_gelu_backward(h, &mut d),
-            });
+            on_pool(|| self.0.backward(h, &mut d));
             Ok(())
         })?;
         Tensor::from_vec(d, h.shape(), h.device()).map(Some)

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 pub const ROWS_PER_TASK: usize = 16;
 const LANES: usize = 16;
 
-/// What LayerNorm adds to the variance.
+/// What CLIP's LayerNorms add to the variance.
 pub const NORM_EPSILON: f32 = 1e-5;
 
 /// `exp(x)` to about one unit in the last place, in a form the compiler turns into vectors.
@@ -81,7 +81,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 
 /// Mean and inverse deviation of one row.
 #[inline(always)]
-fn moments(x: &[f32]) -> (f32, f32) {
+fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     let n = x.len() as f32;
     let mean = sum(x) / n;
     let mut lanes = [0f32; LANES];
@@ -97,11 +97,11 @@ fn moments(x: &[f32]) -> (f32, f32) {
         }
     }
     let variance = (lanes.iter().sum::<f32>() + tail) / n;
-    (mean, 1.0 / (variance + NORM_EPSILON).sqrt())
+    (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
-/// `out = (x - mean) / sqrt(variance + 1e-5) * gain + bias`, row by row.
-pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
+/// `out = (x - mean) / sqrt(variance + epsilon) * gain + bias`, row by row.
+pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
     let width = gain.len();
     let arch = Arch::new();
     out.par_chunks_mut(width * ROWS_PER_TASK)
@@ -111,7 +111,7 @@ pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
                 #[inline(always)]
                 || {
                     for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        let (mean, scale) = moments(x);
+                        let (mean, scale) = moments(x, epsilon);
                         let (gain, bias) = (&gain[..width], &bias[..width]);
                         let (out, x) = (&mut out[..width], &x[..width]);
                         for i in 0..width {
@@ -124,11 +124,17 @@ pub fn norm_forward(x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
 }
 
 /// As [`norm_forward`], of one row.
-pub(crate) fn norm_row(arch: Arch, x: &[f32], gain: &[f32], bias: &[f32], out: &mut [f32]) {
+pub(crate) fn norm_row(
+    arch: Arch,
+    x: &[f32],
+    (gain, bias): (&[f32], &[f32]),
+    epsilon: f32,
+    out: &mut [f32],
+) {
     arch.dispatch(
         #[inline(always)]
         || {
-            let (mean, scale) = moments(x);
+            let (mean, scale) = moments(x, epsilon);
             let width = x.len();
             let (gain, bias, out) = (&gain[..width], &bias[..width], &mut out[..width]);
             for i in 0..width {
@@ -139,7 +145,7 @@ pub(crate) fn norm_row(arch: Arch, x: &[f32], gain: &[f32], bias: &[f32], out: &
 }
 
 /// Adds LayerNorm's gradient to `into`: for `into += dx` given `grad` = dy. Row statistics are computed again.
-pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], into: &mut [f32]) {
+pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], epsilon: f32, into: &mut [f32]) {
     let width = gain.len();
     let arch = Arch::new();
     let task = width * ROWS_PER_TASK;
@@ -155,7 +161,7 @@ pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], into: &mut [f32]) {
                         .zip(x.chunks_exact(width))
                         .zip(grad.chunks_exact(width))
                     {
-                        let (mean, scale) = moments(x);
+                        let (mean, scale) = moments(x, epsilon);
                         let mut first = [0f32; LANES];
                         let mut second = [0f32; LANES];
                         let whole = width - width % LANES;
@@ -186,13 +192,19 @@ pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], into: &mut [f32]) {
 }
 
 /// Gradients of LayerNorm's own weights: `gain += sum dy * normalised x`, `bias += sum dy`.
-pub fn norm_weights_backward(x: &[f32], grad: &[f32], gain: &mut [f32], bias: &mut [f32]) {
+pub fn norm_weights_backward(
+    x: &[f32],
+    grad: &[f32],
+    epsilon: f32,
+    gain: &mut [f32],
+    bias: &mut [f32],
+) {
     let width = gain.len();
     Arch::new().dispatch(
         #[inline(always)]
         || {
             for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact(width)) {
-                let (mean, scale) = moments(x);
+                let (mean, scale) = moments(x, epsilon);
                 for i in 0..width {
                     gain[i] += grad[i] * (x[i] - mean) * scale;
                     bias[i] += grad[i];
@@ -341,6 +353,41 @@ pub fn erf_gelu_backward(h: &[f32], grad: &mut [f32]) {
         });
 }
 
+/// `tanh` of GELU's approximation: `sqrt(2 / pi) (x + 0.044715 x^3)`, and its slope.
+#[inline(always)]
+fn approximated(x: f32) -> (f32, f32) {
+    const ROOT: f32 = 0.797_884_6;
+    const CUBIC: f32 = 0.044_715;
+    let t = (ROOT * (x + CUBIC * x * x * x)).tanh();
+    (t, (1.0 - t * t) * ROOT * (1.0 + 3.0 * CUBIC * x * x))
+}
+
+/// GELU by the hyperbolic tangent, `x / 2 (1 + tanh(..))`, of every value of `h`.
+pub fn tanh_gelu(h: &[f32], out: &mut [f32]) {
+    out.par_chunks_mut(1 << 12)
+        .zip(h.par_chunks(1 << 12))
+        .for_each(|(out, h)| tanh_gelu_row(h, out));
+}
+
+/// As [`tanh_gelu`], of one row.
+pub(crate) fn tanh_gelu_row(h: &[f32], out: &mut [f32]) {
+    for (o, &x) in out.iter_mut().zip(h) {
+        *o = 0.5 * x * (1.0 + approximated(x).0);
+    }
+}
+
+/// `grad *= d gelu(h) / dh` for the GELU by the hyperbolic tangent.
+pub fn tanh_gelu_backward(h: &[f32], grad: &mut [f32]) {
+    grad.par_chunks_mut(1 << 12)
+        .zip(h.par_chunks(1 << 12))
+        .for_each(|(grad, h)| {
+            for (g, &x) in grad.iter_mut().zip(h) {
+                let (t, slope) = approximated(x);
+                *g *= 0.5 * (1.0 + t) + 0.5 * x * slope;
+            }
+        });
+}
+
 fn normal_cdf(x: f32) -> f32 {
     (0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2)))
         as f32
@@ -375,14 +422,14 @@ mod tests {
             .collect();
         let loss = |x: &[f32]| {
             let mut y = vec![0.0; width];
-            norm_forward(x, &gain, &bias, &mut y);
+            norm_forward(x, &gain, &bias, NORM_EPSILON, &mut y);
             y.iter()
                 .zip(&grad)
                 .map(|(a, b)| f64::from(a * b))
                 .sum::<f64>()
         };
         let mut dx = vec![0.0; width];
-        norm_backward(&x, &gain, &grad, &mut dx);
+        norm_backward(&x, &gain, &grad, NORM_EPSILON, &mut dx);
         for i in 0..width {
             let (mut up, mut down) = (x.clone(), x.clone());
             up[i] += 1e-2;

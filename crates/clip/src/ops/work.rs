@@ -72,13 +72,14 @@ impl BlockShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Activation, Group};
+    use crate::ops::{Activation, Group, Norms};
 
     const SHAPE: BlockShape = BlockShape {
         width: 512,
         heads: 8,
         hidden: 2048,
         activation: Activation::QuickGelu,
+        norms: Norms::Clip,
     };
 
     #[test]

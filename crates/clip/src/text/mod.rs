@@ -1,8 +1,10 @@
-//! The causal text tower, which takes prompts as data.
+//! The text towers, which take prompts as data: CLIP's causal one, and BERT's and SigLIP's, in which all rows of a text see
+//! each other.
 //!
 //! Sequences are cut after their end token, lie packed without padding, and what some of them share at their start (start
 //! token, shared context, shared deep prompts, first words of class names) is computed once for them. All three are
-//! exact: the tower is causal, and its output is read at the end token (arXiv 2103.00020, section 2.4).
+//! exact: the tower is causal, and its output is read at the end token (arXiv 2103.00020, section 2.4). In the other towers
+//! sequences lie packed just the same, each for itself.
 //!
 //! # One example through all stages
 //!
@@ -29,10 +31,13 @@
 //!    with a tree of its own. Forward keeps as many graphs as [`TextTower::memory`] lets; backward encodes the others
 //!    again, one at a time, so that the bound changes no bit.
 
+mod family;
 mod pieces;
 mod sequence;
 mod tower;
 mod tree;
 
+pub(crate) use family::Head;
+pub use family::{Family, Pooling};
 pub use sequence::Slot;
 pub use tower::{TextPlan, TextTower};

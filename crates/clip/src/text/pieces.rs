@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Result, Shape, Tenso
 
 use super::Slot;
 use super::tower::{Part, TextPlan, TextTower};
-use crate::ops::{values, with_values};
+use crate::ops::{Norms, values, with_values};
 use crate::prompts::TextPrompt;
 
 /// Rows of a piece, unless one sequence alone has more: enough for products to run at their full rate, and few enough
@@ -28,13 +28,14 @@ impl TextTower {
         if prompt.context.is_none() && !plan.whole.packed.context.is_empty() {
             bail!("the sequences name context rows, the prompt has none");
         }
-        prompt.check(self.depth())?;
+        let norms = [self.norm_before.is_some(), self.norm.is_some()];
+        prompt.check(self.depth(), norms)?;
         if prompt.changes.drops() && (!plan.whole.packed.is_apart() || prompt.grows()) {
             bail!("dropout needs a plan made by `plan_apart`, and no rows that enter at a block");
         }
         // Pieces hand over the gradient of the prompt alone.
         let in_pieces = prompt.is_tracked() && !self.is_tracked();
-        if in_pieces && self.projection.device().is_cpu() {
+        if in_pieces && self.token_embedding.device().is_cpu() {
             let pieces = self.pieces(plan)?;
             if pieces.len() > 1 {
                 return self.encode_pieces(pieces, prompt);
@@ -44,9 +45,12 @@ impl TextTower {
     }
 
     /// Bytes of graph that one packed row leaves: in each block its queries, keys, values, attention output, middle and
-    /// output rows and the MLP's hidden values.
+    /// output rows and the MLP's hidden values; of one in parts (BERT's) every part, once more.
     fn bytes_a_row(&self) -> usize {
-        let floats = |shape: &crate::ops::BlockShape| 6 * shape.width + shape.hidden;
+        let floats = |shape: &crate::ops::BlockShape| match shape.norms {
+            Norms::Bert => 2 * (6 * shape.width + shape.hidden),
+            _ => 6 * shape.width + shape.hidden,
+        };
         let all: usize = self.blocks.iter().map(|b| floats(&b.shape)).sum();
         4 * all
     }

@@ -1,4 +1,4 @@
-//! The causal text tower over packed rows.
+//! The text tower over packed rows.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -7,11 +7,13 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor, TensorId, Var, bail};
 
-use super::Slot;
+use super::family::{Family, Head};
 use super::tree::Packed;
+use super::{Pooling, Slot};
 use crate::changes::{BlockChange, Norm};
-use crate::ops::{Block, Put, Work, layer_norm, put_rows};
+use crate::ops::{Block, Put, Work, layer_norm_by, put_rows};
 use crate::prompts::{At, TextPrompt};
+use crate::wording::Wording;
 
 /// Sequences laid out for the tower; made once for a set of classes, used every step.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ pub(crate) struct Part {
     /// Embeddings and positions `[R, W]`, context rows holding their position only; kept while both are frozen.
     base: Option<Tensor>,
     /// The embeddings that `base` is made of: another tower makes its own.
-    embeddings: [TensorId; 2],
+    embeddings: Vec<TensorId>,
 }
 
 impl TextPlan {
@@ -48,13 +50,20 @@ impl TextPlan {
 /// The tower. `L` blocks, `W` width, `E` joint width.
 #[derive(Clone, Debug)]
 pub struct TextTower {
+    pub(crate) family: Family,
+    pub(crate) wording: Wording,
     pub(crate) token_embedding: Tensor,
     /// Row of each token id, when the table is cut down.
     pub(crate) token_rows: Option<HashMap<u32, u32>>,
     pub(crate) positional_embedding: Tensor,
+    /// `[n, W]`; the first row is added to every place (BERT).
+    pub(crate) type_embedding: Option<Tensor>,
+    /// Before the blocks (BERT).
+    pub(crate) norm_before: Option<(Tensor, Tensor)>,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) norm: (Tensor, Tensor),
-    pub(crate) projection: Tensor,
+    /// Behind them (all but BERT).
+    pub(crate) norm: Option<(Tensor, Tensor)>,
+    pub(crate) head: Head,
     /// Most bytes that the graph of one [`TextTower::encode`] may hold, but for what one piece of it takes (see
     /// [`TextTower::least_memory`]); `None`: as many as it takes. Changes no bit of any result.
     pub memory: Option<usize>,
@@ -71,6 +80,25 @@ impl TextTower {
         self.blocks.len()
     }
 
+    /// What texts are to this tower.
+    pub fn wording(&self) -> &Wording {
+        &self.wording
+    }
+
+    /// That branches can stand beside its blocks ([`crate::changes::Beside`]).
+    ///
+    /// # Errors
+    /// Of BERT's, whose norms stand behind.
+    pub fn take_beside(&self) -> Result<()> {
+        let mut blocks = self.blocks.iter();
+        blocks.try_for_each(|b| b.shape.norms.take_beside())
+    }
+
+    /// Whether rows see only those before them, so that sequences share what they start with.
+    pub fn is_causal(&self) -> bool {
+        self.family == Family::Clip
+    }
+
     fn embedding_row(&self, token: u32) -> Result<u32> {
         let Some(rows) = &self.token_rows else {
             return Ok(token);
@@ -79,7 +107,7 @@ impl TextTower {
             Some(row) => Ok(*row),
             None => bail!(
                 "this backbone's cut-down vocabulary has no embedding for {:?} (token {token}); it knows {} tokens",
-                crate::Tokenizer::shared().word(token),
+                self.wording.word(token),
                 rows.len()
             ),
         }
@@ -135,7 +163,8 @@ impl TextTower {
     }
 
     pub(super) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
-        let packed = Packed::new(groups, self.positional_embedding.dim(0)?)?;
+        let longest = self.positional_embedding.dim(0)?;
+        let packed = Packed::new(groups, longest, self.is_causal())?;
         let base = if self.embeddings().iter().any(|t| t.track_op()) {
             None
         } else {
@@ -144,18 +173,21 @@ impl TextTower {
         Ok(Part {
             packed,
             base,
-            embeddings: self.embeddings().map(Tensor::id),
+            embeddings: self.embeddings().iter().map(|t| t.id()).collect(),
         })
     }
 
-    fn embeddings(&self) -> [&Tensor; 2] {
-        [&self.token_embedding, &self.positional_embedding]
+    fn embeddings(&self) -> Vec<&Tensor> {
+        let all = [&self.token_embedding, &self.positional_embedding];
+        all.into_iter().chain(&self.type_embedding).collect()
     }
 
     /// Whether a gradient of the tower's own tensors could be asked for.
     pub fn is_tracked(&self) -> bool {
         let blocks = self.blocks.iter().map(|b| &b.theta);
-        let ends = [&self.norm.0, &self.norm.1, &self.projection];
+        let norms = self.norm.iter().chain(&self.norm_before);
+        let ends = norms.flat_map(|(gain, bias)| [gain, bias]);
+        let ends = ends.chain(self.head.tensors());
         let mut own = self.embeddings().into_iter().chain(blocks).chain(ends);
         own.any(Tensor::track_op)
     }
@@ -166,19 +198,35 @@ impl TextTower {
     }
 
     /// `ln_final`.
-    pub fn norm_after(&self) -> Norm {
-        let (gain, bias) = self.norm.clone();
-        Norm { gain, bias }
+    ///
+    /// # Errors
+    /// BERT's has none.
+    pub fn norm_after(&self) -> Result<Norm> {
+        match self.norm.clone() {
+            Some((gain, bias)) => Ok(Norm { gain, bias }),
+            None => bail!("this text tower (BERT) has no norm of its own behind its blocks"),
+        }
     }
 
     /// `text_projection`, `[W, E]`.
-    pub fn projection(&self) -> &Tensor {
-        &self.projection
+    ///
+    /// # Errors
+    /// A tower that ends in something else than one matrix.
+    pub fn projection(&self) -> Result<&Tensor> {
+        match &self.head {
+            Head::Linear(matrix, None) => Ok(matrix),
+            _ => bail!("this text tower does not end in one matrix, as CLIP's does"),
+        }
+    }
+
+    /// `E`.
+    pub(crate) fn joint_width(&self) -> usize {
+        self.head.width().unwrap_or(self.width())
     }
 
     /// A tower of its own with the same values whose every tensor but the token embedding is trained, and its variables
     /// with OpenAI's names (`positional_embedding`, `transformer.resblocks.<i>`, `ln_final.weight`, `ln_final.bias`,
-    /// `text_projection`), in this order. A block is one flat variable, in the order of [`crate::ops::block::PARTS`].
+    /// `text_projection`; other towers' as [`crate::weights`] calls them), in this order. A block is one flat variable, in the order of [`crate::ops::block::PARTS`].
     /// Plans of any tower with the same vocabulary go. A trained tower encodes all at once, whatever its `memory`.
     ///
     /// # Errors
@@ -217,15 +265,26 @@ impl TextTower {
             })
         });
         let blocks = blocks.collect::<Result<_>>()?;
-        let norm = (
-            f("ln_final.weight".to_owned(), &self.norm.0)?,
-            f("ln_final.bias".to_owned(), &self.norm.1)?,
-        );
+        let mut both = |name: &str, norm: &Option<(Tensor, Tensor)>| -> Result<_> {
+            let Some((gain, bias)) = norm else {
+                return Ok(None);
+            };
+            let gain = f(format!("{name}.weight"), gain)?;
+            Ok(Some((gain, f(format!("{name}.bias"), bias)?)))
+        };
+        let norm = both("ln_final", &self.norm)?;
+        let norm_before = both("ln_embedding", &self.norm_before)?;
+        let types = self.type_embedding.as_ref();
+        let types = types
+            .map(|t| f("type_embedding".to_owned(), t))
+            .transpose()?;
         Ok(Self {
             positional_embedding,
+            type_embedding: types,
             blocks,
             norm,
-            projection: f("text_projection".to_owned(), &self.projection)?,
+            norm_before,
+            head: self.head.map(f)?,
             ..self.clone()
         })
     }
@@ -236,7 +295,10 @@ impl TextTower {
         let n = packed.rows.len();
         let positions: Vec<u32> = packed.rows.iter().map(|r| r.position as u32).collect();
         let positions = Tensor::from_vec(positions, n, device)?;
-        let positions = self.positional_embedding.index_select(&positions, 0)?;
+        let mut positions = self.positional_embedding.index_select(&positions, 0)?;
+        if let Some(types) = &self.type_embedding {
+            positions = positions.broadcast_add(&types.narrow(0, 0, 1)?)?;
+        }
         let rows = packed.rows.iter().map(|r| match r.slot {
             Some(Slot::Token(token)) => self.embedding_row(token),
             _ => Ok(0),
@@ -257,12 +319,14 @@ impl TextTower {
     /// What [`TextTower::encode`] and its gradient cannot do without.
     pub fn work(&self, plan: &TextPlan) -> Work {
         let last = self.blocks.len().saturating_sub(1);
-        let (packed, ends) = (&plan.whole.packed, plan.whole.packed.layout.last_rows());
+        let packed = &plan.whole.packed;
+        let ends = self.read_at(packed);
         let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
-            b.shape
-                .work(&packed.layout, (i == last).then_some(&ends[..]))
+            let ends = ends.as_deref().filter(|_| i == last);
+            b.shape.work(&packed.layout, ends)
         });
-        let projection = 2.0 * (ends.len() * self.projection.elem_count()) as f64;
+        let head: usize = self.head.tensors().map(Tensor::elem_count).sum();
+        let projection = 2.0 * (plan.sequences() * head) as f64;
         blocks.fold(
             Work {
                 forward: projection,
@@ -272,17 +336,56 @@ impl TextTower {
         )
     }
 
+    /// Own position of the row that each sequence is read at; `None` where it is read at all.
+    fn read_at(&self, packed: &Packed) -> Option<Vec<usize>> {
+        match self.family.pooling() {
+            Pooling::Last => Some(packed.layout.last_rows()),
+            Pooling::First => Some(vec![0; packed.layout.sequences()]),
+            Pooling::Mean => None,
+        }
+    }
+
+    /// The mean of each sequence's rows, `[R, W]` to `[sequences, W]`.
+    fn means(x: &Tensor, packed: &Packed) -> Result<Tensor> {
+        let (sequences, rows) = (packed.layout.sequences(), packed.layout.rows());
+        let mut share = vec![0f32; sequences * rows];
+        for (end, share) in packed.layout.ends().zip(share.chunks_mut(rows)) {
+            share[end.start..end.start + end.length].fill(1.0 / end.length as f32);
+        }
+        Tensor::from_vec(share, (sequences, rows), x.device())?.matmul(x)
+    }
+
     /// As [`TextTower::encode`], all at once.
     pub(super) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
         let mut packed = Cow::Borrowed(&part.packed);
         let mut x = match &part.base {
-            Some(base) if part.embeddings == self.embeddings().map(Tensor::id) => base.clone(),
+            Some(base)
+                if self
+                    .embeddings()
+                    .iter()
+                    .map(|t| t.id())
+                    .eq(part.embeddings.iter().copied()) =>
+            {
+                base.clone()
+            }
             _ => self.base(&packed)?,
         };
         if let Some(context) = &prompt.context
             && !packed.context.is_empty()
         {
             x = put_rows(&x, context, &packed.context, Put::OnTop)?;
+        }
+        let norms = self
+            .blocks
+            .first()
+            .map(|b| b.shape.norms)
+            .unwrap_or_default();
+        if let Some((gain, bias)) = &self.norm_before {
+            let (gain, bias) = match &prompt.changes.norm_before {
+                Some(norm) => (&norm.gain, &norm.bias),
+                None => (gain, bias),
+            };
+            x = layer_norm_by(&x, gain, bias, norms.epsilon())?;
         }
         let plain = BlockChange::default();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -304,15 +407,21 @@ impl TextTower {
                 x = put_rows(&x, &deep.rows, &rows, put)?;
             }
             let last = i + 1 == self.blocks.len();
-            let ends = last.then(|| packed.layout.last_rows());
+            let ends = last.then(|| self.read_at(&packed)).flatten();
             let select = ends.as_deref();
             let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
             x = block.forward_with(&x, &packed.layout, select, change)?;
         }
-        let (gain, bias) = match &prompt.changes.norm_after {
-            Some(norm) => (&norm.gain, &norm.bias),
-            None => (&self.norm.0, &self.norm.1),
-        };
-        layer_norm(&x, gain, bias)?.matmul(&self.projection)
+        if let Some((gain, bias)) = &self.norm {
+            let (gain, bias) = match &prompt.changes.norm_after {
+                Some(norm) => (&norm.gain, &norm.bias),
+                None => (gain, bias),
+            };
+            x = layer_norm_by(&x, gain, bias, norms.epsilon())?;
+        }
+        if self.family.pooling() == Pooling::Mean {
+            x = Self::means(&x, &packed)?;
+        }
+        self.head.forward(&x)
     }
 }

@@ -29,11 +29,16 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Lays out `groups`; sequences of different groups share nothing.
+    /// Lays out `groups`; sequences of different groups share nothing. Where rows see all others, and not only those
+    /// before (`causal`), no two sequences share anything.
     ///
     /// # Errors
     /// A sequence that is empty or has more than `longest` slots.
-    pub(crate) fn new<S: AsRef<[Slot]>>(groups: &[Vec<S>], longest: usize) -> Result<Self> {
+    pub(crate) fn new<S: AsRef<[Slot]>>(
+        groups: &[Vec<S>],
+        longest: usize,
+        causal: bool,
+    ) -> Result<Self> {
         let mut trees = Trees::default();
         for group in groups {
             let mut sequences: Vec<(usize, &[Slot])> = Vec::with_capacity(group.len());
@@ -47,10 +52,20 @@ impl Packed {
                 sequences.push((trees.ends.len(), sequence));
                 trees.ends.push(0);
             }
-            sequences.sort_by(|a, b| a.1.cmp(b.1));
-            trees.grow(&sequences, 0, None);
+            if causal {
+                sequences.sort_by(|a, b| a.1.cmp(b.1));
+                trees.grow(&sequences, 0, None);
+            } else {
+                sequences.into_iter().for_each(|s| trees.end(s, 0, None));
+            }
         }
-        let layout = Layout::trees(&trees.nodes, trees.ends);
+        let layout = match causal {
+            true => Layout::trees(&trees.nodes, trees.ends),
+            false => {
+                let lengths: Vec<usize> = trees.nodes.iter().map(|(_, n)| *n).collect();
+                Layout::apart(&lengths)
+            }
+        };
         let context = trees.rows.iter().enumerate();
         let context = context.filter_map(|(at, row)| match row.slot {
             Some(Slot::Context(source)) => Some((at, source)),
@@ -224,7 +239,7 @@ mod tests {
             tokens(&[1, 2, 9]),
             tokens(&[1, 2, 3, 7, 9]),
         ];
-        let packed = Packed::new(std::slice::from_ref(&group), 77).unwrap();
+        let packed = Packed::new(std::slice::from_ref(&group), 77, true).unwrap();
         assert_eq!(read(&packed), group);
         // 1 | 2 | 3 | 9; 7 9 | 4 9 | 9 | 5 6 9
         assert_eq!(packed.rows.len(), 1 + 1 + 1 + 1 + 2 + 2 + 1 + 3);
@@ -238,7 +253,7 @@ mod tests {
             vec![tokens(&[1, 9]), tokens(&[1, 9, 2, 9])],
             vec![tokens(&[1, 2, 9])],
         ] {
-            let packed = Packed::new(std::slice::from_ref(&group), 77).unwrap();
+            let packed = Packed::new(std::slice::from_ref(&group), 77, true).unwrap();
             assert_eq!(read(&packed), group);
         }
     }
@@ -246,7 +261,7 @@ mod tests {
     #[test]
     fn contexts_of_their_own_are_not_shared() {
         let own = |row| vec![Slot::Token(1), Slot::Context(row), Slot::Token(9)];
-        let packed = Packed::new(&[vec![own(0), own(1)]], 77).unwrap();
+        let packed = Packed::new(&[vec![own(0), own(1)]], 77, true).unwrap();
         assert_eq!(packed.rows.len(), 5);
         assert_eq!(*packed.context, [(1, 0), (3, 1)]);
         assert_eq!(*packed.rows_at(1, 2), [(1, 0), (2, 1), (3, 0), (4, 1)]);
@@ -255,10 +270,10 @@ mod tests {
     #[test]
     fn groups_share_nothing() {
         let one = vec![tokens(&[1, 2, 9]), tokens(&[1, 3, 9])];
-        let packed = Packed::new(&[one.clone(), one], 77).unwrap();
+        let packed = Packed::new(&[one.clone(), one], 77, true).unwrap();
         assert_eq!(packed.rows.len(), 10);
-        assert!(Packed::new(&[vec![tokens(&[])]], 77).is_err());
-        assert!(Packed::new(&[vec![tokens(&[1, 2, 3])]], 2).is_err());
+        assert!(Packed::new(&[vec![tokens(&[])]], 77, true).is_err());
+        assert!(Packed::new(&[vec![tokens(&[1, 2, 3])]], 2, true).is_err());
     }
 
     #[test]
@@ -274,7 +289,7 @@ mod tests {
             vec![vec![start, c(2), Slot::Token(5), end]],
             vec![vec![start, c(0), end], vec![start, c(3), end]],
         ];
-        let packed = Packed::new(&groups, 77).unwrap();
+        let packed = Packed::new(&groups, 77, true).unwrap();
         let sequences: Vec<&Vec<Slot>> = groups.iter().flatten().collect();
         for position in [1, 2] {
             let (grown, from) = packed.grown(position, 3).unwrap();
@@ -306,11 +321,11 @@ mod tests {
     fn only_sequences_one_after_the_other_are_apart() {
         let (one, two) = (tokens(&[1, 2, 9]), tokens(&[1, 3, 9]));
         let apart = [vec![two.clone()], vec![one.clone()]];
-        assert!(Packed::new(&apart, 77).unwrap().is_apart());
-        assert!(!Packed::new(&[vec![two, one]], 77).unwrap().is_apart());
+        assert!(Packed::new(&apart, 77, true).unwrap().is_apart());
+        assert!(!Packed::new(&[vec![two, one]], 77, true).unwrap().is_apart());
         // These share nothing, and are sorted.
         let sorted = [vec![tokens(&[2, 9]), tokens(&[1, 9])]];
-        assert!(!Packed::new(&sorted, 77).unwrap().is_apart());
+        assert!(!Packed::new(&sorted, 77, true).unwrap().is_apart());
     }
 
     #[test]
@@ -320,7 +335,7 @@ mod tests {
             tokens(&ids)
         });
         assert_eq!(texts.each_ref().map(Vec::len), [9, 9]);
-        let packed = Packed::new(&[texts.to_vec()], 77).unwrap();
+        let packed = Packed::new(&[texts.to_vec()], 77, true).unwrap();
         let lengths: Vec<usize> = packed.layout.nodes().iter().map(|n| n.length).collect();
         assert_eq!((lengths, packed.rows.len()), (vec![6, 3, 3], 12));
         assert_eq!(packed.layout.path(2), [0, 1, 2, 3, 4, 5, 9, 10, 11]);

@@ -9,9 +9,25 @@ use unicode_normalization::UnicodeNormalization;
 /// change characters one by one are here (closed references, C1 controls, ligatures, full-width forms, curly quotes,
 /// line breaks, terminal colours, control characters, NFC); the one that guesses the encoding of garbled text is not.
 pub fn clean(text: &str) -> String {
-    let text = unescape(&unescape(&repair(text)));
+    clean_case(text).to_lowercase()
+}
+
+/// As [`clean`], with capitals as they are: `whitespace` of open_clip's tokenizers.
+pub(crate) fn clean_case(text: &str) -> String {
+    single_spaces(&unescape(&unescape(&repair(text))))
+}
+
+/// Without punctuation and in lower case, as SigLIP's towers were trained: `canonicalize` of open_clip's tokenizers, from
+/// big_vision's `prompt_engineering.py`.
+pub(crate) fn canonical(text: &str) -> String {
+    let text = unescape(&unescape(&repair(text))).replace('_', " ");
+    let text: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    single_spaces(&text.to_lowercase())
+}
+
+fn single_spaces(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ").to_lowercase()
+    words.join(" ")
 }
 
 /// ftfy's `fix_text` line by line, without `fix_encoding`.
@@ -115,6 +131,16 @@ fn is_control(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn canonical_text_has_neither_punctuation_nor_capitals() {
+        assert_eq!(
+            canonical(" A photo_of: a \"Cat\" (big)."),
+            "a photo of a cat big"
+        );
+        assert_eq!(canonical("&quot;café&quot; - it's"), "café its");
+        assert_eq!(clean_case(" A  &quot;Cat&quot;\n"), "A \"Cat\"");
+    }
 
     #[test]
     fn text_is_cleaned_as_published() {

@@ -2,14 +2,22 @@
 
 use super::foreign;
 use crate::error::Fault;
+use crate::text::{Family, Pooling};
 use crate::tokenizer::{CONTEXT, VOCABULARY};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every head of a released OpenAI CLIP has this width.
 const HEAD_WIDTH: usize = 64;
 /// Image towers of these widths have wider heads, as many as the second number, in every model that was released:
-/// open_clip's ViT-H, ViT-g, ViT-bigG and ViT-e (`model_configs/` at 3.3.0).
-const WIDE: [(usize, usize); 4] = [(1280, 16), (1408, 16), (1664, 16), (1792, 16)];
+/// open_clip's ViT-H, ViT-g, ViT-bigG and ViT-e (`model_configs/` at 3.3.0), SigLIP's SO400M and giant.
+const WIDE: [(usize, usize); 6] = [
+    (1280, 16),
+    (1408, 16),
+    (1664, 16),
+    (1792, 16),
+    (1152, 16),
+    (1536, 16),
+];
 /// Missing or unknown tensors that a message lists.
 const MOST_LISTED: usize = 8;
 
@@ -18,10 +26,16 @@ const MOST_LISTED: usize = 8;
 pub struct Architecture {
     /// `E`, the width both towers end in.
     pub embedding: usize,
+    /// Whose text tower it is.
+    pub family: Family,
     /// Text tower.
     pub text: Transformer,
+    /// Most tokens of a text, start and end included.
+    pub context: usize,
     /// Image tower.
     pub image: ImageTower,
+    /// Whether that is as timm has it: a bias of the patches and no norm behind them.
+    pub is_timm: bool,
 }
 
 /// Sizes of a transformer.
@@ -49,6 +63,15 @@ pub enum ImageTower {
         /// Pixels an image side.
         image: usize,
     },
+    /// SigLIP's vision transformer, without a class token, its features pooled from all patches.
+    Pooled {
+        /// Its blocks.
+        blocks: Transformer,
+        /// Pixels a patch side.
+        patch: usize,
+        /// Pixels an image side.
+        image: usize,
+    },
     /// A ModifiedResNet with attention pooling.
     ResNet {
         /// Channels after the stem; the last stage has 32 times as many.
@@ -66,7 +89,17 @@ impl ImageTower {
     /// Pixels an image side.
     pub fn image_size(&self) -> usize {
         match self {
-            Self::Transformer { image, .. } | Self::ResNet { image, .. } => *image,
+            Self::Transformer { image, .. }
+            | Self::Pooled { image, .. }
+            | Self::ResNet { image, .. } => *image,
+        }
+    }
+
+    /// Blocks of a vision transformer of any kind.
+    pub fn blocks(&self) -> Option<&Transformer> {
+        match self {
+            Self::Transformer { blocks, .. } | Self::Pooled { blocks, .. } => Some(blocks),
+            Self::ResNet { .. } => None,
         }
     }
 }
@@ -86,7 +119,9 @@ impl Architecture {
     /// Heads of image and text tower, each with its width; a ResNet's are those of its pool.
     pub fn heads(&self) -> [(usize, usize); 2] {
         let image = match &self.image {
-            ImageTower::Transformer { blocks, .. } => (blocks.heads, blocks.width),
+            ImageTower::Transformer { blocks, .. } | ImageTower::Pooled { blocks, .. } => {
+                (blocks.heads, blocks.width)
+            }
             ImageTower::ResNet { width, heads, .. } => (*heads, 32 * width),
         };
         [image, (self.text.heads, self.text.width)]
@@ -131,6 +166,18 @@ impl Expected {
             self.linear(&format!("{block}.mlp.c_fc"), h, w);
             self.linear(&format!("{block}.mlp.c_proj"), w, h);
         }
+    }
+
+    /// SigLIP's attention pool.
+    fn pool(&mut self, width: usize, hidden: usize) {
+        let pool = "visual.attn_pool";
+        self.put(format!("{pool}.probe"), &[width]);
+        self.put(format!("{pool}.in_proj_weight"), &[3 * width, width]);
+        self.put(format!("{pool}.in_proj_bias"), &[3 * width]);
+        self.linear(&format!("{pool}.out_proj"), width, width);
+        self.affine(&format!("{pool}.norm"), width);
+        self.linear(&format!("{pool}.mlp.c_fc"), hidden, width);
+        self.linear(&format!("{pool}.mlp.c_proj"), width, hidden);
     }
 
     fn resnet(&mut self, width: usize, layers: [usize; 4]) {
@@ -194,24 +241,38 @@ fn transformer(shapes: &Shapes, base: &str, width: usize) -> Transformer {
     }
 }
 
-/// `s` for `s * s + 1` positions.
-fn side(positions: usize) -> Option<usize> {
-    let side = positions.checked_sub(1)?.isqrt();
-    (side > 0 && side * side + 1 == positions).then_some(side)
+/// `s` for `s * s` positions and `more`.
+fn side(positions: usize, more: usize) -> Option<usize> {
+    let side = positions.checked_sub(more)?.isqrt();
+    (side > 0 && side * side + more == positions).then_some(side)
+}
+
+/// Whose text tower has tensors of these names; where BERT's is read, its tensors do not say.
+pub(crate) fn family_of(has: impl Fn(&str) -> bool) -> Family {
+    if has("ln_embedding.weight") {
+        Family::Bert(Pooling::First)
+    } else if has("text_projection.bias") {
+        Family::Siglip
+    } else {
+        Family::Clip
+    }
 }
 
 /// Sizes that fit the tensors found, or everything that is wrong with them.
 pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
+    let family = family_of(|name| shapes.contains_key(name));
+    let is_bert = matches!(family, Family::Bert(_));
     let anchors = [
-        "positional_embedding",
-        "text_projection",
-        "visual.conv1.weight",
-        "logit_scale",
-        "ln_final.weight",
+        ("positional_embedding", true),
+        ("text_projection", !is_bert),
+        ("visual.conv1.weight", true),
+        ("logit_scale", true),
+        ("ln_final.weight", !is_bert),
     ];
     let missing: Vec<String> = anchors
         .iter()
-        .filter(|n| !shapes.contains_key(**n))
+        .filter(|(n, is_needed)| *is_needed && !shapes.contains_key(*n))
+        .map(|(n, _)| n)
         .map(|&n| n.to_owned())
         .collect();
     if !missing.is_empty() {
@@ -230,8 +291,13 @@ pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
         all.resize(rank, 1);
         all
     };
-    let text_width = dimensions("positional_embedding", 2, "[77, W]")[1];
-    let embedding = dimensions("text_projection", 2, "[W, E]")[1];
+    let [context, text_width] = match &dimensions("positional_embedding", 2, "[77, W]")[..] {
+        [context, width] => [*context, *width],
+        _ => unreachable!("two are asked for"),
+    };
+    let last = ["text_projection", "text_projection.2"];
+    let last = last.iter().find(|name| shapes.contains_key(**name));
+    let embedding = last.map_or(text_width, |name| dimensions(name, 2, "[W, E]")[1]);
     let conv = dimensions("visual.conv1.weight", 4, "[V, 3, P, P]");
     if !faults.is_empty() {
         return Err(faults);
@@ -239,7 +305,11 @@ pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
 
     let mut expected = Expected(Vec::new());
     let text = transformer(shapes, "", text_width);
-    expected.put("positional_embedding", &[CONTEXT, text_width]);
+    let context = match family {
+        Family::Clip => CONTEXT,
+        _ => context,
+    };
+    expected.put("positional_embedding", &[context, text_width]);
     // Rows are checked with the vocabulary.
     let rows = shapes
         .get(super::TOKENS)
@@ -248,23 +318,51 @@ pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
         .unwrap_or(VOCABULARY);
     expected.put(super::TOKENS, &[rows, text_width]);
     expected.transformer("", &text);
-    expected.affine("ln_final", text_width);
-    expected.put("text_projection", &[text_width, embedding]);
-    let has_vector_scale = shapes["logit_scale"] == [1];
-    expected.put("logit_scale", if has_vector_scale { &[1] } else { &[] });
+    if let Some(hidden) = shapes.get("text_projection.0").and_then(|s| s.get(1)) {
+        expected.put("text_projection.0", &[text_width, *hidden]);
+        expected.put("text_projection.2", &[*hidden, embedding]);
+    } else if last.is_some() {
+        expected.put("text_projection", &[text_width, embedding]);
+    }
+    match family {
+        Family::Clip => expected.affine("ln_final", text_width),
+        Family::Siglip => {
+            expected.affine("ln_final", text_width);
+            expected.put("text_projection.bias", &[embedding]);
+        }
+        Family::Bert(_) => {
+            if shapes
+                .get("type_embedding")
+                .is_some_and(|s| s.first() == Some(&1))
+            {
+                let problem = "has one row, as RoBERTa's, whose positions and tokenizer are others than BERT's; of the text \
+                               towers of transformers only BERT's can be run here";
+                return Err(vec![Fault::new("type_embedding", problem)]);
+            }
+            expected.put("type_embedding", &[2, text_width]);
+            expected.affine("ln_embedding", text_width);
+        }
+    }
+    for scalar in ["logit_scale", "logit_bias"] {
+        if scalar == "logit_scale" || shapes.contains_key(scalar) {
+            let is_vector = shapes[scalar] == [1];
+            expected.put(scalar, if is_vector { &[1] } else { &[] });
+        }
+    }
 
-    let positions = |name: &str| {
+    let positions = |name: &str, more: usize| {
         let shape = shapes
             .get(name)
             .ok_or_else(|| not_a_clip(&[name.to_owned()], shapes.keys()))?;
-        let side = shape.first().and_then(|&n| side(n));
+        let side = shape.first().and_then(|&n| side(n, more));
         side.ok_or_else(|| {
-            Fault::new(
-                name,
-                format!("has shape {shape:?}; it is [s * s + 1, V] for s patches a side"),
-            )
+            let one = if more == 1 { " + 1" } else { "" };
+            let problem =
+                format!("has shape {shape:?}; it is [s * s{one}, V] for s patches a side");
+            Fault::new(name, problem)
         })
     };
+    let is_timm = shapes.contains_key("visual.conv1.bias");
     let is_resnet = shapes.contains_key("visual.layer1.0.conv1.weight");
     let image = if is_resnet {
         let (width, layers) = (
@@ -274,7 +372,7 @@ pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
         );
         expected.resnet(width, layers);
         let (pool, out) = ("visual.attnpool.positional_embedding", 32 * width);
-        let side = positions(pool).map_err(|f| vec![f])?;
+        let side = positions(pool, 1).map_err(|f| vec![f])?;
         expected.put(pool, &[side * side + 1, out]);
         for projection in ["q_proj", "k_proj", "v_proj"] {
             expected.linear(&format!("visual.attnpool.{projection}"), out, out);
@@ -288,27 +386,47 @@ pub(super) fn of(shapes: &Shapes) -> Result<Architecture, Vec<Fault>> {
         }
     } else {
         let (width, patch) = (conv[0], conv[2]);
-        let side = positions("visual.positional_embedding").map_err(|f| vec![f])?;
+        let is_pooled = shapes.contains_key("visual.attn_pool.probe");
+        let class = usize::from(!is_pooled);
+        let side = positions("visual.positional_embedding", class).map_err(|f| vec![f])?;
         expected.put("visual.conv1.weight", &[width, 3, patch, patch]);
-        expected.put("visual.class_embedding", &[width]);
-        expected.put("visual.positional_embedding", &[side * side + 1, width]);
-        expected.affine("visual.ln_pre", width);
+        expected.put("visual.positional_embedding", &[side * side + class, width]);
+        if is_pooled || is_timm {
+            expected.put("visual.conv1.bias", &[width]);
+        } else {
+            expected.affine("visual.ln_pre", width);
+        }
         let mut blocks = transformer(shapes, "visual.", width);
         blocks.heads = image_heads(width);
         expected.transformer("visual.", &blocks);
         expected.affine("visual.ln_post", width);
-        expected.put("visual.proj", &[width, embedding]);
-        ImageTower::Transformer {
-            blocks,
-            patch,
-            image: side * patch,
+        let image = side * patch;
+        if is_pooled {
+            // Its features are as wide as the tower.
+            expected.pool(embedding, blocks.hidden);
+            ImageTower::Pooled {
+                blocks,
+                patch,
+                image,
+            }
+        } else {
+            expected.put("visual.class_embedding", &[width]);
+            expected.put("visual.proj", &[width, embedding]);
+            ImageTower::Transformer {
+                blocks,
+                patch,
+                image,
+            }
         }
     };
     compare(shapes, &expected.0)?;
     Ok(Architecture {
         embedding,
+        family,
         text,
+        context,
         image,
+        is_timm,
     })
 }
 

@@ -8,6 +8,7 @@
 
 mod hugging_face;
 mod open_clip;
+mod others;
 
 pub(super) use hugging_face::{hugging_face, is_of_a_clip};
 pub(super) use open_clip::open_clip;
@@ -17,6 +18,7 @@ use super::foreign;
 use super::settings::Look;
 use crate::error::{Error, Fault};
 use crate::ops::Activation;
+use crate::text::Pooling;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
@@ -25,11 +27,17 @@ use std::path::Path;
 /// What a configuration says that tensors do not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
-    pub(super) activation: Activation,
-    pub(super) text_heads: usize,
+    /// Of the image and the text tower.
+    pub(super) activations: [Activation; 2],
+    /// Not of a tower that only the configuration of another repository describes (BERT).
+    pub(super) text_heads: Option<usize>,
     /// Of a vision transformer.
     pub(super) image_heads: Option<usize>,
     pub(super) look: Look,
+    /// Most tokens of a text, where positions do not say.
+    pub(super) context: Option<usize>,
+    /// Where BERT is read.
+    pub(super) pooling: Option<Pooling>,
 }
 
 /// Configurations are a few kilobytes.

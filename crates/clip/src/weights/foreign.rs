@@ -250,7 +250,8 @@ pub(super) fn family<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Opt
 /// The model of a `config.json` by its `model_type`, for those whose folders look like a CLIP's.
 pub(super) fn model_type(name: &str) -> String {
     let known = match name {
-        "siglip" | "siglip2" => "SigLIP",
+        "siglip" => "SigLIP",
+        "siglip2" => "SigLIP 2 for pictures of any shape (NaFlex)",
         "blip" => "BLIP",
         "blip-2" | "blip_2" => "BLIP-2",
         "clip_text_model" => "the text tower of a CLIP alone",

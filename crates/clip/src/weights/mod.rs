@@ -21,13 +21,15 @@ mod zip;
 
 pub use crate::error::{Error, Fault};
 pub use crate::ops::Activation;
-pub(crate) use architecture::heads;
 pub use architecture::{Architecture, ImageTower, Transformer};
+pub(crate) use architecture::{family_of, heads};
 pub use opening::{embedded, open, open_as};
 pub use settings::{Assumed, Fit, Given, Interpolation, Look};
 pub use stored::{Kind, Stored};
 
+use crate::text::Family;
 use crate::tokenizer::VOCABULARY;
+use crate::wording::{self, Wording};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use settled::{Beside, Hint};
@@ -74,8 +76,12 @@ pub struct Weights {
     path: PathBuf,
     /// Where they came from.
     pub format: Format,
-    /// The MLPs' non-linearity: the configuration's, what was given, else OpenAI's.
+    /// The image tower's MLPs' non-linearity: the configuration's, what was given, else OpenAI's.
     pub activation: Activation,
+    /// The text tower's, which is another in a few SigLIPs only.
+    pub text_activation: Activation,
+    /// What texts are to the text tower.
+    pub wording: Wording,
     /// How pictures are made ready: the configuration's, what was given, else OpenAI's.
     pub look: Look,
     /// What nothing says, and was taken as usual.
@@ -158,10 +164,14 @@ impl Weights {
         let mut architecture = architecture::of(&shapes).map_err(fail)?;
         no_larger_than_the_files(&named).map_err(|fault| fail(vec![fault]))?;
         let ids = named.remove(TOKEN_IDS);
-        let token_rows = token_rows(ids.as_deref().and_then(<[_]>::first), shapes[TOKENS][0])
-            .map_err(|problem| Error::weights(path, TOKEN_IDS, problem))?;
-        let (activation, look, assumed) =
-            settled::settled(path, &mut architecture, config.as_ref(), hint, given)?;
+        let token_rows = match architecture.family {
+            Family::Clip => token_rows(ids.as_deref().and_then(<[_]>::first), shapes[TOKENS][0])
+                .map_err(|problem| Error::weights(path, TOKEN_IDS, problem))?,
+            _ => None,
+        };
+        let rows = shapes[TOKENS].first().copied().unwrap_or(0);
+        let settled = settled::settled(path, &mut architecture, config.as_ref(), hint, given)?;
+        let wording = wording(path, &architecture, rows)?;
 
         let entries = named
             .into_iter()
@@ -175,9 +185,11 @@ impl Weights {
             entries,
             path: path.to_owned(),
             format,
-            activation,
-            look,
-            assumed,
+            activation: settled.activations[0],
+            text_activation: settled.activations[1],
+            wording,
+            look: settled.look,
+            assumed: settled.assumed,
             skipped: Vec::new(),
             token_rows,
             architecture,
@@ -213,12 +225,19 @@ impl Weights {
             path: path.to_owned(),
             format: Format::Safetensors,
             activation,
+            text_activation: activation,
+            wording: Wording::default(),
             look: Look::default(),
             assumed: Assumed::default(),
             skipped: Vec::new(),
             token_rows,
             architecture,
         })
+    }
+
+    /// Non-linearities of the image and the text tower.
+    pub(crate) fn activations(&self) -> [Activation; 2] {
+        [self.activation, self.text_activation]
     }
 
     /// Names and shapes, in order of the names.
@@ -317,7 +336,8 @@ impl Weights {
     pub fn manner(&self) -> String {
         let heads = self.architecture.heads();
         let usual = heads.map(|(_, width)| architecture::heads(width));
-        settings::manner(self.activation, heads, usual, &self.look)
+        let manner = settings::manner(self.activations(), heads, usual, &self.look);
+        manner + &self.wording.manner()
     }
 
     /// The [fingerprint](Self::fingerprint) and the [manner](Self::manner): what two CLIPs that give the same numbers have
@@ -366,6 +386,22 @@ impl Weights {
     }
 }
 
+/// What texts are to the tower: CLIP's own, or the tokenizer beside the weights.
+fn wording(path: &Path, found: &Architecture, rows: usize) -> Result<Wording, Error> {
+    if found.family == Family::Clip {
+        return Ok(Wording::default());
+    }
+    let folder = match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(Path::new("")),
+    };
+    let form = wording::Form {
+        longest: found.context,
+        is_siglip: found.family == Family::Siglip,
+    };
+    wording::read(folder, form, rows)
+}
+
 /// A few bytes that many tensors point to would be as many times as large in memory.
 fn no_larger_than_the_files(named: &BTreeMap<String, Vec<Stored>>) -> Result<(), Fault> {
     let mut files = BTreeMap::new();
@@ -387,7 +423,7 @@ fn no_larger_than_the_files(named: &BTreeMap<String, Vec<Stored>>) -> Result<(),
 
 /// One temperature, whichever way it is written.
 fn entry_shape(name: &str, shape: Vec<usize>) -> Vec<usize> {
-    if name == "logit_scale" {
+    if matches!(name, "logit_scale" | "logit_bias") {
         Vec::new()
     } else {
         shape

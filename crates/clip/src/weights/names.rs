@@ -1,4 +1,14 @@
-//! Every tensor under the name OpenAI's `state_dict` gives it.
+//! Every tensor under the name OpenAI's `state_dict` gives it, and what OpenAI's CLIPs have not under one like theirs.
+//!
+//! | ours | what it is |
+//! |---|---|
+//! | `type_embedding`, `ln_embedding.*` | BERT's token types, and its norm before the blocks |
+//! | `text_projection.0`, `text_projection.2`, `text_projection.bias` | a text tower that ends in two matrices, or in one and a bias |
+//! | `visual.conv1.bias` | of patches (timm, SigLIP) |
+//! | `visual.attn_pool.*` | what pools SigLIP's pictures |
+//! | `logit_bias` | of SigLIP's sigmoid |
+
+mod open_clip;
 
 use super::stored::Stored;
 use std::collections::BTreeMap;
@@ -11,6 +21,8 @@ pub(super) struct Named {
 }
 
 const OPENAI: &str = "token_embedding.weight";
+/// Of open_clip's text towers of transformers.
+const BERT: &str = "text.transformer.embeddings.word_embeddings.weight";
 const HUGGING_FACE: &str = "text_model.embeddings.token_embedding.weight";
 
 /// Buffers that hold no weights: masks, counters, and sizes that the tensors tell by themselves.
@@ -24,6 +36,7 @@ fn is_buffer(name: &str) -> bool {
             | "input_resolution"
             | "context_length"
             | "vocab_size"
+            | "token_type_ids"
     )
 }
 
@@ -33,11 +46,14 @@ pub(super) fn openai(found: BTreeMap<String, Stored>) -> Option<Named> {
     // The shortest, so that copies in an optimizer or an average do not count.
     let anchor = found
         .keys()
-        .filter(|n| *n == OPENAI || n.ends_with(&format!(".{OPENAI}")))
+        .filter(|n| *n == OPENAI || n.ends_with(&format!(".{OPENAI}")) || n.ends_with(BERT))
         .min_by_key(|n| n.len())?;
     let (prefix, is_hugging_face) = match anchor.strip_suffix(HUGGING_FACE) {
         Some(prefix) => (prefix, true),
-        None => (anchor.strip_suffix(OPENAI)?, false),
+        None => match anchor.strip_suffix(&BERT["text.".len()..]) {
+            Some(prefix) => (prefix, false),
+            None => (anchor.strip_suffix(OPENAI)?, false),
+        },
     };
     // open_clip's CustomTextCLIP keeps the text tower one level down.
     let text = if is_hugging_face {
@@ -53,17 +69,13 @@ pub(super) fn openai(found: BTreeMap<String, Stored>) -> Option<Named> {
         let Some(name) = name.strip_prefix(&prefix) else {
             continue;
         };
-        if is_buffer(name) {
+        if is_buffer(name) || open_clip::is_unused(name) {
             continue;
         }
         let (name, part, stored) = if is_hugging_face {
             hugging_face(name, stored)
         } else {
-            (
-                name.strip_prefix(&text).unwrap_or(name).to_owned(),
-                0,
-                stored,
-            )
+            open_clip::named(name.strip_prefix(&text).unwrap_or(name), stored)
         };
         parts.entry(name).or_default().insert(part, stored);
     }
@@ -84,7 +96,23 @@ fn hugging_face(name: &str, stored: Stored) -> (String, usize, Stored) {
     match name {
         "text_projection.weight" => return ("text_projection".to_owned(), 0, stored.transposed()),
         "visual_projection.weight" => return ("visual.proj".to_owned(), 0, stored.transposed()),
+        // SigLIP's, and what pools its pictures.
+        "text_model.head.weight" => return ("text_projection".to_owned(), 0, stored.transposed()),
+        "text_model.head.bias" => return ("text_projection.bias".to_owned(), 0, stored),
+        "vision_model.head.probe" => {
+            return ("visual.attn_pool.probe".to_owned(), 0, stored.squeezed(1));
+        }
         _ => {}
+    }
+    if let Some(part) = name.strip_prefix("vision_model.head.") {
+        let part = match part.split_once('.') {
+            Some(("attention", rest)) => rest.to_owned(),
+            Some(("layernorm", kind)) => format!("norm.{kind}"),
+            _ => part
+                .replace("mlp.fc1", "mlp.c_fc")
+                .replace("mlp.fc2", "mlp.c_proj"),
+        };
+        return (format!("visual.attn_pool.{part}"), 0, stored);
     }
     let (tower, rest) = match (
         name.strip_prefix("vision_model."),
@@ -97,6 +125,7 @@ fn hugging_face(name: &str, stored: Stored) -> (String, usize, Stored) {
     let fixed = match (tower, rest) {
         ("visual.", "embeddings.class_embedding") => "class_embedding",
         ("visual.", "embeddings.patch_embedding.weight") => "conv1.weight",
+        ("visual.", "embeddings.patch_embedding.bias") => "conv1.bias",
         ("", "embeddings.token_embedding.weight") => "token_embedding.weight",
         ("", "embeddings.token_embedding.ids") => "token_embedding.ids",
         (_, "embeddings.position_embedding.weight") => "positional_embedding",

@@ -69,6 +69,16 @@ impl Look {
         self
     }
 
+    /// SigLIP's: mean and deviation of one half, both sides resized.
+    pub(super) fn siglip() -> Self {
+        Self {
+            mean: [0.5; 3],
+            deviation: [0.5; 3],
+            fit: Fit::Squash,
+            interpolation: Interpolation::Bicubic,
+        }
+    }
+
     /// Whether it is OpenAI's.
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
@@ -167,15 +177,21 @@ impl Assumed {
 /// What follows the fingerprint of the tensors where they are not run as OpenAI's are: records, prompts and caches must
 /// not take one for the other. Empty where they are.
 pub(super) fn manner(
-    activation: Activation,
+    activations: [Activation; 2],
     heads: [(usize, usize); 2],
     usual: [usize; 2],
     look: &Look,
 ) -> String {
-    let mut out = String::new();
-    if activation == Activation::Gelu {
-        out += "-gelu";
-    }
+    let name = |activation| match activation {
+        Activation::QuickGelu => "quickgelu",
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelutanh",
+    };
+    let mut out = match activations {
+        [Activation::QuickGelu, Activation::QuickGelu] => String::new(),
+        [image, text] if image == text => format!("-{}", name(image)),
+        [image, text] => format!("-{}x{}", name(image), name(text)),
+    };
     let [(image, _), (text, _)] = heads;
     if [image, text] != usual {
         out += &format!("-heads{image}x{text}");

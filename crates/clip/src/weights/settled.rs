@@ -5,6 +5,7 @@ use super::config;
 use super::settings::{Assumed, Given, Look};
 use crate::error::{Error, Fault};
 use crate::ops::Activation;
+use crate::text::Family;
 use std::path::{Path, PathBuf};
 
 /// A configuration that belongs to the tensors.
@@ -21,7 +22,15 @@ pub(super) enum Hint {
     Trained(Activation, String),
 }
 
-/// Activation, heads (into `architecture`) and pictures: of the configuration, else of what is given or the file says,
+/// What is settled beside the heads and the text tower's ways, which go into the architecture.
+pub(super) struct Settled {
+    /// Of the image and the text tower.
+    pub(super) activations: [Activation; 2],
+    pub(super) look: Look,
+    pub(super) assumed: Assumed,
+}
+
+/// Activations, heads (into `architecture`) and pictures: of the configuration, else of what is given or the file says,
 /// else assumed.
 pub(super) fn settled(
     path: &Path,
@@ -29,15 +38,24 @@ pub(super) fn settled(
     config: Option<&Beside>,
     hint: Option<Hint>,
     given: &Given,
-) -> Result<(Activation, Look, Assumed), Error> {
+) -> Result<Settled, Error> {
     let told = match config {
         Some(Beside::OpenClip(file)) => Some((file, config::open_clip(file, architecture)?)),
         Some(Beside::HuggingFace(file)) => Some((file, config::hugging_face(file, architecture)?)),
         None => None,
     };
+    if told.is_none() && architecture.family != Family::Clip {
+        let problem = "is missing: nothing else says how this text tower (BERT's or SigLIP's) reads texts; it lies in the \
+                       repository of the weights";
+        return Err(Error::weights(
+            path,
+            "open_clip_config.json or config.json",
+            problem,
+        ));
+    }
     let [(image, image_width), (text, text_width)] = architecture.heads();
     let image_told = told.as_ref().and_then(|(_, t)| t.image_heads);
-    let text_told = told.as_ref().map(|(_, t)| t.text_heads);
+    let text_told = told.as_ref().and_then(|(_, t)| t.text_heads);
     let mut faults = Vec::new();
     if let Some((file, told)) = &told {
         let mut differs = |what: &str, says: String, given: Option<String>| {
@@ -52,17 +70,15 @@ pub(super) fn settled(
         let shown = |a: Activation| format!("{a:?}");
         differs(
             "activation",
-            shown(told.activation),
+            shown(told.activations[0]),
             given.activation.map(shown),
         );
         let heads = |n: usize| format!("{n} heads");
         let image = image_told.unwrap_or(image);
         differs("image heads", heads(image), given.image_heads.map(heads));
-        differs(
-            "text heads",
-            heads(told.text_heads),
-            given.text_heads.map(heads),
-        );
+        if let Some(text) = told.text_heads {
+            differs("text heads", heads(text), given.text_heads.map(heads));
+        }
         let look = given.look(told.look);
         differs("pictures", told.look.to_string(), Some(look.to_string()));
     }
@@ -93,33 +109,43 @@ pub(super) fn settled(
     let image = given.image_heads.or(image_told).unwrap_or(image);
     let text = given.text_heads.or(text_told).unwrap_or(text);
     architecture.text.heads = text;
-    if let ImageTower::Transformer { blocks, .. } = &mut architecture.image {
+    if let ImageTower::Transformer { blocks, .. } | ImageTower::Pooled { blocks, .. } =
+        &mut architecture.image
+    {
         blocks.heads = image;
+    }
+    if let Some((_, told)) = &told {
+        architecture.context = told.context.unwrap_or(architecture.context);
+        if let (Family::Bert(pooling), Some(said)) = (&mut architecture.family, told.pooling) {
+            *pooling = said;
+        }
     }
 
     let mut assumed = Assumed::default();
     let is_known = matches!(hint, Some(Hint::Known(Activation::QuickGelu)));
-    let activation = match (&told, given.activation, hint) {
-        (Some((_, told)), ..) => told.activation,
-        (None, Some(given), _) => given,
-        (None, None, Some(Hint::Known(activation))) => activation,
+    let activations = match (&told, given.activation, hint) {
+        (Some((_, told)), ..) => told.activations,
+        (None, Some(given), _) => [given; 2],
+        (None, None, Some(Hint::Known(activation))) => [activation; 2],
         (None, None, Some(Hint::Trained(activation, run))) => {
             let name = match activation {
                 Activation::Gelu => "GELU",
+                Activation::GeluTanh => "GELU by tanh",
                 Activation::QuickGelu => "QuickGELU",
             };
             let said = format!("{name} assumed, as open_clip trained it in a run called {run:?}");
             assumed.activation = Some(said);
-            activation
+            [activation; 2]
         }
         (None, None, None) => {
             assumed.activation = Some("QuickGELU assumed, as in OpenAI's weights".to_owned());
-            Activation::QuickGelu
+            [Activation::QuickGelu; 2]
         }
     };
     // OpenAI's own archives say by what they call that they are.
-    let is_told = told.is_some() || is_known;
-    let is_given = given.image_heads.is_some() && given.text_heads.is_some();
+    let is_told = told.as_ref().is_some_and(|(_, t)| t.text_heads.is_some()) || is_known;
+    let is_given =
+        given.text_heads.is_some() && (given.image_heads.is_some() || image_told.is_some());
     if !is_told && !is_given {
         assumed.heads = Some(match (image_width / image, text_width / text) {
             (image, text) if image == text => format!("attention heads of {image} assumed"),
@@ -128,5 +154,9 @@ pub(super) fn settled(
             ),
         });
     }
-    Ok((activation, look, assumed))
+    Ok(Settled {
+        activations,
+        look,
+        assumed,
+    })
 }

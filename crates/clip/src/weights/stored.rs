@@ -245,6 +245,17 @@ impl Stored {
         self
     }
 
+    /// The same numbers without leading axes of one, down to `rank` axes.
+    pub(crate) fn squeezed(mut self, rank: usize) -> Self {
+        while self.shape.len() > rank && self.shape[0] == 1 {
+            self.shape.remove(0);
+            if let Some(strides) = &mut self.strides {
+                strides.remove(0);
+            }
+        }
+        self
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.record.bytes()[self.offset..]
     }

@@ -161,6 +161,7 @@ fn heads_of_any_width_run_as_candles_own_operations_have_them() {
             heads,
             hidden: 4 * width,
             activation: Activation::QuickGelu,
+            norms: clip::ops::Norms::Clip,
         };
         let tensors = clip.tensors().unwrap();
         let theta: Vec<Tensor> = clip::ops::block::PARTS

@@ -326,7 +326,7 @@ fn shared_formats_give_the_same_tensors() {
 fn gap_of_resnet(file: &Path, pixels: &Tensor, published: &Tensor) -> f32 {
     let tower = match Clip::from_weights(&open(file)).unwrap().image {
         clip::ImageTower::ResNet(tower) => tower,
-        clip::ImageTower::Transformer(_) => panic!("a ResNet became a transformer"),
+        _ => panic!("a ResNet became a transformer"),
     };
     assert_eq!(tower.image_size(), 64);
     let difference = (tower.forward(pixels).unwrap() - published).unwrap();

@@ -110,7 +110,9 @@ impl Config for ClassTokensConfig {
 /// The sequences of `classes`, context row `k M + i` in each, and unit features `[K, E]` of the hand-written prompts.
 fn bound(clip: &Clip, classes: &Classes, count: usize) -> Result<(TextPlan, Tensor)> {
     let rest = templates::listed_or("tcp-learned", classes, "{}.");
-    let sequences = sequences_before(classes, rest, count, |class, i| class * count + i)?;
+    let sequences = sequences_before(clip.text.wording(), classes, rest, count, |class, i| {
+        class * count + i
+    })?;
     let plan = clip.text.plan(&[sequences])?;
     let teacher = clip.encode_texts(&classes.texts(templates::of("tcp", classes)))?;
     Ok((plan, unit(&teacher)?))

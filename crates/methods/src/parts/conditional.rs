@@ -149,8 +149,14 @@ impl Method for Conditional {
     }
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
-        self.sequences =
-            layout::sequences(classes, &self.lead, self.count, Position::End, |_, i| i)?;
+        self.sequences = layout::sequences(
+            self.clip.text.wording(),
+            classes,
+            &self.lead,
+            self.count,
+            Position::End,
+            |_, i| i,
+        )?;
         Ok(())
     }
 

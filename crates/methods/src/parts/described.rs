@@ -1,7 +1,7 @@
 //! What language models wrote about the classes, as features of the text tower. `E` joint width.
 
 use candle_core::{Result, Tensor, bail};
-use clip::{Clip, Slot, TextPrompt, Tokenizer, model::unit, tokenizer::CONTEXT};
+use clip::{Clip, Slot, TextPrompt, Wording, model::unit};
 
 use crate::replay::Recording;
 use crate::{Classes, Descriptions, Needs, Settings};
@@ -87,14 +87,9 @@ pub(crate) fn mean(clip: &Clip, classes: &Classes) -> Result<Tensor> {
     Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// Slots of `text`, of which the first 75 tokens stay, between start and end.
-fn cut(text: &str) -> Result<Vec<Slot>> {
-    let tokenizer = Tokenizer::shared();
-    let ends = tokenizer.sequence("").map_err(candle_core::Error::wrap)?;
-    let ids = tokenizer.encode(text);
-    let kept = &ids[..ids.len().min(CONTEXT - ends.len())];
-    let whole = [&ends[..1], kept, &ends[1..]].concat();
-    Ok(whole.into_iter().map(Slot::Token).collect())
+/// Slots of `text`, of which as many first tokens stay as the tower takes between start and end (of CLIP's 75).
+fn cut(wording: &Wording, text: &str) -> Vec<Slot> {
+    wording.cut(text).into_iter().map(Slot::Token).collect()
 }
 
 /// Unit features `[n, E]` of `texts`, at least one; what is too long is cut.
@@ -104,7 +99,7 @@ fn cut(text: &str) -> Result<Vec<Slot>> {
 pub(crate) fn cut_features(clip: &Clip, texts: &[String]) -> Result<Tensor> {
     const AT_ONCE: usize = 256;
     let of_piece = |texts: &[String]| {
-        let sequences = texts.iter().map(|t| cut(t)).collect::<Result<_>>()?;
+        let sequences = texts.iter().map(|t| cut(clip.text.wording(), t)).collect();
         let plan = clip.text.plan(&[sequences])?;
         clip.text.encode(&plan, &TextPrompt::default())
     };
@@ -135,12 +130,13 @@ mod tests {
 
     #[test]
     fn a_long_text_keeps_its_first_75_tokens_and_the_end() {
-        let long = cut(&format!("cat{}", " dog".repeat(90))).unwrap();
-        let short = cut("cat dog").unwrap();
+        let cut = |text: &str| cut(&Wording::default(), text);
+        let long = cut(&format!("cat{}", " dog".repeat(90)));
+        let short = cut("cat dog");
         assert_eq!((long.len(), short.len()), (77, 4));
         assert_eq!((long[0], long[1], long[76]), (short[0], short[1], short[3]));
         assert!(long[2..76].iter().all(|s| *s == short[2]));
-        assert_eq!(cut(&"dog ".repeat(75)).unwrap().len(), 77);
+        assert_eq!(cut(&"dog ".repeat(75)).len(), 77);
     }
 
     /// Where the setting is not there, nothing else is either: keys of trials stay.

@@ -1,7 +1,7 @@
 //! Learned context vectors in a text: how the family lays them out around the class name.
 
 use candle_core::{Result, Tensor, Var, bail};
-use clip::{Clip, Slot, Tokenizer};
+use clip::{Clip, Slot, Wording};
 
 use crate::Classes;
 
@@ -16,11 +16,9 @@ pub enum Position {
     Front,
 }
 
-/// Token ids of `text` with start and end.
-pub(crate) fn tokens(text: &str) -> Result<Vec<u32>> {
-    Tokenizer::shared()
-        .sequence(text)
-        .map_err(candle_core::Error::wrap)
+/// Token ids of `text` with what stands before and behind it.
+pub(crate) fn tokens(wording: &Wording, text: &str) -> Result<Vec<u32>> {
+    wording.sequence(text).map_err(candle_core::Error::wrap)
 }
 
 /// The words a context starts from: how many there are (counted by spaces, as published) and their embeddings.
@@ -28,14 +26,16 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<u32>> {
 /// # Errors
 /// No words, or words outside the vocabulary.
 pub fn word_embeddings(clip: &Clip, words: &str, count: usize) -> Result<Tensor> {
-    let ids = tokens(words)?;
-    if ids.len() < count + 2 {
+    let wording = clip.text.wording();
+    tokens(wording, words)?;
+    let ids = wording.encode(words);
+    if ids.len() < count {
         bail!(
             "{words:?} has {} tokens, {count} context vectors start from it",
-            ids.len() - 2
+            ids.len()
         );
     }
-    clip.text.embed(&ids[1..1 + count])
+    clip.text.embed(&ids[..count])
 }
 
 /// How many words, as the published code counts them.
@@ -43,12 +43,27 @@ pub fn word_count(words: &str) -> usize {
     words.split(' ').count()
 }
 
+/// The ids of `lead` and `rest` as one text: what stands before the words, and what follows the `count` tokens of the
+/// lead that a context replaces.
+fn around(wording: &Wording, lead: &str, rest: &str, count: usize) -> Result<[Vec<Slot>; 2]> {
+    let ids = tokens(wording, &format!("{lead} {rest}"))?;
+    let first = wording.starts();
+    if ids.len() < first + count {
+        bail!(
+            "{lead:?} are fewer than {count} tokens of this backbone, which the context replaces"
+        );
+    }
+    let slots = |ids: &[u32]| ids.iter().map(|t| Slot::Token(*t)).collect();
+    Ok([slots(&ids[..first]), slots(&ids[first + count..])])
+}
+
 /// A sequence for each class: `lead` (the words or `X`s that the context replaces), the name and a period, in which
 /// context row `row(class, i)` takes the place of the `i`-th word.
 ///
 /// # Errors
-/// A text of more than 77 tokens.
+/// A text of more tokens than the tower of `wording` takes.
 pub fn sequences(
+    wording: &Wording,
     classes: &Classes,
     lead: &str,
     count: usize,
@@ -60,17 +75,14 @@ pub fn sequences(
         .iter()
         .enumerate()
         .map(|(class, name)| {
-            let ids = tokens(&format!("{lead} {name}."))?;
+            let [mut slots, rest] = around(wording, lead, &format!("{name}."), count)?;
             let context: Vec<Slot> = (0..count).map(|i| Slot::Context(row(class, i))).collect();
-            let start = Slot::Token(ids[0]);
-            let rest: Vec<Slot> = ids[1 + count..].iter().map(|t| Slot::Token(*t)).collect();
-            let name_length = Tokenizer::shared().encode(name).len();
+            let name_length = wording.encode(name).len();
             let (before, after) = match position {
                 Position::End => (count, 0),
                 Position::Middle => (count / 2, name_length),
                 Position::Front => (0, name_length),
             };
-            let mut slots = vec![start];
             slots.extend(&context[..before]);
             slots.extend(&rest[..after]);
             slots.extend(&context[before..]);
@@ -83,8 +95,9 @@ pub fn sequences(
 /// A sequence for each class: `count` context rows `row(class, i)`, then `rest` with the name in the place of `{}`.
 ///
 /// # Errors
-/// A text of more than 77 tokens.
+/// A text of more tokens than the tower of `wording` takes.
 pub fn sequences_before(
+    wording: &Wording,
     classes: &Classes,
     rest: &str,
     count: usize,
@@ -93,13 +106,10 @@ pub fn sequences_before(
     let lead = placeholder(count);
     let texts = classes.texts(rest);
     let one = |(class, text): (usize, &String)| {
-        let ids = tokens(&format!("{lead} {text}"))?;
-        let words = ids[1 + count..].iter().map(|t| Slot::Token(*t));
-        let context = (0..count).map(|i| Slot::Context(row(class, i)));
-        Ok(std::iter::once(Slot::Token(ids[0]))
-            .chain(context)
-            .chain(words)
-            .collect())
+        let [mut slots, words] = around(wording, &lead, text, count)?;
+        slots.extend((0..count).map(|i| Slot::Context(row(class, i))));
+        slots.extend(words);
+        Ok(slots)
     };
     texts.iter().enumerate().map(one).collect()
 }
@@ -123,7 +133,15 @@ mod tests {
 
     fn shape(position: Position) -> Vec<char> {
         let classes = Classes::new(&["annual_crop land".into()], "any", "{}");
-        let slots = sequences(&classes, &placeholder(4), 4, position, |_, i| i).unwrap();
+        let slots = sequences(
+            &Wording::default(),
+            &classes,
+            &placeholder(4),
+            4,
+            position,
+            |_, i| i,
+        )
+        .unwrap();
         slots[0]
             .iter()
             .map(|s| {

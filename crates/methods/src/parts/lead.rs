@@ -45,8 +45,14 @@ impl Lead {
 
     /// Sequences of `classes`.
     pub(crate) fn plan(&self, clip: &Clip, classes: &Classes) -> Result<TextPlan> {
-        let sequences: Vec<Vec<Slot>> =
-            layout::sequences(classes, &self.words, self.count, Position::End, |_, i| i)?;
+        let sequences: Vec<Vec<Slot>> = layout::sequences(
+            clip.text.wording(),
+            classes,
+            &self.words,
+            self.count,
+            Position::End,
+            |_, i| i,
+        )?;
         clip.text.plan(&[sequences])
     }
 }

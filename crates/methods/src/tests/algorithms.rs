@@ -248,8 +248,15 @@ fn no_bound_on_memory_changes_a_bit_of_training() {
     let train = |entry: &Entry, memory: Option<usize>| {
         let mut clip = clip();
         Arc::make_mut(&mut clip).text.memory = memory;
-        let group =
-            layout::sequences(&classes, "a photo of a", 4, Position::End, |_, i| i).unwrap();
+        let group = layout::sequences(
+            clip.text.wording(),
+            &classes,
+            "a photo of a",
+            4,
+            Position::End,
+            |_, i| i,
+        )
+        .unwrap();
         let rows = clip.text.plan(&[group]).unwrap().rows();
         assert!(rows > 2048, "{rows} rows are not two pieces");
         let mut method = build_for(entry, "", &clip, &classes).unwrap();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use clip::Tokenizer;
 use clip::model::unit;
 use indicatif::ProgressBar;
 
@@ -70,10 +69,10 @@ impl Encode {
                 .iter()
                 .enumerate()
                 .map(|(i, t)| {
-                    let padded = Tokenizer::shared().padded(t);
+                    let padded = clip.text.wording().padded(t);
                     let padded =
                         padded.with_context(|| format!("{}: entry {i}", path.display()))?;
-                    Ok(padded.map(i64::from).to_vec())
+                    Ok(padded.into_iter().map(i64::from).collect::<Vec<_>>())
                 })
                 .collect::<Result<Vec<_>>>()?;
             out.push(("tokens", Tensor::new(tokens, &Device::Cpu)?));

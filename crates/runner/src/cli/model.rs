@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clip::text::{Family, Pooling};
 use clip::weights::{ImageTower, Transformer, Weights};
 
 use super::Done;
@@ -151,6 +152,14 @@ fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
             patch,
             image,
         } => format!("ViT, {image} px, patches of {patch}, {}", blocks(t)),
+        ImageTower::Pooled {
+            blocks: t,
+            patch,
+            image,
+        } => format!(
+            "ViT with attention pool (SigLIP), {image} px, patches of {patch}, {}",
+            blocks(t)
+        ),
         ImageTower::ResNet {
             width,
             layers,
@@ -176,18 +185,32 @@ fn describe(weights: &Weights) -> Result<Vec<(&'static str, String)>> {
         .collect();
     let rows = match &weights.token_rows {
         Some(rows) => format!("CLIP byte pairs, {} of 49408 token rows", rows.len()),
-        None => "CLIP byte pairs, all 49408 token rows".to_owned(),
+        None if weights.wording.is_clips() => "CLIP byte pairs, all 49408 token rows".to_owned(),
+        None => weights.wording.about(),
     };
     Ok(vec![
         ("format", weights.format.to_string()),
         ("image tower", image),
-        ("text tower", blocks(&a.text)),
+        ("text tower", {
+            let kind = match a.family {
+                Family::Clip => "",
+                Family::Bert(Pooling::Mean) => "BERT, mean of all tokens read, ",
+                Family::Bert(_) => "BERT, [CLS] read, ",
+                Family::Siglip => "SigLIP, last token read, ",
+            };
+            format!("{kind}{}", blocks(&a.text))
+        }),
         ("heads", heads(weights)),
         ("joint width", a.embedding.to_string()),
         (
             "activation",
             of_assumed(
-                format!("{:?}", weights.activation),
+                match (weights.activation, weights.text_activation) {
+                    (image, text) if image == text => format!("{image:?}"),
+                    (image, text) => {
+                        format!("{image:?} in the image tower, {text:?} in the text tower")
+                    }
+                },
                 &weights.assumed.activation,
             ),
         ),

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use candle_core::{D, DType, Tensor};
-use clip::Tokenizer;
 
 use super::Done;
 use crate::backbone;
@@ -48,7 +47,7 @@ impl Words {
                 .token_rows
                 .as_ref()
                 .map_or(row as u32, |ids| ids[row]);
-            Tokenizer::shared().word(id).replace("</w>", "")
+            weights.wording.word(id)
         };
         let squares = table.sqr()?.sum(D::Minus1)?; // [N]
         let mut lines = Vec::new();

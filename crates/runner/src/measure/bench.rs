@@ -281,7 +281,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// A name that the vocabulary does not have.
 pub(crate) fn prompts(clip: &Clip, classes: &Classes) -> Result<(TextPlan, usize)> {
     let words = layout::word_count(WORDS);
-    let group = layout::sequences(classes, WORDS, words, layout::Position::End, |_, i| i)?;
+    let group = layout::sequences(
+        clip.text.wording(),
+        classes,
+        WORDS,
+        words,
+        layout::Position::End,
+        |_, i| i,
+    )?;
     let tokens = group.iter().map(Vec::len).sum();
     Ok((clip.text.plan(&[group])?, tokens))
 }

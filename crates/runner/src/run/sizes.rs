@@ -40,7 +40,10 @@ pub fn released(name: &str) -> Option<Architecture> {
     };
     Some(Architecture {
         embedding,
+        family: clip::text::Family::Clip,
+        context: clip::tokenizer::CONTEXT,
         text: transformer(text, 12),
         image,
+        is_timm: false,
     })
 }

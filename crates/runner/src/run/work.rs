@@ -1,6 +1,7 @@
 //! How many floating-point operations a trial cannot do without, from sizes alone: no weight, no picture.
 
-use clip::ops::{Activation, BlockShape, Group, Layout, Work};
+use clip::ops::{Activation, BlockShape, Group, Layout, Norms, Work};
+use clip::text::Family;
 use clip::weights::{Architecture, ImageTower, Transformer};
 use datasets::ClassSet;
 use methods::{Sees, Support, TextCost};
@@ -53,6 +54,7 @@ fn shape(t: &Transformer) -> BlockShape {
         heads: t.heads,
         hidden: t.hidden,
         activation: Activation::QuickGelu,
+        norms: Norms::Clip,
     }
 }
 
@@ -64,11 +66,19 @@ fn blocks(t: &Transformer, layout: &Layout, ends: &[usize]) -> Work {
 
 /// One pass over texts whose first `prefix` tokens are the same; `rest` are the tokens of each after them.
 pub fn text(a: &Architecture, prefix: usize, rest: &[usize]) -> Work {
-    let layout = Layout::causal(&[Group {
-        prefix,
-        own: rest.to_vec(),
-    }]);
-    let ends: Vec<usize> = rest.iter().map(|n| n - 1).collect();
+    let layout = match a.family {
+        Family::Clip => Layout::causal(&[Group {
+            prefix,
+            own: rest.to_vec(),
+        }]),
+        // Nothing is shared where all rows of a text see each other.
+        Family::Bert(_) => Layout::apart(&rest.iter().map(|n| prefix + n).collect::<Vec<_>>()),
+        Family::Siglip => Layout::apart(&vec![a.context; rest.len()]),
+    };
+    let ends = match a.family {
+        Family::Clip => rest.iter().map(|n| n - 1).collect(),
+        _ => vec![0; rest.len()],
+    };
     let projection = 2.0 * (rest.len() * a.text.width * a.embedding) as f64;
     let ends_in = Work {
         forward: projection,
@@ -94,6 +104,20 @@ pub fn image(a: &Architecture, prompts: usize) -> Work {
                 backward: projection,
             };
             blocks(t, &layout, &[0]) + ends
+        }
+        ImageTower::Pooled {
+            blocks: t,
+            patch,
+            image,
+        } => {
+            let patches = (image / patch).pow(2);
+            let embedding = 2.0 * (patches * t.width * 3 * patch * patch) as f64;
+            let pool = 2.0 * (2 * patches * t.width * t.width) as f64;
+            let all = shape(t).work(&Layout::full(1, patches), None);
+            Work {
+                forward: embedding + all.forward * t.layers as f64 + pool,
+                backward: 0.0,
+            }
         }
         ImageTower::ResNet {
             width,
@@ -344,6 +368,7 @@ mod tests {
                     let (d, places) = (32.0 * *width as f64, (image / 32).pow(2) as f64);
                     places * (2.0 * d * d + 2.0 * d * a.embedding as f64)
                 }
+                ImageTower::Pooled { .. } => unreachable!("no released size is SigLIP's"),
             };
             let agree = |ours: f64, published: f64| (ours / published - 1.0).abs() < 0.005;
             let ours = (image(&a, 0).forward + more) / 1e9;

@@ -258,10 +258,10 @@ fn files_that_are_no_weights_are_called_what_they_are() {
     }
     // A folder of another model, and one whose files are of another framework.
     write(&bed, "siglip/model.safetensors", BARE);
-    write(&bed, "siglip/config.json", "{\"model_type\": \"siglip\"}");
+    write(&bed, "siglip/config.json", "{\"model_type\": \"siglip2\"}");
     let answer = ends(&bed, 2, &["model", "check", "siglip"]);
     assert!(
-        answer.stderr.contains("\"siglip\", SigLIP"),
+        answer.stderr.contains("\"siglip2\", SigLIP"),
         "{}",
         answer.stderr
     );

@@ -74,12 +74,12 @@ impl BfloatBlock {
     fn rows(&self, x: &[f32], plan: &Plan, selected: Option<&[usize]>) -> Vec<f32> {
         let (w, h) = (self.shape.width, self.shape.hidden);
         let [g1, b1, _, b_in, _, b_out, g2, b2, _, b_fc, _, b_proj] = &self.kept;
-        let arch = Arch::new();
+        let (arch, epsilon) = (Arch::new(), self.shape.norms.epsilon());
         let r = x.len() / w;
         let rs = selected.map_or(r, <[usize]>::len);
 
         let normed = Rows::new(r, w, |i, out| {
-            rows::norm_row(arch, &x[i * w..(i + 1) * w], g1, b1, out);
+            rows::norm_row(arch, &x[i * w..(i + 1) * w], (g1, b1), epsilon, out);
         });
         let mut kv = scratch::take(r * 2 * w);
         rows::fill_rows(&mut kv, &b_in[w..], None);
@@ -91,7 +91,7 @@ impl BfloatBlock {
             Some(selected) => {
                 let asking = Rows::new(rs, w, |i, out| {
                     let at = selected[i] * w;
-                    rows::norm_row(arch, &x[at..at + w], g1, b1, out);
+                    rows::norm_row(arch, &x[at..at + w], (g1, b1), epsilon, out);
                 });
                 self.query.product(&mut q, &asking);
             }
@@ -122,7 +122,7 @@ impl BfloatBlock {
         drop((rounded, attended));
 
         let normed = Rows::new(rs, w, |i, out| {
-            rows::norm_row(arch, &middle[i * w..(i + 1) * w], g2, b2, out);
+            rows::norm_row(arch, &middle[i * w..(i + 1) * w], (g2, b2), epsilon, out);
         });
         let mut hidden = scratch::take(rs * h);
         rows::fill_rows(&mut hidden, b_fc, None);
@@ -133,6 +133,7 @@ impl BfloatBlock {
             match self.shape.activation {
                 Activation::QuickGelu => rows::quick_gelu_row(arch, hidden, out),
                 Activation::Gelu => rows::erf_gelu_row(hidden, out),
+                Activation::GeluTanh => rows::tanh_gelu_row(hidden, out),
             }
         });
         drop(hidden);

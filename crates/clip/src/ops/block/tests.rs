@@ -21,11 +21,16 @@ pub(in crate::ops) fn noise(shape: &[usize], seed: u64, scale: f32) -> Tensor {
 }
 
 pub(in crate::ops) fn block(activation: Activation, train: bool) -> Block {
+    block_of(activation, Norms::Clip, train)
+}
+
+fn block_of(activation: Activation, norms: Norms, train: bool) -> Block {
     let shape = BlockShape {
         width: 32,
         heads: 2,
         hidden: 128,
         activation,
+        norms,
     };
     let theta = noise(&[shape.len()], 7, 0.25);
     let theta = if train {
@@ -55,6 +60,7 @@ pub(in crate::ops) fn layouts() -> Vec<Layout> {
         branching(),
         Layout::full(3, 9),
         Layout::full(2, 60),
+        Layout::apart(&[2, 5, 1]),
     ]
 }
 
@@ -107,13 +113,18 @@ pub(in crate::ops) fn largest_gap(a: &Tensor, b: &Tensor) -> f32 {
 
 #[test]
 fn fused_block_and_its_gradients_equal_the_composed_ones() {
-    for activation in [Activation::QuickGelu, Activation::Gelu] {
+    for (activation, norms) in [
+        (Activation::QuickGelu, Norms::Clip),
+        (Activation::Gelu, Norms::Clip),
+        (Activation::GeluTanh, Norms::Vit),
+        (Activation::Gelu, Norms::Bert),
+    ] {
         for layout in layouts() {
             for select in [false, true] {
                 let layout = Arc::new(layout.clone());
                 let ends: Vec<usize> = layout.ends().map(|n| n.length - 1).collect();
                 let select = select.then_some(&ends[..]);
-                let block = block(activation, true);
+                let block = block_of(activation, norms, true);
                 let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
                 let fused = block.forward(x.as_tensor(), &layout, select).unwrap();
                 let plain = composed::block(

@@ -1,7 +1,9 @@
 use super::*;
 use crate::changes::{Beside, Changes, Dropout, LowRank, Norm, Projection};
-use crate::ops::{Activation, Block, BlockShape};
+use crate::ops::{Activation, Block, BlockShape, Norms};
 use crate::prompts::{At, DeepText, How};
+use crate::text::{Family, Head};
+use crate::wording::Wording;
 use candle_core::Device;
 
 fn noise(shape: &[usize], seed: u32) -> Tensor {
@@ -21,8 +23,13 @@ fn tower() -> TextTower {
         heads: 2,
         hidden: 32,
         activation: Activation::QuickGelu,
+        norms: Norms::Clip,
     };
     TextTower {
+        family: Family::Clip,
+        wording: Wording::default(),
+        type_embedding: None,
+        norm_before: None,
         token_embedding: noise(&[20, 16], 1),
         token_rows: None,
         positional_embedding: noise(&[12, 16], 2),
@@ -32,8 +39,8 @@ fn tower() -> TextTower {
                 theta: noise(&[shape.len()], 10 + i),
             })
             .collect(),
-        norm: (noise(&[16], 3), noise(&[16], 4)),
-        projection: noise(&[16, 8], 5),
+        norm: Some((noise(&[16], 3), noise(&[16], 4))),
+        head: Head::Linear(noise(&[16, 8], 5), None),
         memory: None,
     }
 }
@@ -125,8 +132,9 @@ fn a_trained_block_gets_its_gradient_whatever_the_number_of_rows() {
     let groups = [names(0, 900), names(1, 900)];
     let theta = Var::from_tensor(&tower.blocks[1].theta).unwrap();
     tower.blocks[1].theta = theta.as_tensor().clone();
-    let norm = Var::from_tensor(&tower.norm.1).unwrap();
-    tower.norm.1 = norm.as_tensor().clone();
+    let (gain, bias) = tower.norm.clone().unwrap();
+    let norm = Var::from_tensor(&bias).unwrap();
+    tower.norm = Some((gain, norm.as_tensor().clone()));
     let plan = tower.plan(&groups).unwrap();
     assert!(tower.pieces(&plan).unwrap().len() > 1);
     let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();

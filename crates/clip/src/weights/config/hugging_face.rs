@@ -3,6 +3,7 @@
 use super::{Comparison, Told, read, same};
 use crate::error::Error;
 use crate::ops::Activation;
+use crate::text::Family;
 use crate::tokenizer::{CONTEXT, EOT, SOT, VOCABULARY};
 use crate::weights::architecture::{Architecture, ImageTower};
 use crate::weights::foreign;
@@ -24,10 +25,11 @@ const OFF: [&str; 6] = [
 pub(in crate::weights) fn is_of_a_clip(path: &Path) -> Result<(), Error> {
     let config = read(path)?;
     match config.get("model_type").and_then(Value::as_str) {
-        None | Some("clip") => Ok(()),
+        None | Some("clip" | "siglip") => Ok(()),
         Some(other) => {
             let family = foreign::model_type(other);
-            let problem = format!("is {other:?}, {family}; only \"clip\" can be run here");
+            let problem =
+                format!("is {other:?}, {family}; only \"clip\" and \"siglip\" can be run here");
             Err(Error::weights(path, "model_type", problem))
         }
     }
@@ -55,14 +57,38 @@ pub(in crate::weights) fn hugging_face(path: &Path, found: &Architecture) -> Res
         config: &config,
         faults: Vec::new(),
     };
-    c.size("projection_dim", found.embedding);
-    let mut towers = vec![("text_config", "clip_text_model", &found.text, 8)];
-    c.size("text_config.max_position_embeddings", CONTEXT);
-    c.size("text_config.vocab_size", VOCABULARY);
+    let is_siglip = found.family == Family::Siglip;
+    let claims = config.get("model_type").and_then(Value::as_str);
+    if let Some(claims) = claims.filter(|c| (*c == "siglip") != is_siglip) {
+        let tensors = if is_siglip { "SigLIP" } else { "CLIP" };
+        let problem = format!("is {claims:?}, but the tensors are those of a {tensors}");
+        c.disagree("model_type", problem);
+    }
+    let [text_kind, image_kind] = match is_siglip {
+        true => ["siglip_text_model", "siglip_vision_model"],
+        false => ["clip_text_model", "clip_vision_model"],
+    };
+    // Heads, epsilon and activation that transformers takes where they are left out.
+    let (heads, epsilon, activation) = match is_siglip {
+        true => ([12, 12], 1e-6, "gelu_pytorch_tanh"),
+        false => ([8, 12], 1e-5, "quick_gelu"),
+    };
+    let mut towers = vec![("text_config", text_kind, &found.text, heads[0])];
+    if is_siglip {
+        c.size("text_config.max_position_embeddings", found.context);
+        c.size("text_config.projection_size", found.embedding);
+        c.only("vision_config.vision_use_head", true);
+    } else {
+        c.size("projection_dim", found.embedding);
+        c.size("text_config.max_position_embeddings", CONTEXT);
+        c.size("text_config.vocab_size", VOCABULARY);
+    }
     // 0 and 2 are what configurations said before the fields were used for anything, those of OpenAI's own
     // repositories among them; features were and are read at the largest id, which is 49407 (`modeling_clip.py`,
     // CLIPTextTransformer.forward).
-    if c.find("text_config.eos_token_id") != Some(&json!(2)) {
+    if is_siglip {
+        // SigLIP's tokenizer says them, and the last place is read.
+    } else if c.find("text_config.eos_token_id") != Some(&json!(2)) {
         c.only("text_config.eos_token_id", EOT);
         c.only("text_config.bos_token_id", SOT);
     } else if c.find("text_config.bos_token_id") != Some(&json!(0)) {
@@ -73,8 +99,13 @@ pub(in crate::weights) fn hugging_face(path: &Path, found: &Architecture) -> Res
             blocks,
             patch,
             image,
+        }
+        | ImageTower::Pooled {
+            blocks,
+            patch,
+            image,
         } => {
-            towers.push(("vision_config", "clip_vision_model", blocks, 12));
+            towers.push(("vision_config", image_kind, blocks, heads[1]));
             c.size("vision_config.patch_size", *patch);
             c.size("vision_config.image_size", *image);
             c.only("vision_config.num_channels", 3);
@@ -87,28 +118,29 @@ pub(in crate::weights) fn hugging_face(path: &Path, found: &Architecture) -> Res
     for field in OFF {
         c.off(field);
     }
-    let (mut activations, mut heads) = (Vec::new(), Vec::new());
+    let (mut activations, mut counts) = (Vec::new(), Vec::new());
     for (tower, kind, sizes, left_out) in towers {
         c.only(&format!("{tower}.model_type"), kind);
         c.size(&format!("{tower}.hidden_size"), sizes.width);
         c.size(&format!("{tower}.intermediate_size"), sizes.hidden);
         c.size(&format!("{tower}.num_hidden_layers"), sizes.layers);
-        heads.push(c.heads(&format!("{tower}.num_attention_heads"), sizes, left_out));
-        c.only(&format!("{tower}.layer_norm_eps"), 1e-5);
+        counts.push(c.heads(&format!("{tower}.num_attention_heads"), sizes, left_out));
+        c.only(&format!("{tower}.layer_norm_eps"), epsilon);
         for field in OFF {
             c.off(&format!("{tower}.{field}"));
         }
         let field = format!("{tower}.hidden_act");
-        match c.find(&field).map_or(Some("quick_gelu"), Value::as_str) {
+        match c.find(&field).map_or(Some(activation), Value::as_str) {
             Some("quick_gelu") => activations.push(Activation::QuickGelu),
             Some("gelu" | "gelu_python") => activations.push(Activation::Gelu),
+            Some("gelu_pytorch_tanh") if is_siglip => activations.push(Activation::GeluTanh),
             other => {
                 let problem = format!("is {other:?}; quick_gelu and gelu can be run here");
                 c.disagree(&field, problem);
             }
         }
     }
-    if activations.len() == 2 && activations[0] != activations[1] {
+    if !is_siglip && activations.len() == 2 && activations[0] != activations[1] {
         c.disagree(
             "hidden_act",
             "differs between text_config and vision_config".to_owned(),
@@ -116,36 +148,47 @@ pub(in crate::weights) fn hugging_face(path: &Path, found: &Architecture) -> Res
     }
     c.finish(path)?;
     Ok(Told {
-        activation: activations.first().copied().unwrap_or_default(),
-        text_heads: heads[0],
-        image_heads: heads.get(1).copied(),
-        look: processor(path, found.image.image_size())?,
+        activations: match activations[..] {
+            [text, image] => [image, text],
+            _ => [activations.first().copied().unwrap_or_default(); 2],
+        },
+        text_heads: Some(counts[0]),
+        image_heads: counts.get(1).copied(),
+        look: processor(path, found.image.image_size(), is_siglip)?,
+        context: None,
+        pooling: None,
     })
 }
 
 /// The image processors whose steps are those of CLIP's.
-const PROCESSORS: [&str; 4] = [
+const PROCESSORS: &[&str] = &[
     "CLIPImageProcessor",
     "CLIPImageProcessorFast",
     "CLIPImageProcessorPil",
     "CLIPFeatureExtractor",
 ];
+/// Those of SigLIP's, which cut nothing out.
+const SIGLIPS: &[&str] = &[
+    "SiglipImageProcessor",
+    "SiglipImageProcessorFast",
+    "SiglipImageProcessorPil",
+];
 
 /// How pictures are made ready by the files beside a `config.json`; as OpenAI does where there are none.
-fn processor(config: &Path, image: usize) -> Result<Look, Error> {
+fn processor(config: &Path, image: usize, is_siglip: bool) -> Result<Look, Error> {
     // The newer file counts where both are there, as in transformers.
     let newer = config.with_file_name("processor_config.json");
     if newer.is_file() {
         let inner = read(&newer)?;
         if let Some(inner) = inner.get("image_processor").filter(|v| v.is_object()) {
-            return processed(&newer, "image_processor.", inner, image);
+            return processed(&newer, "image_processor.", inner, (image, is_siglip));
         }
     }
     let older = config.with_file_name("preprocessor_config.json");
     if !older.is_file() {
-        return Ok(Look::default());
+        return Ok(usual(is_siglip));
     }
-    processed(&older, "", &read(&older)?, image)
+    processed(&older, "", &read(&older)?, (image, is_siglip))
 }
 
 /// A size of a picture: one number, or sides by name.
@@ -170,15 +213,29 @@ fn size_of(value: &Value) -> Size {
     }
 }
 
-fn processed(path: &Path, below: &str, config: &Value, image: usize) -> Result<Look, Error> {
+/// The pictures of either family where nothing is said.
+fn usual(is_siglip: bool) -> Look {
+    match is_siglip {
+        true => Look::siglip(),
+        false => Look::default(),
+    }
+}
+
+fn processed(
+    path: &Path,
+    below: &str,
+    config: &Value,
+    (image, is_siglip): (usize, bool),
+) -> Result<Look, Error> {
     let mut c = Comparison {
         config,
         faults: Vec::new(),
     };
     for field in ["image_processor_type", "feature_extractor_type"] {
         let kind = c.find(field).and_then(Value::as_str).map(str::to_owned);
-        if let Some(kind) = kind.filter(|k| !PROCESSORS.contains(&k.as_str())) {
-            let problem = format!("is {kind:?}; CLIPImageProcessor can be run here");
+        let known = if is_siglip { SIGLIPS } else { PROCESSORS };
+        if let Some(kind) = kind.filter(|k| !known.contains(&k.as_str())) {
+            let problem = format!("is {kind:?}; {} can be run here", known[0]);
             c.disagree(field, problem);
         }
     }
@@ -217,7 +274,10 @@ fn processed(path: &Path, below: &str, config: &Value, image: usize) -> Result<L
             Fit::Shortest
         }
     };
-    let crops = c.find("do_center_crop").is_none_or(|v| *v != json!(false));
+    let left_out = !is_siglip;
+    let crops = c
+        .find("do_center_crop")
+        .map_or(left_out, |v| *v != json!(false));
     if crops {
         match c.find("crop_size").map_or(Size::Shorter(224), size_of) {
             Size::Shorter(n) | Size::Both(n, _) if n != side => wrong(&mut c, "crop_size"),
@@ -238,7 +298,7 @@ fn processed(path: &Path, below: &str, config: &Value, image: usize) -> Result<L
             Interpolation::Bicubic
         }
     };
-    let usual = Look::default();
+    let usual = usual(is_siglip);
     let is_normalised = c.find("do_normalize").is_none_or(|v| *v != json!(false));
     let (mean, deviation) = if is_normalised {
         (

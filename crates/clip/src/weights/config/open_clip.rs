@@ -1,8 +1,10 @@
 //! Folders of open_clip: `open_clip_config.json`.
 
+use super::others::{TIMM_FIELDS, own_fields};
 use super::{Comparison, Told, read};
 use crate::error::Error;
 use crate::ops::Activation;
+use crate::text::Family;
 use crate::tokenizer::{CONTEXT, VOCABULARY};
 use crate::weights::architecture::{Architecture, ImageTower, Transformer};
 use crate::weights::settings::{Fit, Interpolation, Look};
@@ -104,14 +106,26 @@ pub(in crate::weights) fn open_clip(path: &Path, found: &Architecture) -> Result
         faults: Vec::new(),
     };
     c.size("model_cfg.embed_dim", found.embedding);
-    c.size("model_cfg.text_cfg.context_length", CONTEXT);
-    c.size("model_cfg.text_cfg.vocab_size", VOCABULARY);
-    c.size("model_cfg.text_cfg.width", found.text.width);
-    c.size("model_cfg.text_cfg.layers", found.text.layers);
-    c.hidden("model_cfg.text_cfg.mlp_ratio", &found.text);
-    let text_heads = c.heads("model_cfg.text_cfg.heads", &found.text, 8);
+    let timm = c.timm(found);
+    let text_heads = match found.family {
+        // Sizes of a tower of transformers stand in its own repository.
+        Family::Bert(_) => c.bert_heads(path, found)?,
+        family => {
+            if family == Family::Clip {
+                c.size("model_cfg.text_cfg.context_length", CONTEXT);
+                c.size("model_cfg.text_cfg.vocab_size", VOCABULARY);
+            } else {
+                c.size("model_cfg.text_cfg.context_length", found.context);
+            }
+            c.size("model_cfg.text_cfg.width", found.text.width);
+            c.size("model_cfg.text_cfg.layers", found.text.layers);
+            c.hidden("model_cfg.text_cfg.mlp_ratio", &found.text);
+            Some(c.heads("model_cfg.text_cfg.heads", &found.text, 8))
+        }
+    };
     let mut image_heads = None;
     match &found.image {
+        _ if timm.is_some() => image_heads = timm.map(|t| t.heads),
         ImageTower::Transformer {
             blocks,
             patch,
@@ -124,6 +138,8 @@ pub(in crate::weights) fn open_clip(path: &Path, found: &Architecture) -> Result
             c.hidden("model_cfg.vision_cfg.mlp_ratio", blocks);
             image_heads = Some(c.head_width(blocks));
         }
+        // What names none has been said.
+        ImageTower::Pooled { .. } => {}
         ImageTower::ResNet {
             width,
             layers,
@@ -136,14 +152,22 @@ pub(in crate::weights) fn open_clip(path: &Path, found: &Architecture) -> Result
             c.only("model_cfg.vision_cfg.head_width", 64);
         }
     }
+    // What names a tower of timm has been looked at.
+    let spoken = [own_fields(found.family), &TIMM_FIELDS];
     for field in OPEN_CLIP_OFF {
-        c.off(&format!("model_cfg.{field}"));
+        if !spoken.iter().any(|own| own.contains(&field)) {
+            c.off(&format!("model_cfg.{field}"));
+        }
     }
     for tower in ["model_cfg.vision_cfg", "model_cfg.text_cfg"] {
         for field in BLOCKS_OFF {
             c.off(&format!("{tower}.{field}"));
         }
         c.only(&format!("{tower}.block_type"), "default");
+        let is_siglips = tower.ends_with("text_cfg") && found.family == Family::Siglip;
+        if is_siglips {
+            continue;
+        }
         c.keywords(&format!("{tower}.norm_kwargs"), "eps", &json!(1e-5));
         c.keywords(
             &format!("{tower}.act_kwargs"),
@@ -152,8 +176,16 @@ pub(in crate::weights) fn open_clip(path: &Path, found: &Architecture) -> Result
         );
     }
     c.only("model_cfg.vision_cfg.pool_type", "tok");
-    c.only("model_cfg.text_cfg.pool_type", "argmax");
+    if found.family == Family::Clip {
+        c.only("model_cfg.text_cfg.pool_type", "argmax");
+    }
     c.only("model_cfg.text_cfg.proj_type", "linear");
+    let (mut context, mut pooling) = (None, None);
+    match found.family {
+        Family::Clip => {}
+        Family::Siglip => c.siglip_text(),
+        Family::Bert(_) => (context, pooling) = c.bert_text(found),
+    }
     c.unknown();
     let activation = match c
         .find("model_cfg.quick_gelu")
@@ -169,13 +201,23 @@ pub(in crate::weights) fn open_clip(path: &Path, found: &Architecture) -> Result
             Activation::Gelu
         }
     };
+    let activations = [
+        timm.map_or(activation, |t| t.activation),
+        match found.family {
+            Family::Clip => activation,
+            Family::Bert(_) => Activation::Gelu,
+            Family::Siglip => c.siglip_activation(activation),
+        },
+    ];
     let look = c.preprocess();
     c.finish(path)?;
     Ok(Told {
-        activation,
+        activations,
         text_heads,
         image_heads,
         look,
+        context,
+        pooling,
     })
 }
 

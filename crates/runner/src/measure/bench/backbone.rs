@@ -40,6 +40,11 @@ pub fn build(a: &Architecture) -> Result<Clip> {
             blocks,
             patch,
             image,
+        }
+        | ImageTower::Pooled {
+            blocks,
+            patch,
+            image,
         } => {
             let w = blocks.width;
             let tokens = 1 + (image / patch).pow(2);
