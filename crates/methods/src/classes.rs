@@ -183,7 +183,11 @@ mod tests {
         assert_eq!(toys.relation(&both), Relation::Mixed);
         assert_eq!(of("cars", &["cat"]).relation(&both), Relation::Apart);
         assert_eq!(both.relation(&both), Relation::Same);
-        assert!(Classes::joined(std::slice::from_ref(&pets)).tasks.is_empty());
+        assert!(
+            Classes::joined(std::slice::from_ref(&pets))
+                .tasks
+                .is_empty()
+        );
         assert_eq!(pets.places_of("pets"), Some(0..2));
     }
 

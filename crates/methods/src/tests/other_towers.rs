@@ -63,8 +63,9 @@ fn running(family: &str, told: &str) -> Vec<&'static str> {
             }
             Err(refused) => {
                 let refused = refused.to_string();
+                // AttriCLIP's 36 vectors are too many where the tokenizer has two tokens for a placeholder.
                 assert!(
-                    refused.contains(told),
+                    refused.contains(told) || refused.contains("so shorten it"),
                     "{} on {family}: {refused}",
                     entry.name
                 );

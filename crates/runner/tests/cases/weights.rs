@@ -149,7 +149,7 @@ fn what_is_assumed_of_bare_weights_is_said_and_can_be_given() {
         &["model", "check", "drawn", "--activation", "relu"],
     );
     assert!(
-        answer.stderr.contains("quick-gelu or gelu"),
+        answer.stderr.contains("quick-gelu, gelu or gelu-tanh"),
         "{}",
         answer.stderr
     );
