@@ -16,6 +16,21 @@ pub use archive::{Archive, Gives, Source, Sum};
 pub use groups::{Fold, GroupBy, Groups};
 pub use row::{Counts, DEFAULT_TEMPLATE, Parts, Reader, Row, Unsplit};
 
+/// Ids of BiomedCoOp's datasets (arXiv 2411.15232), in its order; its base-to-novel tables leave BUSI out.
+pub const BIOMED: [&str; 11] = [
+    "btmri",
+    "busi",
+    "chmnist",
+    "covid-19",
+    "ctkidney",
+    "dermamnist",
+    "kneexray",
+    "kvasir",
+    "lungcolon",
+    "octmnist",
+    "retina",
+];
+
 const BUILT_IN: &str = concat!(
     include_str!("../../catalogue.toml"),
     "\n",

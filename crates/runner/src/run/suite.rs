@@ -221,9 +221,11 @@ fn expand(name: &str) -> Option<Vec<String>> {
             .iter()
             .map(|s| s.drawn.id.as_str())
             .collect(),
-        "biomed-11" => biomed().collect(),
-        // BiomedCoOp's base-to-novel tables leave BUSI out.
-        "biomed-10" => biomed().filter(|id| *id != "busi").collect(),
+        "biomed-11" => datasets::catalogue::BIOMED.to_vec(),
+        "biomed-10" => datasets::catalogue::BIOMED
+            .into_iter()
+            .filter(|id| *id != "busi")
+            .collect(),
         "remote-10" => vec![
             "aid",
             "rs-eurosat",
@@ -239,24 +241,6 @@ fn expand(name: &str) -> Option<Vec<String>> {
         _ => return None,
     };
     Some(ids.into_iter().map(str::to_owned).collect())
-}
-
-/// The datasets of BiomedCoOp.
-fn biomed() -> impl Iterator<Item = &'static str> {
-    [
-        "btmri",
-        "busi",
-        "chmnist",
-        "covid-19",
-        "ctkidney",
-        "dermamnist",
-        "kneexray",
-        "kvasir",
-        "lungcolon",
-        "octmnist",
-        "retina",
-    ]
-    .into_iter()
 }
 
 fn is_shift(id: &str) -> bool {

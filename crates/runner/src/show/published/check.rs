@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use datasets::catalogue::BIOMED;
+
 use super::{
     Averages, Exception, File, Instead, Kind, Measure, Members, Metric, Row, TOLERANCE, Table,
 };
@@ -31,21 +33,6 @@ const DATASETS: [&str; 15] = [
     "imagenet-r",
 ];
 
-/// BiomedCoOp's datasets; the second is the one that its base-to-novel tables leave out.
-const BIOMED: [&str; 11] = [
-    "btmri",
-    "busi",
-    "chmnist",
-    "covid-19",
-    "ctkidney",
-    "dermamnist",
-    "kneexray",
-    "kvasir",
-    "lungcolon",
-    "octmnist",
-    "retina",
-];
-
 /// Whether a column is a mean of others.
 pub(super) fn is_average(column: &str) -> bool {
     AVERAGES.contains(&column)
@@ -60,7 +47,7 @@ impl Members {
             Self::Shifted4 => DATASETS[11..].to_vec(),
             Self::ImagenetAnd4 => [&DATASETS[..1], &DATASETS[11..]].concat(),
             Self::Biomed11 => BIOMED.to_vec(),
-            Self::Biomed10 => [&BIOMED[..1], &BIOMED[2..]].concat(),
+            Self::Biomed10 => BIOMED.into_iter().filter(|id| *id != "busi").collect(),
             Self::Unstated => Vec::new(),
         }
     }
