@@ -22,6 +22,8 @@ pub struct Dataset {
     pub template: String,
     /// Whether views drawn at test time may be mixed with AugMix.
     pub augmix: bool,
+    /// Whether training views are mirrored half the time.
+    pub flip: bool,
     /// Its three lists.
     pub split: Split,
     /// Where its pictures come from.
@@ -199,6 +201,7 @@ impl Dataset {
             title: row.title.clone(),
             template: row.template.clone(),
             augmix: row.augmix,
+            flip: row.flip,
             split: lists.split,
             source,
             notes,
@@ -227,6 +230,7 @@ impl Dataset {
             title: title.to_owned(),
             template: template.to_owned(),
             augmix: true,
+            flip: true,
             split,
             source,
             notes: Vec::new(),

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// Fields of a row.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "title", "aliases", "images", "reader", "split", "names", "labels", "parts", "groups",
-    "ignore", "rename", "unsplit", "prompt", "classes", "pictures", "augmix", "archives",
+    "ignore", "rename", "unsplit", "prompt", "classes", "pictures", "augmix", "flip", "archives",
 ];
 
 /// A reader: its row without any field that can be left out, and what each field could be set to, with whether the
@@ -26,13 +26,14 @@ struct Reader {
 }
 
 /// What every reader uses alike.
-const ALIKE: [(&str, &str, bool); 7] = [
+const ALIKE: [(&str, &str, bool); 8] = [
     ("title", "\"Pets at home\"", true),
     ("aliases", "[\"other\"]", true),
     ("prompt", "\"{} on a table.\"", true),
     ("classes", "5", true),
     ("pictures", "{ train = 9, val = 9, test = 9 }", true),
     ("augmix", "false", true),
+    ("flip", "false", true),
     (
         "archives",
         "[{ file = \"a.zip\", url = \"https://example.org/a.zip\", gives = { x = \"i\" } }]",
@@ -309,10 +310,11 @@ fn told(text: &str, root: &Path) -> Result<String, String> {
     let dataset = Dataset::open(row, root).map_err(error)?;
     let split = &dataset.split;
     Ok(format!(
-        "{} {} {} {:?} {:?} {:?} {} {:?} {:?}",
+        "{} {} {} {} {:?} {:?} {:?} {} {:?} {:?}",
         dataset.title,
         dataset.template,
         dataset.augmix,
+        dataset.flip,
         split.train,
         split.val,
         split.test,

@@ -221,7 +221,7 @@ proptest! {
         keys in prop::collection::vec(
             prop::sample::select(vec![
                 "title", "aliases", "images", "reader", "split", "names", "labels", "parts", "groups", "ignore", "rename", "unsplit", "prompt",
-                "classes", "pictures", "augmix", "archives", "file",
+                "classes", "pictures", "augmix", "flip", "archives", "file",
             ]),
             0..8,
         ),

@@ -171,6 +171,8 @@ pub struct Row {
     pub pictures: Option<Counts>,
     /// Whether views drawn at test time may be mixed with AugMix (TPT); the published code leaves it out on some.
     pub augmix: bool,
+    /// Whether training views are mirrored half the time; not where the authors do not, or left and right tell classes apart.
+    pub flip: bool,
     /// What it is downloaded as.
     pub archives: Vec<Archive>,
 }
@@ -199,6 +201,7 @@ impl Row {
             classes: None,
             pictures: None,
             augmix: true,
+            flip: true,
             archives: Vec::new(),
         }
     }

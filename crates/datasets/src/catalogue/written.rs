@@ -36,6 +36,8 @@ pub(super) struct Written {
     pictures: Option<Counts>,
     #[serde(default = "yes")]
     augmix: bool,
+    #[serde(default = "yes")]
+    flip: bool,
     #[serde(default)]
     archives: Vec<WrittenArchive>,
 }
@@ -201,6 +203,7 @@ pub(super) fn checked(id: &str, written: Written, problems: &mut Vec<Problem>) -
         classes: written.classes,
         pictures: written.pictures,
         augmix: written.augmix,
+        flip: written.flip,
         archives,
     }
 }

@@ -145,12 +145,18 @@ pub fn train_view(picture: &Rgb, size: usize, stream: &mut Stream) -> Rgb {
     random_view(picture, size, Filter::Bicubic, stream)
 }
 
-/// As [`train_view`], with crops that cover `scale` of the picture.
+/// As [`train_view`], with crops that cover `scale` of the picture, and mirrored only where it may be.
 ///
 /// # Panics
 /// When the picture is empty or `size` is 0.
-pub fn train_view_of(picture: &Rgb, size: usize, scale: (f64, f64), stream: &mut Stream) -> Rgb {
-    random_crop(picture, size, scale, Filter::Bicubic, stream)
+pub fn train_view_of(
+    picture: &Rgb,
+    size: usize,
+    scale: (f64, f64),
+    may_flip: bool,
+    stream: &mut Stream,
+) -> Rgb {
+    random_crop(picture, size, scale, may_flip, Filter::Bicubic, stream)
 }
 
 /// `RandomResizedCrop(size)` with the filter given, then `RandomHorizontalFlip(0.5)`.
@@ -158,19 +164,20 @@ pub fn train_view_of(picture: &Rgb, size: usize, scale: (f64, f64), stream: &mut
 /// # Panics
 /// When the picture is empty or `size` is 0.
 pub fn random_view(picture: &Rgb, size: usize, filter: Filter, stream: &mut Stream) -> Rgb {
-    random_crop(picture, size, CROP_SCALE, filter, stream)
+    random_crop(picture, size, CROP_SCALE, true, filter, stream)
 }
 
 fn random_crop(
     picture: &Rgb,
     size: usize,
     scale: (f64, f64),
+    may_flip: bool,
     filter: Filter,
     stream: &mut Stream,
 ) -> Rgb {
     let region = random_region(picture.width, picture.height, scale, CROP_RATIO, stream);
     let mut view = resize(picture, region, size, size, filter);
-    if stream.chance(0.5) {
+    if may_flip && stream.chance(0.5) {
         flip(&mut view);
     }
     view
@@ -335,6 +342,20 @@ mod tests {
                 height: 3
             }
         );
+    }
+
+    #[test]
+    fn views_that_may_not_be_mirrored_never_are() {
+        // Brightness grows to the right, so a mirrored view falls.
+        let ramp = Rgb::from_raw(16, 16, (0..768).map(|i| (i / 3 % 16 * 16) as u8).collect());
+        let falls = |may_flip: bool, turn: u64| {
+            let mut stream = Stream::named(1, "views", turn);
+            let view = train_view_of(&ramp, 8, CROP_SCALE, may_flip, &mut stream);
+            view.data[0] > view.data[21]
+        };
+        let count = |may_flip: bool| (0..64).filter(|turn| falls(may_flip, *turn)).count();
+        assert_eq!(count(false), 0);
+        assert!((16..48).contains(&count(true)), "{}", count(true));
     }
 
     #[test]

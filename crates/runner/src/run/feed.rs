@@ -325,7 +325,11 @@ impl Feed {
             .iter()
             .map(|i| i.path.to_string_lossy().into_owned())
             .collect();
-        let told = format!("{:?} {:?}\n{}", needs.view, needs.crop, paths.join("\n"));
+        let mut told = format!("{:?} {:?}\n{}", needs.view, needs.crop, paths.join("\n"));
+        // Told only where a row says so, so that no other picture is encoded again.
+        if !self.dataset.flip {
+            told.push_str("\nunmirrored");
+        }
         Training {
             feed: self,
             items,
@@ -376,7 +380,10 @@ impl Training<'_> {
         let place = turn * self.items.len() as u64 + index as u64;
         let (size, mut stream) = (self.feed.size, Stream::named(self.seed, stream, place));
         Ok(Arc::new(match view {
-            View::Crop => train_view_of(&picture, size, self.crop, &mut stream),
+            View::Crop => {
+                let may_flip = self.feed.dataset.flip;
+                train_view_of(&picture, size, self.crop, may_flip, &mut stream)
+            }
             View::RandAugment => randaugment::view(&picture, size, &mut stream),
         }))
     }

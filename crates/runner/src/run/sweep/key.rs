@@ -46,6 +46,12 @@ impl Sweep {
             "picks": picks.get(&p.dataset),
             "seed": p.seed,
         });
+        // Named only where a row says so, so that no other trial gets another key.
+        let unmirrored = own.iter().filter(|f| !f.dataset.flip);
+        let unmirrored: Vec<&str> = unmirrored.map(|f| f.dataset.id.as_str()).collect();
+        if !unmirrored.is_empty() {
+            all["without_flip"] = unmirrored.into();
+        }
         if matches!(method.config.needs().sees, Sees::Views { augmix: true, .. }) {
             let targets = self.targets(p, line);
             let plain = targets
