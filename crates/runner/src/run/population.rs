@@ -51,8 +51,7 @@ impl Population {
     pub fn published(row: &Row) -> Result<Self> {
         let (Some(classes), Some(pictures)) = (row.classes, row.pictures) else {
             bail!(
-                "dataset {}: its folder is not there (--data), and its row of the catalogue has no `classes` and `pictures`",
-                row.id
+                "its folder is not there (--data), and its row of the catalogue has no `classes` and `pictures`"
             )
         };
         Ok(Self {
