@@ -1,5 +1,7 @@
 //! What a suite comes to: its trials and where each is tested, before any picture or weight is read.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::protocols::{Protocol, Stage};
@@ -68,4 +70,55 @@ pub fn targets(suite: &Suite, protocol: &Protocol, start: &str) -> Vec<(String, 
         .into_iter()
         .flat_map(|stage| stage.tests)
         .collect()
+}
+
+/// Where methods' descriptions are, each with a dataset that they must describe: one that a trial learns or is tested on.
+pub fn described(suite: &Suite) -> BTreeSet<(PathBuf, String)> {
+    let mut all = BTreeSet::new();
+    for line in &suite.methods {
+        let Some(path) = &line.descriptions else {
+            continue;
+        };
+        for &protocol in suite.protocols.iter().filter(|p| line.runs_under(p)) {
+            for start in protocol.starts(&suite.wanted()) {
+                for stage in stages(suite, protocol, &start) {
+                    let learned = stage.train.into_iter().map(|(id, _)| id);
+                    let asked = stage.tests.into_iter().map(|(id, _)| id);
+                    all.extend(learned.chain(asked).map(|id| (path.clone(), id)));
+                }
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_line_learns_or_is_tested_on_must_be_described() {
+        let text = r#"
+            version  = 1
+            protocol = ["few-shot", "multi-task"]
+            datasets = ["drawn-textures", "drawn-pets"]
+            unseen   = ["drawn-food"]
+            shots    = [1]
+            [[method]]
+            name         = "by-description"
+            descriptions = "words"
+            protocols    = ["few-shot"]
+        "#;
+        let ids = ["drawn-textures", "drawn-pets", "drawn-food"].map(str::to_owned);
+        let described = |text: String| {
+            let suite = Suite::of_text(text, Path::new("suite.toml"), &ids).unwrap();
+            let all = super::described(&suite).into_iter();
+            all.map(|(_, id)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(described(text.to_owned()), ["drawn-pets", "drawn-textures"]);
+        let everywhere = text.replace("protocols    = [\"few-shot\"]", "");
+        assert_eq!(described(everywhere).len(), 3);
+    }
 }

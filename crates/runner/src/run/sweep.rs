@@ -121,14 +121,13 @@ impl Sweep {
             }
         }
         let mut descriptions = BTreeMap::new();
-        for path in suite.methods.iter().filter_map(|l| l.descriptions.as_ref()) {
-            for (id, feed) in &feeds {
-                match described::read(path, &feed.dataset) {
-                    Ok(read) => {
-                        descriptions.insert((path.clone(), id.clone()), Arc::new(read));
-                    }
-                    Err(e) => wrong.push(reason(&e)),
+        for (path, id) in plan::described(&suite) {
+            let Some(feed) = feeds.get(&id) else { continue };
+            match described::read(&path, &feed.dataset) {
+                Ok(read) => {
+                    descriptions.insert((path, id), Arc::new(read));
                 }
+                Err(e) => wrong.push(reason(&e)),
             }
         }
         wrong.extend(stages::empty_sessions(&suite, &feeds));
