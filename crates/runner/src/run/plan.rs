@@ -112,13 +112,13 @@ mod tests {
             protocols    = ["few-shot"]
         "#;
         let ids = ["drawn-textures", "drawn-pets", "drawn-food"].map(str::to_owned);
-        let described = |text: String| {
+        let asked = |text: String| {
             let suite = Suite::of_text(text, Path::new("suite.toml"), &ids).unwrap();
-            let all = super::described(&suite).into_iter();
+            let all = described(&suite).into_iter();
             all.map(|(_, id)| id).collect::<Vec<_>>()
         };
-        assert_eq!(described(text.to_owned()), ["drawn-pets", "drawn-textures"]);
+        assert_eq!(asked(text.to_owned()), ["drawn-pets", "drawn-textures"]);
         let everywhere = text.replace("protocols    = [\"few-shot\"]", "");
-        assert_eq!(described(everywhere).len(), 3);
+        assert_eq!(asked(everywhere).len(), 3);
     }
 }

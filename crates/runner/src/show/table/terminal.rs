@@ -6,6 +6,8 @@ use crate::show::summary::Entry;
 /// Columns of text a table may take; wider ones are cut into blocks.
 pub(super) const WIDTH: usize = 100;
 
+/// Letters of a word that a heading does not break.
+const WHOLE: usize = 12;
 /// Gaps named before the rest is only counted.
 const NAMED: usize = 6;
 
@@ -21,9 +23,7 @@ pub(super) fn render(table: &Table, width: usize) -> String {
             .chain([count(&table.row_head)])
             .max()
             .unwrap_or(0);
-    // "Forgetting" has a letter more than others need.
-    let most = if table.falling.is_empty() { 9 } else { 10 };
-    let heads: Vec<Vec<String>> = table.columns.iter().map(|name| wrap(name, most)).collect();
+    let heads: Vec<Vec<String>> = table.columns.iter().map(|name| wrap(name, 9)).collect();
     let entries = || {
         table
             .groups
@@ -165,11 +165,14 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     for word in text.split_inclusive([' ', '-', '_']) {
         let line = lines.last_mut().expect("starts with one");
-        if !line.is_empty() && count(line) + count(word.trim_end()) > width {
+        let own = count(word.trim_end());
+        if !line.is_empty() && count(line) + own > width {
             lines.push(String::new());
         }
+        // A letter or two alone on a line read worse than a wider column.
+        let room = if own <= WHOLE { width.max(own) } else { width };
         for c in word.chars() {
-            if count(lines.last().expect("starts with one")) == width {
+            if count(lines.last().expect("starts with one")) == room {
                 lines.push(String::new());
             }
             lines.last_mut().expect("starts with one").push(c);
@@ -190,10 +193,9 @@ mod tests {
     fn headings_wrap_at_words_first() {
         assert_eq!(wrap("Language prompting", 9), ["Language", "prompting"]);
         assert_eq!(wrap("Zero-shot CLIP", 9), ["Zero-shot", "CLIP"]);
-        assert_eq!(
-            wrap("unbreakable-heading", 9),
-            ["unbreakab", "le-", "heading"]
-        );
+        assert_eq!(wrap("BiomedCoOp", 9), ["BiomedCoOp"]);
+        assert_eq!(wrap("incomprehensible", 9), ["incompreh", "ensible"]);
+        assert_eq!(wrap("unbreakable-heading", 9), ["unbreakable-", "heading"]);
         assert_eq!(wrap("H", 9), ["H"]);
     }
 
