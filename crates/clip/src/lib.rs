@@ -5,6 +5,7 @@
 //! needs a tower of its own.
 
 pub mod changes;
+pub mod device;
 mod error;
 pub mod image;
 pub mod model;
