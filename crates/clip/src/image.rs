@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::changes::{BlockChange, Norm};
+use crate::device::{self, CardImage, Read};
 use crate::ops::bfloat::{self, BfloatBlock};
 use crate::ops::gemm::{Mat, Threads, product};
 use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, rows, scratch, with_values};
@@ -19,17 +20,25 @@ const ROWS_AT_ONCE: usize = 1600;
 impl crate::Clip {
     /// [`crate::Clip::identity`], and in what numbers pictures go through: what features can differ by.
     pub fn image_fingerprint(&self) -> String {
-        let rounded = matches!(&self.image, crate::ImageTower::Transformer(t) if t.is_bfloat16());
-        let mut identity = self.identity();
-        if rounded && !identity.is_empty() {
-            identity += "-bfloat16";
+        let identity = self.identity();
+        let numbers = match &self.image {
+            crate::ImageTower::Transformer(tower) => tower.arithmetic(),
+            _ => "",
+        };
+        match identity.as_str() {
+            "" => identity,
+            _ => identity + numbers,
         }
-        identity
     }
 }
 
 /// Packed rows of tokens `first..first + count` of each of `batch` pictures of `length` tokens, with the token's index.
-fn rows_at(batch: usize, length: usize, first: usize, count: usize) -> Arc<Vec<(usize, usize)>> {
+pub(crate) fn rows_at(
+    batch: usize,
+    length: usize,
+    first: usize,
+    count: usize,
+) -> Arc<Vec<(usize, usize)>> {
     let rows = (0..batch).flat_map(|b| (0..count).map(move |i| (b * length + first + i, i)));
     Arc::new(rows.collect())
 }
@@ -66,6 +75,8 @@ pub struct VisionTransformer {
     pub(crate) projection: Tensor,
     /// The blocks once more in bfloat16, for pictures without prompts; empty where all is float32.
     pub(crate) bfloat: Arc<Vec<BfloatBlock>>,
+    /// Its insides on a card, where they run as long as nothing of the tower's own is trained.
+    pub(crate) card: Option<Arc<CardImage>>,
 }
 
 impl VisionTransformer {
@@ -83,6 +94,15 @@ impl VisionTransformer {
         let blocks = self.blocks.iter().map(BfloatBlock::new);
         self.bfloat = Arc::new(blocks.collect::<Result<_>>()?);
         Ok(())
+    }
+
+    /// What features are told apart by: the numbers that pictures go through in.
+    fn arithmetic(&self) -> &'static str {
+        match &self.card {
+            Some(card) => device::arithmetic(card.precision),
+            None if self.is_bfloat16() => "-bfloat16",
+            None => "",
+        }
     }
 
     /// Whether pictures without prompts go through in bfloat16.
@@ -133,7 +153,7 @@ impl VisionTransformer {
     }
 
     /// What its norms add to the variance.
-    fn epsilon(&self) -> f32 {
+    pub(crate) fn epsilon(&self) -> f32 {
         let norms = self.blocks.first().map(|b| b.shape.norms);
         norms.unwrap_or_default().epsilon()
     }
@@ -155,6 +175,9 @@ impl VisionTransformer {
     /// # Errors
     /// Pixels of another size, prompts of another width or count, more deep prompts than blocks.
     pub fn encode(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
+        if let Some(card) = self.on_card(pixels) {
+            return self.encode_on_card(card, pixels, prompt, Read::Feature);
+        }
         let rows = self.hidden_rows(pixels, prompt, true)?;
         self.post(&rows, prompt)?.matmul(&self.projection)
     }
@@ -167,8 +190,17 @@ impl VisionTransformer {
     /// As [`VisionTransformer::encode`].
     pub fn hidden(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
         let (batch, w) = (pixels.dim(0)?, self.width());
-        let rows = self.hidden_rows(pixels, prompt, false)?;
+        let rows = match self.on_card(pixels) {
+            Some(card) => self.encode_on_card(card, pixels, prompt, Read::Hidden)?,
+            None => self.hidden_rows(pixels, prompt, false)?,
+        };
         rows.reshape((batch, (), w))
+    }
+
+    /// The card, if pictures go through on one: not where a gradient of pixels or of the tower's own is asked for.
+    fn on_card(&self, pixels: &Tensor) -> Option<&Arc<CardImage>> {
+        let card = self.card.as_ref()?;
+        (!self.is_tracked(pixels, &ImagePrompt::default())).then_some(card)
     }
 
     /// `ln_post` (the prompt's, if it changes it) of rows `[.., W]`.

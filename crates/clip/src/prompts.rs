@@ -193,17 +193,38 @@ impl ImagePrompt {
             && self.changes.is_empty()
     }
 
-    /// Whether a gradient could be asked for.
-    pub fn is_tracked(&self) -> bool {
-        let mut changed = false;
-        let visited = self.changes.map(&mut |t| {
-            changed |= t.track_op();
+    /// Everything that can be trained, in an order of its own.
+    pub(crate) fn tensors(&self) -> Vec<Tensor> {
+        let mut all = Vec::new();
+        let visited = self.map(&mut |t| {
+            all.push(t.clone());
             Ok(t.clone())
         });
         debug_assert!(visited.is_ok(), "the visitor makes no error");
-        let rows = self.rows.iter().map(|r| &r.rows);
-        let mut own = self.tokens.iter().chain(&self.deep).chain(rows);
-        changed || own.any(Tensor::track_op)
+        all
+    }
+
+    /// The same with other tensors in the place of [`ImagePrompt::tensors`].
+    pub(crate) fn map(&self, f: &mut Visit) -> Result<Self> {
+        let tokens = self.tokens.as_ref().map(&mut *f).transpose()?;
+        let deep = self.deep.iter().map(&mut *f).collect::<Result<_>>()?;
+        let rows = self.rows.iter().map(|r| {
+            Ok(DeepImage {
+                rows: f(&r.rows)?,
+                ..r.clone()
+            })
+        });
+        Ok(Self {
+            tokens,
+            deep,
+            rows: rows.collect::<Result<_>>()?,
+            changes: self.changes.map(f)?,
+        })
+    }
+
+    /// Whether a gradient could be asked for.
+    pub fn is_tracked(&self) -> bool {
+        self.tensors().iter().any(Tensor::track_op)
     }
 
     /// That it fits a tower of `depth` blocks and width `width`.

@@ -59,7 +59,7 @@ impl fmt::Debug for Gpu {
     }
 }
 
-const KERNELS: &str = include_str!("kernels.cu");
+const KERNELS: &str = concat!(include_str!("kernels.cu"), include_str!("attention.cu"));
 
 impl Gpu {
     /// Opens card `ordinal` (from 0).

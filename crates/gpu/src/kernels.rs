@@ -178,7 +178,7 @@ impl Lane {
         epsilon: f32,
     ) -> Result<()> {
         let a = arguments![x, gain, bias, stream, input, stats, rows, width, epsilon];
-        self.by_rows("norm", half, rows, a)
+        self.by_rows("norm_rows", half, rows, a)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
@@ -242,7 +242,7 @@ impl Lane {
     ) -> Result<()> {
         let grid = (
             fits(p.queries, "queries")?.div_ceil(BLOCK.1),
-            fits(heads.count, "heads")?,
+            most(heads.count)?,
             1,
         );
         let shared = 4 * BLOCK.1 as usize * (p.longest + heads.size);
@@ -272,7 +272,7 @@ impl Lane {
         let asking = fits(p.queries, "queries")?.div_ceil(BLOCK.1);
         let grid = (
             asking + fits(p.rows, "rows")?,
-            fits(heads.count, "heads")?,
+            most(heads.count)?,
             1,
         );
         let shared = attend_path_back_shared(p.longest, heads.size);
@@ -308,8 +308,8 @@ impl Lane {
     ) -> Result<()> {
         let grid = (
             fits(of.asking, "rows")?.div_ceil(32),
-            fits(heads.count, "heads")?,
-            fits(of.count, "pictures")?,
+            most(heads.count)?,
+            most(of.count)?,
         );
         let a = arguments![
             qkv,
@@ -336,8 +336,8 @@ impl Lane {
         let tiles = fits(of.asking, "rows")?.div_ceil(32) + fits(of.tokens, "rows")?.div_ceil(32);
         let grid = (
             tiles,
-            fits(heads.count, "heads")?,
-            fits(of.count, "pictures")?,
+            most(heads.count)?,
+            most(of.count)?,
         );
         let a = arguments![
             saved.qkv,
@@ -381,7 +381,8 @@ impl Lane {
         (sources, width): (usize, usize),
     ) -> Result<()> {
         let a = arguments![dy, copy, offset, list, dprompt, kept, share, sources, width];
-        self.by_rows("put_rows_back", half, sources, a)
+        let grid = (fits(width, "columns")?.div_ceil(32), most(sources)?, 1);
+        self.launch("put_rows_back", half, grid, (32, 8, 1), 0, a)
     }
 
     pub(crate) fn gather(
@@ -468,15 +469,26 @@ impl Lane {
     }
 }
 
-/// As the kernels' heads say.
+/// Blocks along a grid's second and third side.
+fn most(count: usize) -> Result<u32> {
+    match u16::try_from(count) {
+        Ok(count) => Ok(u32::from(count)),
+        Err(_) => Err(Error::Shape(format!(
+            "{count} at once are more than a grid of blocks has on a side (65,535)"
+        ))),
+    }
+}
+
+// Bytes of dynamic shared memory, as the kernels' heads say.
+
 fn attend_path_back_shared(longest: usize, size: usize) -> usize {
-    4 * BLOCK.1 as usize * (2 * longest.max(32) + 2 * size)
+    4 * (10 * size + (4 * longest).max(256))
 }
 
-fn attend_full_shared(_size: usize) -> usize {
-    0
+fn attend_full_shared(size: usize) -> usize {
+    4 * (96 * (size + 4) + 1152)
 }
 
-fn attend_full_back_shared(_size: usize) -> usize {
-    0
+fn attend_full_back_shared(size: usize) -> usize {
+    4 * (128 * (size + 4) + 2432)
 }

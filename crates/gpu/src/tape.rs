@@ -12,7 +12,8 @@ use crate::products::{Mat, Plus};
 /// Rows `[rows, width]` on the card.
 #[derive(Clone, Debug)]
 pub struct Value {
-    pub(crate) data: Arc<Buffer>,
+    /// Holds the memory.
+    _data: Arc<Buffer>,
     pub(crate) address: u64,
     /// Rows.
     pub rows: usize,
@@ -35,6 +36,11 @@ impl Value {
 
     pub(crate) fn mat(&self) -> Mat {
         Mat::new(self.address, self.rows, self.width)
+    }
+
+    /// Frozen rows that are there already.
+    pub fn constant(data: &Arc<Buffer>, rows: usize, width: usize) -> Self {
+        constant(data.clone(), rows, width)
     }
 
     /// Whether a gradient goes to it.
@@ -371,7 +377,7 @@ impl Tape {
         let data = self.lane.take(rows * width * if half { 2 } else { 4 })?;
         Ok(Value {
             address: data.address,
-            data: Arc::new(data),
+            _data: Arc::new(data),
             rows,
             width,
             half,
@@ -400,7 +406,7 @@ impl Tape {
             }
             values.push(Value {
                 address: data.address + 4 * self.flat as u64,
-                data: data.clone(),
+                _data: data.clone(),
                 rows,
                 width,
                 half: false,
@@ -418,11 +424,6 @@ impl Tape {
     pub fn upload(&mut self, values: &[f32], width: usize) -> Result<Value> {
         let data = self.lane.upload(values)?;
         Ok(constant(Arc::new(data), values.len() / width.max(1), width))
-    }
-
-    /// Frozen rows that are there already.
-    pub fn constant(&self, data: &Arc<Buffer>, rows: usize, width: usize) -> Value {
-        constant(data.clone(), rows, width)
     }
 
     /// The rows' numbers, once all that was launched is done.
@@ -522,6 +523,26 @@ impl Tape {
                 residual: residual.and_then(|r| r.slot),
                 out: slot,
             });
+        }
+        Ok(out)
+    }
+
+    /// The same rows in float32.
+    ///
+    /// # Errors
+    /// When the card's memory is used up.
+    pub fn float(&mut self, x: &Value) -> Result<Value> {
+        if !x.half {
+            return Ok(x.clone());
+        }
+        let wide = self.as_input(x, false)?;
+        let out = Value {
+            slot: self.slot(x.is_tracked()),
+            ..wide
+        };
+        if let Some(slot) = out.slot {
+            let (a, b) = (x.slot, None);
+            self.nodes.push(Node::Sum { a, b, out: slot });
         }
         Ok(out)
     }
@@ -864,7 +885,7 @@ pub(crate) fn columns(x: &Value, first: usize, count: usize) -> Mat {
 fn constant(data: Arc<Buffer>, rows: usize, width: usize) -> Value {
     Value {
         address: data.address,
-        data,
+        _data: data,
         rows,
         width,
         half: false,

@@ -41,6 +41,7 @@ pub(super) fn text(
         norm: source.maybe_norm("ln_final")?,
         head: head(source)?,
         memory: None,
+        card: None,
     })
 }
 
@@ -110,6 +111,7 @@ pub(super) fn image(
         norm_after,
         projection: source.get("visual.proj")?,
         bfloat: Default::default(),
+        card: None,
     }))
 }
 

@@ -82,7 +82,7 @@ impl BlockShape {
         false
     }
 
-    pub(super) fn split<'a>(&self, theta: &'a [f32]) -> [&'a [f32]; 12] {
+    pub(crate) fn split<'a>(&self, theta: &'a [f32]) -> [&'a [f32]; 12] {
         let mut at = 0;
         self.parts().map(|p| {
             let n = p.iter().product::<usize>();

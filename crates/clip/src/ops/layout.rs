@@ -170,7 +170,7 @@ impl Layout {
     }
 
     /// The packed row at own position `positions[s]` of each sequence.
-    pub(super) fn chosen(&self, positions: &[usize]) -> Vec<usize> {
+    pub(crate) fn chosen(&self, positions: &[usize]) -> Vec<usize> {
         let own = self.ends().zip(positions);
         own.map(|(node, &p)| node.start + p).collect()
     }

@@ -40,4 +40,6 @@ mod tree;
 pub(crate) use family::Head;
 pub use family::{Family, Pooling};
 pub use sequence::Slot;
+pub(crate) use tower::Part;
 pub use tower::{TextPlan, TextTower};
+pub(crate) use tree::Packed;

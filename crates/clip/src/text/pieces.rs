@@ -17,6 +17,9 @@ use crate::prompts::TextPrompt;
 /// Rows of a piece, unless one sequence alone has more: enough for products to run at their full rate, and few enough
 /// that what a piece computes once more than the whole (the shared prefix) does not matter.
 const ROWS: usize = 1024;
+/// The same on a card, where every launch costs its time and a piece's graph some 250 kB a row (ViT-B/16): 1,000 classes
+/// of usual names are one piece of a gigabyte.
+const ROWS_ON_CARD: usize = 4096;
 
 impl TextTower {
     /// Features `[sequences, E]`, not normalised, in the order of the plan: each sequence is read at its last row, the end
@@ -32,6 +35,9 @@ impl TextTower {
         prompt.check(self.depth(), norms)?;
         if prompt.changes.drops() && (!plan.whole.packed.is_apart() || prompt.grows()) {
             bail!("dropout needs a plan made by `plan_apart`, and no rows that enter at a block");
+        }
+        if let Some(card) = self.card.as_ref().filter(|_| !self.is_tracked()) {
+            return self.encode_on_card(card, self.pieces(plan)?, prompt);
         }
         // Pieces hand over the gradient of the prompt alone.
         let in_pieces = prompt.is_tracked() && !self.is_tracked();
@@ -57,22 +63,31 @@ impl TextTower {
 
     /// Bytes of graph that one piece takes: a smaller [`TextTower::memory`] is not kept to.
     pub fn least_memory(&self) -> usize {
-        ROWS * self.bytes_a_row()
+        self.rows_of_a_piece() * self.bytes_a_row()
+    }
+
+    fn rows_of_a_piece(&self) -> usize {
+        match self.card {
+            Some(_) => ROWS_ON_CARD,
+            None => ROWS,
+        }
     }
 
     /// The pieces of a plan, in the order of its sequences.
     pub(crate) fn pieces(&self, plan: &TextPlan) -> Result<Arc<Vec<Part>>> {
-        if let Some(made) = plan.pieces.get() {
+        let place = &plan.pieces[usize::from(self.card.is_some())];
+        if let Some(made) = place.get() {
             return Ok(made.clone());
         }
-        let made = if plan.rows() <= ROWS {
+        let most = self.rows_of_a_piece();
+        let made = if plan.rows() <= most {
             vec![plan.whole.clone()]
         } else {
-            let pieces = cut(&plan.groups);
+            let pieces = cut(&plan.groups, most);
             let parts = pieces.iter().map(|piece| self.part(piece));
             parts.collect::<Result<Vec<_>>>()?
         };
-        Ok(plan.pieces.get_or_init(|| Arc::new(made)).clone())
+        Ok(place.get_or_init(|| Arc::new(made)).clone())
     }
 
     /// As [`TextTower::encode`], piece by piece. Of a frozen tower: gradients go to the prompt alone.
@@ -95,7 +110,7 @@ impl TextTower {
     }
 
     /// How many of the first pieces keep their graph.
-    fn kept(&self, pieces: &[Part]) -> usize {
+    pub(crate) fn kept(&self, pieces: &[Part]) -> usize {
         let Some(most) = self.memory else {
             return pieces.len();
         };
@@ -115,8 +130,8 @@ impl TextTower {
     }
 }
 
-/// Cuts groups of sequences into runs of at most [`ROWS`] rows, counting what all of a group start with once.
-fn cut(groups: &[Vec<Vec<Slot>>]) -> Vec<Vec<Vec<&[Slot]>>> {
+/// Cuts groups of sequences into runs of at most `most` rows, counting what all of a group start with once.
+fn cut(groups: &[Vec<Vec<Slot>>], most: usize) -> Vec<Vec<Vec<&[Slot]>>> {
     let mut pieces: Vec<Vec<Vec<&[Slot]>>> = Vec::new();
     let mut taken = usize::MAX;
     for group in groups {
@@ -125,7 +140,7 @@ fn cut(groups: &[Vec<Vec<Slot>>]) -> Vec<Vec<Vec<&[Slot]>>> {
         for sequence in group {
             let own = sequence.len() - prefix;
             let more = own + if open { 0 } else { prefix };
-            if taken.saturating_add(more) > ROWS {
+            if taken.saturating_add(more) > most {
                 pieces.push(Vec::new());
                 (taken, open) = (0, false);
             }

@@ -11,6 +11,7 @@ use super::family::{Family, Head};
 use super::tree::Packed;
 use super::{Pooling, Slot};
 use crate::changes::{BlockChange, Norm};
+use crate::device::{CardPart, CardText};
 use crate::ops::{Block, Put, Work, layer_norm_by, put_rows};
 use crate::prompts::{At, TextPrompt};
 use crate::wording::Wording;
@@ -21,8 +22,8 @@ pub struct TextPlan {
     pub(crate) whole: Part,
     /// What it was made of, for the pieces of it.
     pub(crate) groups: Arc<Vec<Vec<Vec<Slot>>>>,
-    /// Made when a gradient is first asked for.
-    pub(crate) pieces: OnceLock<Arc<Vec<Part>>>,
+    /// Made when a gradient is first asked for: the processor's, and the card's.
+    pub(crate) pieces: [OnceLock<Arc<Vec<Part>>>; 2],
 }
 
 /// Packed sequences and what the frozen tower puts into their rows.
@@ -30,9 +31,19 @@ pub struct TextPlan {
 pub(crate) struct Part {
     pub(crate) packed: Packed,
     /// Embeddings and positions `[R, W]`, context rows holding their position only; kept while both are frozen.
-    base: Option<Tensor>,
+    pub(crate) base: Option<Tensor>,
     /// The embeddings that `base` is made of: another tower makes its own.
     embeddings: Vec<TensorId>,
+    /// What it is on the card; made there at its first use.
+    pub(crate) card: OnceLock<Arc<CardPart>>,
+}
+
+impl Part {
+    /// Whether `base` is what `tower` puts into its rows.
+    pub(crate) fn is_of(&self, tower: &TextTower) -> bool {
+        let ids = tower.embeddings().into_iter().map(|t| t.id());
+        ids.eq(self.embeddings.iter().copied())
+    }
 }
 
 impl TextPlan {
@@ -67,6 +78,8 @@ pub struct TextTower {
     /// Most bytes that the graph of one [`TextTower::encode`] may hold, but for what one piece of it takes (see
     /// [`TextTower::least_memory`]); `None`: as many as it takes. Changes no bit of any result.
     pub memory: Option<usize>,
+    /// Its insides on a card, where they run as long as nothing of the tower's own is trained.
+    pub(crate) card: Option<Arc<CardText>>,
 }
 
 impl TextTower {
@@ -148,7 +161,7 @@ impl TextTower {
         Ok(TextPlan {
             whole: self.part(groups)?,
             groups: Arc::new(groups.to_vec()),
-            pieces: OnceLock::new(),
+            pieces: Default::default(),
         })
     }
 
@@ -174,6 +187,7 @@ impl TextTower {
             packed,
             base,
             embeddings: self.embeddings().iter().map(|t| t.id()).collect(),
+            card: OnceLock::new(),
         })
     }
 
@@ -285,12 +299,13 @@ impl TextTower {
             norm,
             norm_before,
             head: self.head.map(f)?,
+            card: None,
             ..self.clone()
         })
     }
 
     /// Embeddings plus positions `[R, W]`; context rows have their position only.
-    fn base(&self, packed: &Packed) -> Result<Tensor> {
+    pub(crate) fn base(&self, packed: &Packed) -> Result<Tensor> {
         let device = self.token_embedding.device();
         let n = packed.rows.len();
         let positions: Vec<u32> = packed.rows.iter().map(|r| r.position as u32).collect();
@@ -359,15 +374,7 @@ impl TextTower {
     pub(super) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
         let mut packed = Cow::Borrowed(&part.packed);
         let mut x = match &part.base {
-            Some(base)
-                if self
-                    .embeddings()
-                    .iter()
-                    .map(|t| t.id())
-                    .eq(part.embeddings.iter().copied()) =>
-            {
-                base.clone()
-            }
+            Some(base) if part.is_of(self) => base.clone(),
             _ => self.base(&packed)?,
         };
         if let Some(context) = &prompt.context

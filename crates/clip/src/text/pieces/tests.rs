@@ -42,6 +42,7 @@ fn tower() -> TextTower {
         norm: Some((noise(&[16], 3), noise(&[16], 4))),
         head: Head::Linear(noise(&[16, 8], 5), None),
         memory: None,
+        card: None,
     }
 }
 
@@ -115,7 +116,7 @@ fn pieces_have_the_features_and_gradients_of_the_whole() {
 #[test]
 fn pieces_hold_every_sequence_once_in_order_and_few_rows() {
     let groups = [names(0, 700), names(1, 3), Vec::new(), names(1, 900)];
-    let pieces = cut(&groups);
+    let pieces = cut(&groups, ROWS);
     let flat: Vec<&[Slot]> = pieces.iter().flatten().flatten().copied().collect();
     let all: Vec<&[Slot]> = groups.iter().flatten().map(Vec::as_slice).collect();
     assert_eq!(flat, all);
