@@ -270,11 +270,7 @@ impl Lane {
         heads: Heads,
     ) -> Result<()> {
         let asking = fits(p.queries, "queries")?.div_ceil(BLOCK.1);
-        let grid = (
-            asking + fits(p.rows, "rows")?,
-            most(heads.count)?,
-            1,
-        );
+        let grid = (asking + fits(p.rows, "rows")?, most(heads.count)?, 1);
         let shared = attend_path_back_shared(p.longest, heads.size);
         let a = arguments![
             of.qkv,
@@ -334,11 +330,7 @@ impl Lane {
         heads: Heads,
     ) -> Result<()> {
         let tiles = fits(of.asking, "rows")?.div_ceil(32) + fits(of.tokens, "rows")?.div_ceil(32);
-        let grid = (
-            tiles,
-            most(heads.count)?,
-            most(of.count)?,
-        );
+        let grid = (tiles, most(heads.count)?, most(of.count)?);
         let a = arguments![
             saved.qkv,
             saved.out,
