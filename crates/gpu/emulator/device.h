@@ -25,7 +25,7 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 namespace emulator {
 
-constexpr size_t STACK = 1 << 16, SHARED_LIMIT = 232448, GUARD = 256;
+constexpr size_t STACK = 1 << 16, SHARED_LIMIT = 232448, TABLE_BYTES = 4096, GUARD = 256;
 constexpr int MOST_THREADS = 1024, WARPS = MOST_THREADS / 32;
 
 // Saves the registers a function call must keep on the running stack, its end in *from, and goes on on the stack at `to`.
@@ -129,7 +129,7 @@ struct Machine {
     Gate block_gate, warp_gates[WARPS];
     float lanes[2][MOST_THREADS];
     unsigned char turns[MOST_THREADS];
-    char* shared = nullptr;
+    char *shared = nullptr, *table = nullptr; // not thread_local arrays: a library opened late has no room for them
 
     [[noreturn]] void fail(const char* what) {
         fprintf(stderr, "emulator: kernel %s, block (%u, %u, %u), thread (%u, %u): %s\n", kernel, at.x, at.y, at.z, thread.x,
@@ -226,6 +226,10 @@ inline void Machine::wait(Gate& gate, int kind) {
 }
 
 inline float* shared_memory() { return (float*)machine->shared; }
+template <int rows> float (*table_memory())[32] {
+    static_assert(rows * 128 <= TABLE_BYTES, "a larger table needs more room");
+    return (float (*)[32])machine->table;
+}
 
 enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE };
 
@@ -233,6 +237,7 @@ static inline Machine& prepare(const char* kernel, dim3 grid, dim3 block, size_t
     if (!machine) {
         machine = new Machine;
         machine->shared = (char*)aligned_alloc(256, SHARED_LIMIT + GUARD);
+        machine->table = (char*)aligned_alloc(256, TABLE_BYTES);
         machine->fibers.reserve(MOST_THREADS);
         machine->backwards = getenv("EMULATOR_BACKWARDS") != nullptr;
     }
@@ -260,6 +265,7 @@ template <class Thread> void run(const char* kernel, dim3 grid, dim3 block, size
                 m.next = m.done = 0;
                 memset(m.turns, 0, m.threads);
                 memset(m.shared, 0xff, shared + GUARD);
+                memset(m.table, 0xff, TABLE_BYTES);
                 if (m.idle.empty()) m.idle.push_back(m.new_fiber());
                 m.fiber = m.idle.back();
                 m.idle.pop_back();
@@ -297,7 +303,7 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
 #define KERNEL static void
 #define SHARED(name) float* name = emulator::shared_memory()
 #define __device__
-#define __shared__ static thread_local
+#define TABLE(name, rows) float (*name)[32] = emulator::table_memory<rows>()
 typedef _Float16 Half;
 static inline float wide(Half h) { return h; }
 static inline Half narrow(float f) { return (Half)f; }

@@ -9,7 +9,9 @@
 
 #ifndef EMULATED
 #define KERNEL extern "C" __global__ void
+// Shared memory of a length given at the launch, and of a fixed one.
 #define SHARED(name) extern __shared__ float4 name##_at[]; float* name = (float*)name##_at
+#define TABLE(name, rows) __shared__ float name[rows][32]
 #ifdef HALF
 struct Half { unsigned short bits; };
 __device__ static inline float wide(Half h) {
@@ -98,7 +100,7 @@ KERNEL norm_back(const float* x, const float* gain, const float* stats, const fl
 // Gradients of a norm's gain and bias [W]: a lane a column, grid ceil(W/32), block (32, 8). Each of the 8 warps sums every
 // eighth row, then the 8 sums are added in order.
 KERNEL norm_weights_back(const float* x, const float* stats, const float* dy, float* dgain, float* dbias, int rows, int width) {
-    __shared__ float gains[8][32], biases[8][32];
+    TABLE(sums, 16);                                      // of gains, then of biases
     int lane = threadIdx.x, warp = threadIdx.y, column = blockIdx.x * 32 + lane;
     float gain = 0.0f, bias = 0.0f;
     if (column < width)
@@ -107,13 +109,13 @@ KERNEL norm_weights_back(const float* x, const float* stats, const float* dy, fl
             gain += d * (x[(long long)row * width + column] - stats[2 * (long long)row]) * stats[2 * (long long)row + 1];
             bias += d;
         }
-    gains[warp][lane] = gain;
-    biases[warp][lane] = bias;
+    sums[warp][lane] = gain;
+    sums[8 + warp][lane] = bias;
     __syncthreads();
     if (warp > 0 || column >= width) return;
     for (int other = 1; other < 8; other++) {
-        gain += gains[other][lane];
-        bias += biases[other][lane];
+        gain += sums[other][lane];
+        bias += sums[8 + other][lane];
     }
     dgain[column] = gain;
     dbias[column] = bias;
@@ -199,7 +201,7 @@ KERNEL put_rows(const float* x, const float* prompt, const int* source, float* o
 // of the 8 warps sums every eighth row of the list, then the 8 sums are added in order.
 KERNEL put_rows_back(float* dy, In* copy, const int* offset, const int* list, float* dprompt, float kept, float share,
                      int sources, int width) {
-    __shared__ float sums[8][32];
+    TABLE(sums, 8);
     int lane = threadIdx.x, warp = threadIdx.y, column = blockIdx.x * 32 + lane, source = blockIdx.y;
     float sum = 0.0f;
     if (column < width)
