@@ -1,0 +1,481 @@
+// Attention, forward and backward, of packed texts and of pictures. Behind `kernels.cu`, which has the rules and the types.
+//
+// Scores are products of queries and keys over the root of the head's size, in float32 whatever the precision of products.
+
+struct alignas(4 * sizeof(In)) In4 { In x, y, z, w; };
+
+// Below every score. Not infinity: the difference of two of them must be 0.
+#define LOWEST -3.0e38f
+
+__device__ static inline float warp_max(float v) {
+    for (int step = 16; step > 0; step >>= 1) v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, step));
+    return v;
+}
+
+__device__ static inline float4 load4(const float* at) { return *(const float4*)at; }
+
+__device__ static inline float4 widen4(const In* at) {
+    In4 v = *(const In4*)at;
+    return make_float4(from_in(v.x), from_in(v.y), from_in(v.z), from_in(v.w));
+}
+
+__device__ static inline float dot4(float4 a, float4 b, float sum) {
+    return sum + a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+}
+
+// Exact for heads of 16, 64 and 256.
+__device__ static inline float score_scale(int size) { return 1.0f / sqrtf((float)size); }
+
+// ---- Attention of packed texts: each query sees the rows of a list, its path ----
+
+// qkv [R,3W] has queries, keys and values; query i is row query[i] and sees rows keys[offset[i]..offset[i+1]] (one at least,
+// `longest` at most). out [queries,W]; logsum [heads,queries] is the log of the sum of the exponentials of the scores.
+// A warp a query of one head, grid (ceil(queries/4), heads). A lane has a key for scores and a dimension for values: then
+// neither needs a sum over lanes, only the softmax does. Dynamic shared memory: 16 * (size + longest) bytes.
+KERNEL attend_path(const float* qkv, const int* query, const int* offset, const int* keys, In* out, float* logsum, int queries,
+                   int heads, int size, int longest) {
+    SHARED(room);
+    int lane = threadIdx.x, warp = threadIdx.y, i = blockIdx.x * 4 + warp, head = blockIdx.y, width = heads * size;
+    if (i >= queries) return;
+    float* q = room + warp * size;
+    float* p = room + 4 * size + warp * longest;
+    long long stride = 3LL * width;
+    const float* rows = qkv + (long long)head * size;
+    const int* seen = keys + offset[i];
+    int count = offset[i + 1] - offset[i];
+
+    float scale = score_scale(size);
+    for (int d = lane; d < size; d += 32) q[d] = rows[query[i] * stride + d] * scale;
+    __syncwarp();
+    float top = LOWEST;
+    for (int j = lane; j < count; j += 32) {
+        const float* k = rows + seen[j] * stride + width;
+        float s = 0.0f;
+        for (int d = 0; d < size; d += 4) s = dot4(load4(q + d), load4(k + d), s);
+        p[j] = s;
+        top = fmaxf(top, s);
+    }
+    top = warp_max(top);
+    float total = 0.0f;
+    for (int j = lane; j < count; j += 32) {
+        p[j] = expf(p[j] - top);
+        total += p[j];
+    }
+    total = warp_sum(total);
+    __syncwarp();
+    float o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int j = 0; j < count; j++) {
+        const float* v = rows + seen[j] * stride + 2 * width;
+#pragma unroll
+        for (int t = 0; t < 4; t++)
+            if (lane + 32 * t < size) o[t] += p[j] * v[lane + 32 * t];
+    }
+#pragma unroll
+    for (int t = 0; t < 4; t++)
+        if (lane + 32 * t < size) out[(long long)i * width + head * size + lane + 32 * t] = to_in(o[t] / total);
+    if (lane == 0) logsum[(long long)head * queries + i] = top + logf(total);
+}
+
+// What a key's row gets back from one query, or a query's row from one key: the softmax's share of the pair, and that share's
+// gradient times the score's, from two dot products of rows.
+struct Pair { float share, slope; };
+__device__ static inline Pair pair_back(float score, float dshare, float logsum, float delta) {
+    Pair pair;
+    pair.share = expf(score - logsum);
+    pair.slope = pair.share * (dshare - delta);
+    return pair;
+}
+
+// dq of query i, a warp: a lane has a key for the pairs and a dimension for their sum.
+__device__ static inline void path_query_back(float* room, const float* qkv, const int* query, const int* offset,
+        const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int queries, int head,
+        int width, int size, int longest) {
+    int lane = threadIdx.x, warp = threadIdx.y, count = offset[i + 1] - offset[i];
+    float* q = room + warp * 2 * size;
+    float* g = q + size;
+    float* slopes = room + 8 * size + warp * longest;
+    long long stride = 3LL * width, asked = query[i] * stride, at = (long long)i * width + head * size;
+    const float* rows = qkv + (long long)head * size;
+    const int* seen = keys + offset[i];
+
+    float scale = score_scale(size), delta = 0.0f, sum = logsum[(long long)head * queries + i];
+    for (int d = lane; d < size; d += 32) {
+        q[d] = rows[asked + d] * scale;
+        g[d] = dout[at + d];
+        delta += g[d] * from_in(out[at + d]);
+    }
+    delta = warp_sum(delta);
+    __syncwarp();
+    for (int j = lane; j < count; j += 32) {
+        const float* k = rows + seen[j] * stride + width;
+        float s = 0.0f, dp = 0.0f;
+        for (int d = 0; d < size; d += 4) {
+            s = dot4(load4(q + d), load4(k + d), s);
+            dp = dot4(load4(g + d), load4(k + width + d), dp);
+        }
+        slopes[j] = pair_back(s, dp, sum, delta).slope;
+    }
+    __syncwarp();
+    float dq[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int j = 0; j < count; j++) {
+        const float* k = rows + seen[j] * stride + width;
+#pragma unroll
+        for (int t = 0; t < 4; t++)
+            if (lane + 32 * t < size) dq[t] += slopes[j] * k[lane + 32 * t];
+    }
+#pragma unroll
+    for (int t = 0; t < 4; t++)
+        if (lane + 32 * t < size) dqkv[asked + head * size + lane + 32 * t] = to_in(dq[t] * scale);
+}
+
+// dk and dv of row r, a block: its warps take the queries that see the row 32 at a time, a lane has a query for the pairs and
+// a dimension for their sums; at last the four warps' sums are added in order.
+__device__ static inline void path_key_back(float* room, const float* qkv, const int* query, const int* asks,
+        const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout, In* dqkv, int r,
+        int queries, int head, int width, int size) {
+    int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
+    float* k = room;
+    float* v = room + size;
+    float* sums = room + 2 * size;                        // [4][2][size]
+    float* shares = room + 10 * size + warp * 64;
+    float* slopes = shares + 32;
+    long long stride = 3LL * width, own = r * stride + head * size;
+    const float* rows = qkv + (long long)head * size;
+    float scale = score_scale(size);
+    for (int d = thread; d < size; d += 128) {
+        k[d] = qkv[own + width + d];
+        v[d] = qkv[own + 2 * width + d];
+        if (asks[r] < 0) dqkv[own + d] = to_in(0.0f);
+    }
+    __syncthreads();
+    float dk[4] = {0.0f, 0.0f, 0.0f, 0.0f}, dv[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    int end = seen_offset[r + 1];
+    for (int from = seen_offset[r] + warp * 32; from < end; from += 128) {
+        int count = min(32, end - from);
+        if (lane < count) {
+            int i = seen[from + lane];
+            const float* q = rows + query[i] * stride;
+            long long at = (long long)i * width + head * size;
+            float s = 0.0f, dp = 0.0f, delta = 0.0f;
+            for (int d = 0; d < size; d += 4) {
+                float4 g = load4(dout + at + d);
+                s = dot4(load4(q + d), load4(k + d), s);
+                dp = dot4(g, load4(v + d), dp);
+                delta = dot4(g, widen4(out + at + d), delta);
+            }
+            Pair pair = pair_back(s * scale, dp, logsum[(long long)head * queries + i], delta);
+            shares[lane] = pair.share;
+            slopes[lane] = pair.slope;
+        }
+        __syncwarp();
+        for (int j = 0; j < count; j++) {
+            int i = seen[from + j];
+            const float* q = rows + query[i] * stride;
+            const float* g = dout + (long long)i * width + head * size;
+#pragma unroll
+            for (int t = 0; t < 4; t++)
+                if (lane + 32 * t < size) {
+                    dk[t] += slopes[j] * q[lane + 32 * t];
+                    dv[t] += shares[j] * g[lane + 32 * t];
+                }
+        }
+        __syncwarp();
+    }
+#pragma unroll
+    for (int t = 0; t < 4; t++)
+        if (lane + 32 * t < size) {
+            sums[warp * 2 * size + lane + 32 * t] = dk[t] * scale;
+            sums[warp * 2 * size + size + lane + 32 * t] = dv[t];
+        }
+    __syncthreads();
+    for (int d = thread; d < 2 * size; d += 128) {
+        float sum = sums[d] + sums[2 * size + d] + sums[4 * size + d] + sums[6 * size + d];
+        dqkv[own + (d < size ? width + d : 2 * width + d - size)] = to_in(sum);
+    }
+}
+
+// The gradient of `attend_path`: all of dqkv [R,3W]. Beside its arguments: asks[r] is the query that row r asks, or negative;
+// row r is seen by queries seen[seen_offset[r]..seen_offset[r+1]]. Grid (R + ceil(queries/4), heads): a block a row for dk
+// and dv first (rows seen by thousands of queries stand first, and take longest), then a warp a query for dq.
+// Dynamic shared memory: 4 * (10 * size + max(256, 4 * longest)) bytes.
+KERNEL attend_path_back(const float* qkv, const int* query, const int* offset, const int* keys, const int* asks,
+                        const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout,
+                        In* dqkv, int rows, int queries, int heads, int size, int longest) {
+    SHARED(room);
+    int head = blockIdx.y, block = blockIdx.x, i = (block - rows) * 4 + (int)threadIdx.y;
+    if (block < rows)
+        path_key_back(room, qkv, query, asks, seen_offset, seen, out, logsum, dout, dqkv, block, queries, head, heads * size,
+                      size);
+    else if (i < queries)
+        path_query_back(room, qkv, query, offset, keys, out, logsum, dout, dqkv, i, queries, head, heads * size, size, longest);
+}
+
+// ---- Attention of pictures: all rows of a picture see each other ----
+//
+// Rows of 32 queries and 32 keys meet in shared memory, `pad` = size + 4 numbers apart: then 8 lanes that read four numbers
+// each from 8 rows touch 32 different banks, for every size that is a multiple of 8. Each warp has 8 rows of its side; for
+// scores a lane has a row of the other side, for sums a dimension. PARTS = ceil(size/32) dimensions a lane.
+
+#define TILE 32
+#define MINE 8                        // rows a warp has of its side
+#define PAIRS (TILE + 4)              // from one of them to the next in a table of pairs; column 32 holds its factor
+
+// Rows of `from`, `stride` apart, times `factor`: `count` of them (more than 32 or less than none: cut), zeros up to 32.
+__device__ static inline void load_tile(float* tile, const float* from, long long stride, int count, int size, float factor) {
+    int thread = threadIdx.y * 32 + threadIdx.x;
+    for (int row = thread / 8; row < TILE; row += 16)
+        for (int d = thread % 8 * 4; d < size; d += 32) {
+            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (row < count) v = load4(from + row * stride + d);
+            *(float4*)(tile + row * (size + 4) + d) = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+        }
+}
+
+// products[i] = my row i . the lane's row of the other side.
+__device__ static inline void tile_products(float* products, const float* mine, const float* other, int size) {
+#pragma unroll
+    for (int i = 0; i < MINE; i++) products[i] = 0.0f;
+    for (int d = 0; d < size; d += 4) {
+        float4 b = load4(other + d);
+#pragma unroll
+        for (int i = 0; i < MINE; i++) products[i] = dot4(load4(mine + i * (size + 4) + d), b, products[i]);
+    }
+}
+
+// sums[i][t] += the pairs of my row i with the tile's rows, times dimension lane + 32 t of those rows.
+template <int PARTS>
+__device__ static inline void tile_sums(float (*sums)[PARTS], const float* pairs, const float* tile, int size) {
+    for (int j = 0; j < TILE; j += 4) {
+        float v[4][PARTS];
+#pragma unroll
+        for (int t = 0; t < PARTS; t++) {
+            int d = threadIdx.x + 32 * t;
+#pragma unroll
+            for (int e = 0; e < 4; e++) v[e][t] = d < size ? tile[(j + e) * (size + 4) + d] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+            float4 p = load4(pairs + i * PAIRS + j);
+#pragma unroll
+            for (int t = 0; t < PARTS; t++) sums[i][t] += p.x * v[0][t] + p.y * v[1][t] + p.z * v[2][t] + p.w * v[3][t];
+        }
+    }
+}
+
+// Writes row i of `count` rows of sums, times factor, `stride` apart.
+template <int PARTS>
+__device__ static inline void store_sums(In* to, long long stride, float (*sums)[PARTS], int count, int size, float factor) {
+#pragma unroll
+    for (int i = 0; i < MINE; i++)
+#pragma unroll
+        for (int t = 0; t < PARTS; t++) {
+            int d = threadIdx.x + 32 * t;
+            if (i < count && d < size) to[i * stride + d] = to_in(sums[i][t] * factor);
+        }
+}
+
+template <int PARTS>
+__device__ static void full_forward(float* room, const float* qkv, In* out, float* logsum, int pictures, int tokens, int heads,
+                                    int size, int asking) {
+    int lane = threadIdx.x, warp = threadIdx.y, head = blockIdx.y, picture = blockIdx.z, width = heads * size;
+    int pad = size + 4, first = blockIdx.x * TILE, mine = min(MINE, asking - first - warp * MINE);
+    float* q = room;
+    float* k = q + TILE * pad;
+    float* v = k + TILE * pad;
+    float* pairs = v + TILE * pad + warp * MINE * PAIRS;
+    long long stride = 3LL * width;
+    const float* rows = qkv + picture * tokens * stride + head * size;
+
+    load_tile(q, rows + first * stride, stride, asking - first, size, score_scale(size));
+    float o[MINE][PARTS] = {}, top = LOWEST, total = 0.0f;      // top and total: of query lane / 4
+    for (int start = 0; start < tokens; start += TILE) {
+        load_tile(k, rows + start * stride + width, stride, tokens - start, size, 1.0f);
+        load_tile(v, rows + start * stride + 2 * width, stride, tokens - start, size, 1.0f);
+        __syncthreads();
+        if (mine > 0) {
+            float s[MINE];
+            tile_products(s, q + warp * MINE * pad, k + lane * pad, size);
+#pragma unroll
+            for (int i = 0; i < MINE; i++) pairs[i * PAIRS + lane] = start + lane < tokens ? s[i] : LOWEST;
+            __syncwarp();
+            // Four lanes share a query's softmax: two shuffles a tile instead of five a query.
+            float* own = pairs + lane / 4 * PAIRS;
+            float high = top, sum = 0.0f;
+            for (int j = lane % 4; j < TILE; j += 4) high = fmaxf(high, own[j]);
+            high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, 1));
+            high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, 2));
+            for (int j = lane % 4; j < TILE; j += 4) {
+                own[j] = expf(own[j] - high);
+                sum += own[j];
+            }
+            float fade = expf(top - high);
+            if (lane % 4 == 0) own[TILE] = fade;
+            total = total * fade + sum;
+            top = high;
+            __syncwarp();
+#pragma unroll
+            for (int i = 0; i < MINE; i++)
+#pragma unroll
+                for (int t = 0; t < PARTS; t++) o[i][t] *= pairs[i * PAIRS + TILE];
+            tile_sums<PARTS>(o, pairs, v, size);
+        }
+        __syncthreads();
+    }
+    if (mine <= 0) return;
+    total += __shfl_xor_sync(ALL_LANES, total, 1);
+    total += __shfl_xor_sync(ALL_LANES, total, 2);
+    long long at = (long long)picture * asking + first + warp * MINE;
+    if (lane % 4 == 0) {
+        pairs[lane / 4 * PAIRS + TILE] = 1.0f / total;
+        if (lane / 4 < mine) logsum[(long long)head * pictures * asking + at + lane / 4] = top + logf(total);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < MINE; i++)
+#pragma unroll
+        for (int t = 0; t < PARTS; t++) o[i][t] *= pairs[i * PAIRS + TILE];
+    store_sums<PARTS>(out + at * width + head * size, width, o, mine, size, 1.0f);
+}
+
+// deltas[i] = dout . out of 32 rows of queries, `dout` already in shared memory: each warp sums a quarter of each row, then
+// every thread adds the four. Ends with a barrier of the block.
+__device__ static inline void tile_deltas(float* deltas, const float* dout, const In* out, int width, int count, int size) {
+    int lane = threadIdx.x, warp = threadIdx.y;
+    float sum = 0.0f;
+    if (lane < count)
+        for (int d = warp * (size / 4); d < (warp + 1) * (size / 4); d++)
+            sum += dout[lane * (size + 4) + d] * from_in(out[(long long)lane * width + d]);
+    deltas[warp * 32 + lane] = sum;
+    __syncthreads();
+}
+
+__device__ static inline float delta_of(const float* deltas, int i) {
+    return deltas[i] + deltas[32 + i] + deltas[64 + i] + deltas[96 + i];
+}
+
+// dq of 32 queries of a picture's head: keys and values pass by in tiles.
+template <int PARTS>
+__device__ static void full_query_back(float* room, const float* qkv, const In* out, const float* logsum, const float* dout,
+                                       In* dqkv, int block, int pictures, int tokens, int heads, int size, int asking) {
+    int lane = threadIdx.x, warp = threadIdx.y, head = blockIdx.y, picture = blockIdx.z, width = heads * size;
+    int pad = size + 4, first = block * TILE, mine = min(MINE, asking - first - warp * MINE);
+    float* q = room;
+    float* g = q + TILE * pad;
+    float* k = g + TILE * pad;
+    float* v = k + TILE * pad;
+    float* pairs = v + TILE * pad + warp * MINE * PAIRS;
+    float* deltas = v + TILE * pad + 8 * MINE * PAIRS;
+    long long stride = 3LL * width, head_at = (long long)picture * tokens * stride + head * size;
+    long long asked = (long long)picture * asking + first, at = asked * width + head * size;
+    const float* rows = qkv + head_at;
+    const float* sums = logsum + (long long)head * pictures * asking + asked;
+
+    load_tile(q, rows + first * stride, stride, asking - first, size, score_scale(size));
+    load_tile(g, dout + at, width, asking - first, size, 1.0f);
+    __syncthreads();
+    tile_deltas(deltas, g, out + at, width, asking - first, size);
+    float dq[MINE][PARTS] = {};
+    for (int start = 0; start < tokens; start += TILE) {
+        load_tile(k, rows + start * stride + width, stride, tokens - start, size, 1.0f);
+        load_tile(v, rows + start * stride + 2 * width, stride, tokens - start, size, 1.0f);
+        __syncthreads();
+        if (mine > 0) {
+            float s[MINE], dp[MINE];
+            tile_products(s, q + warp * MINE * pad, k + lane * pad, size);
+            tile_products(dp, g + warp * MINE * pad, v + lane * pad, size);
+#pragma unroll
+            for (int i = 0; i < MINE; i++) {
+                int own = warp * MINE + i;
+                bool there = i < mine && start + lane < tokens;
+                pairs[i * PAIRS + lane] = there ? pair_back(s[i], dp[i], sums[own], delta_of(deltas, own)).slope : 0.0f;
+            }
+            __syncwarp();
+            tile_sums<PARTS>(dq, pairs, k, size);
+        }
+        __syncthreads();
+    }
+    store_sums<PARTS>(dqkv + head_at + (first + warp * MINE) * stride, stride, dq, mine, size, score_scale(size));
+}
+
+// dk and dv of 32 rows of a picture's head, and zeros as dq of those that do not ask: queries pass by in tiles.
+template <int PARTS>
+__device__ static void full_key_back(float* room, const float* qkv, const In* out, const float* logsum, const float* dout,
+                                     In* dqkv, int block, int pictures, int tokens, int heads, int size, int asking) {
+    int lane = threadIdx.x, warp = threadIdx.y, head = blockIdx.y, picture = blockIdx.z, width = heads * size;
+    int pad = size + 4, first = block * TILE, own = first + warp * MINE, mine = min(MINE, tokens - own);
+    float* k = room;
+    float* v = k + TILE * pad;
+    float* q = v + TILE * pad;
+    float* g = q + TILE * pad;
+    float* slopes = g + TILE * pad + warp * MINE * PAIRS;
+    float* shares = slopes + 4 * MINE * PAIRS;
+    float* deltas = g + TILE * pad + 8 * MINE * PAIRS;
+    long long stride = 3LL * width, head_at = (long long)picture * tokens * stride + head * size;
+    const float* rows = qkv + head_at;
+
+    load_tile(k, rows + first * stride + width, stride, tokens - first, size, 1.0f);
+    load_tile(v, rows + first * stride + 2 * width, stride, tokens - first, size, 1.0f);
+    float dk[MINE][PARTS] = {}, dv[MINE][PARTS] = {};
+    for (int start = 0; start < asking; start += TILE) {
+        long long asked = (long long)picture * asking + start, at = asked * width + head * size;
+        load_tile(q, rows + start * stride, stride, asking - start, size, score_scale(size));
+        load_tile(g, dout + at, width, asking - start, size, 1.0f);
+        __syncthreads();
+        tile_deltas(deltas, g, out + at, width, asking - start, size);
+        if (mine > 0) {
+            bool there = start + lane < asking;
+            float sum = there ? logsum[(long long)head * pictures * asking + asked + lane] : 0.0f;
+            float s[MINE], dp[MINE], delta = delta_of(deltas, lane);
+            tile_products(s, k + warp * MINE * pad, q + lane * pad, size);
+            tile_products(dp, v + warp * MINE * pad, g + lane * pad, size);
+#pragma unroll
+            for (int i = 0; i < MINE; i++) {
+                Pair pair = pair_back(s[i], dp[i], sum, delta);
+                slopes[i * PAIRS + lane] = there ? pair.slope : 0.0f;
+                shares[i * PAIRS + lane] = there ? pair.share : 0.0f;
+            }
+            __syncwarp();
+            tile_sums<PARTS>(dk, slopes, q, size);
+            tile_sums<PARTS>(dv, shares, g, size);
+        }
+        __syncthreads();
+    }
+    In* to = dqkv + head_at + own * stride;
+    store_sums<PARTS>(to + width, stride, dk, mine, size, 1.0f);
+    store_sums<PARTS>(to + 2 * width, stride, dv, mine, size, 1.0f);
+    for (int i = 0; i < mine; i++)
+        if (own + i >= asking)
+            for (int d = lane; d < size; d += 32) to[i * stride + d] = to_in(0.0f);
+}
+
+// Registers are arrays of a fixed length: one variant for each number of dimensions that a lane has.
+#define BY_PARTS(call)                    \
+    if (size <= 32) call(1);              \
+    else if (size <= 64) call(2);         \
+    else if (size <= 96) call(3);         \
+    else call(4)
+
+// qkv [pictures * tokens, 3W]; the first `asking` rows of each picture ask (all, or 1: the class row). out
+// [pictures * asking, W]; logsum [heads, pictures * asking]. Online softmax over tiles of 32 keys, a warp has 8 queries. Grid
+// (ceil(asking/32), heads, pictures). Dynamic shared memory: 4 * (96 * (size + 4) + 1152) bytes.
+KERNEL attend_full(const float* qkv, In* out, float* logsum, int pictures, int tokens, int heads, int size, int asking) {
+    SHARED(room);
+#define FORWARD(parts) full_forward<parts>(room, qkv, out, logsum, pictures, tokens, heads, size, asking)
+    BY_PARTS(FORWARD);
+}
+
+// The gradient of `attend_full`: all of dqkv. Grid (ceil(tokens/32) + ceil(asking/32), heads, pictures): blocks of keys first,
+// then blocks of queries. Dynamic shared memory: 4 * (128 * (size + 4) + 2432) bytes.
+KERNEL attend_full_back(const float* qkv, const In* out, const float* logsum, const float* dout, In* dqkv, int pictures,
+                        int tokens, int heads, int size, int asking) {
+    SHARED(room);
+    int block = blockIdx.x, keys = (tokens + TILE - 1) / TILE;
+#define KEYS(parts) full_key_back<parts>(room, qkv, out, logsum, dout, dqkv, block, pictures, tokens, heads, size, asking)
+#define QUERIES(parts) \
+    full_query_back<parts>(room, qkv, out, logsum, dout, dqkv, block - keys, pictures, tokens, heads, size, asking)
+    if (block < keys) {
+        BY_PARTS(KEYS);
+    } else {
+        BY_PARTS(QUERIES);
+    }
+}
