@@ -171,6 +171,12 @@ KERNEL to_input(const float* x, In* out, float scale, long long n) {
     if (i < n) out[i] = to_in(x[i] * scale);
 }
 
+// out = x as float. Grid ceil(n/256), block 256.
+KERNEL from_input(const In* x, float* out, long long n) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) out[i] = from_in(x[i]);
+}
+
 // out = x * y * factor. Grid ceil(n/256), block 256.
 KERNEL times(const float* x, const float* y, float* out, float factor, long long n) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;

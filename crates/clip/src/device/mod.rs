@@ -23,7 +23,7 @@ pub(crate) use text::{CardPart, CardText};
 
 use std::sync::Arc;
 
-use crate::ops::with_values;
+use crate::ops::{Block, with_values};
 use crate::text::Pooling;
 use crate::{Clip, ImageTower};
 
@@ -35,29 +35,45 @@ impl Clip {
     /// When the card's memory is used up.
     pub fn use_gpu(&mut self, gpu: &Gpu, precision: Precision) -> Result<Vec<String>> {
         let mut stays = Vec::new();
+        let mut stay = |tower: &str, why: &str| {
+            stays.push(format!("the {tower} tower stays on the processor: {why}"));
+        };
         if self.text.family.pooling() == Pooling::Mean {
-            stays.push(
-                "the text tower stays on the processor: it pools texts by their mean".to_owned(),
-            );
+            stay("text", "it pools texts by their mean");
+        } else if let Some(why) = unfit(&self.text.blocks) {
+            stay("text", &why);
         } else {
             let card = CardText::new(&self.text, gpu, precision)?;
             self.text.card = Some(Arc::new(card));
         }
         match &mut self.image {
-            ImageTower::Transformer(tower) => {
-                let card = CardImage::new(tower, gpu, precision)?;
-                tower.card = Some(Arc::new(card));
-            }
-            ImageTower::ResNet(_) => stays.push(
-                "the image tower stays on the processor: it is a ResNet, whose convolutions have no kernels here"
-                    .to_owned(),
+            ImageTower::Transformer(tower) => match unfit(&tower.blocks) {
+                Some(why) => stay("image", &why),
+                None => {
+                    let card = CardImage::new(tower, gpu, precision)?;
+                    tower.card = Some(Arc::new(card));
+                }
+            },
+            ImageTower::ResNet(_) => stay(
+                "image",
+                "it is a ResNet, whose convolutions have no kernels here",
             ),
-            ImageTower::Pooled(_) => stays.push(
-                "the image tower stays on the processor: SigLIP's pooling of all patches has no kernels here".to_owned(),
+            ImageTower::Pooled(_) => stay(
+                "image",
+                "SigLIP's pooling of all patches has no kernels here",
             ),
         }
         Ok(stays)
     }
+}
+
+/// Why blocks do not run on a card, if they do not.
+fn unfit(blocks: &[Block]) -> Option<String> {
+    let mut sizes = blocks.iter().map(|b| b.shape.width / b.shape.heads);
+    let size = sizes.find(|size| !size.is_multiple_of(8) || *size > 128)?;
+    Some(format!(
+        "its heads are {size} wide, and kernels take multiples of 8 up to 128"
+    ))
 }
 
 /// What features of a card in `precision` are told apart by: the order of its sums differs from the processor's.

@@ -18,10 +18,15 @@ use clip::ops::{Activation, scale_gradient};
 use naive::{Hooks, LAYERS, Project, Tensors, WIDTH, noise, var};
 use std::sync::Arc;
 
-/// On the null driver's card, where these tests are built by the name that says so.
+/// Whether these tests are built by the name that says so.
+fn on_card() -> bool {
+    env!("CARGO_CRATE_NAME").ends_with("on_card")
+}
+
+/// On the null driver's card, if so.
 fn clip(tensors: &Tensors) -> Clip {
     let mut clip = Clip::frozen(tensors, Activation::QuickGelu).unwrap();
-    if env!("CARGO_CRATE_NAME").ends_with("on_card")
+    if on_card()
         && let Some(card) = null_driver::card()
     {
         let stays = clip.use_gpu(&card, Precision::Float32).unwrap();

@@ -3,7 +3,7 @@
 use super::naive::{
     self, Hooks, JOINT, LAYERS, Naive, Tensors, WIDTH, gap, insert, mix, noise, same, var,
 };
-use super::{All, clip, hooked, mask, tensor};
+use super::{All, clip, hooked, mask, on_card, tensor};
 use candle_core::Tensor;
 use clip::{At, DeepText, How, Slot, TextPrompt};
 
@@ -233,10 +233,10 @@ fn a_trainable_tower_trains_all_its_tensors_under_their_names() {
 
     // The frozen tower's plan goes, and does not hide the positions' gradient.
     let features = tower.encode(&plan, &prompt).unwrap();
-    assert_eq!(
-        gap(&features, &clip.text.encode(&plan, &prompt).unwrap()),
-        0.0
-    );
+    let frozen = clip.text.encode(&plan, &prompt).unwrap();
+    // The trained one runs on the processor wherever the frozen one does.
+    let bound = if on_card() { 2e-6 } else { 0.0 };
+    assert!(gap(&features, &frozen) <= bound);
     let loss = (&features * noise(&[4, JOINT], 5, 1.0))
         .unwrap()
         .sum_all()
