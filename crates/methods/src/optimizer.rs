@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Result, Tensor, Var, bail};
+use candle_core::{Device, Result, Storage, Tensor, Var, bail};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Which rule updates the prompts.
@@ -199,18 +200,12 @@ impl Optimizer {
             let g = g.detach();
             let next = match self.rule {
                 Rule::Sgd => {
-                    let g = if self.decay == 0.0 {
-                        g
-                    } else {
-                        (g + (&p * self.decay)?)?
-                    };
                     let buffer = match self.state.get(name) {
-                        Some(State::Momentum(b)) if self.momentum != 0.0 => {
-                            ((b * self.momentum)? + g)?
-                        }
-                        _ => g,
+                        Some(State::Momentum(b)) if self.momentum != 0.0 => Some(b),
+                        _ => None,
                     };
-                    let next = (p - (&buffer * lr)?)?;
+                    let by = [self.decay, self.momentum, lr];
+                    let (buffer, next) = descend(&p, &g, buffer, by)?;
                     self.state.insert(name.clone(), State::Momentum(buffer));
                     next
                 }
@@ -250,6 +245,67 @@ impl Optimizer {
     }
 }
 
+/// Numbers that a thread updates at a time.
+const PIECE: usize = 1 << 14;
+
+/// One step of gradient descent: the new momentum buffer and the new values. One pass on all threads, where an operation
+/// at a time is four on one: MaPLe trains 3.5 million numbers.
+fn descend(
+    p: &Tensor,
+    g: &Tensor,
+    buffer: Option<&Tensor>,
+    [decay, momentum, lr]: [f64; 3],
+) -> Result<(Tensor, Tensor)> {
+    let (decay, momentum, lr) = (decay as f32, momentum as f32, lr as f32);
+    let numbers = |t: &Tensor| t.contiguous()?.flatten_all();
+    let (p_flat, g_flat) = (numbers(p)?, numbers(g)?);
+    let b_flat = buffer.map(numbers).transpose()?;
+    let n = p_flat.elem_count();
+    let (mut gathered, mut next) = (vec![0f32; n], vec![0f32; n]);
+    read(&p_flat, |p| {
+        read(&g_flat, |g| {
+            let mut run = |b: Option<&[f32]>| {
+                let out = gathered
+                    .par_chunks_mut(PIECE)
+                    .zip(next.par_chunks_mut(PIECE));
+                out.enumerate().for_each(|(piece, (gathered, next))| {
+                    let at = piece * PIECE..piece * PIECE + next.len();
+                    let inputs = p[at.clone()].iter().zip(&g[at.clone()]);
+                    let b = b.map(|b| &b[at]);
+                    let out = gathered.iter_mut().zip(next);
+                    for (i, ((gathered, next), (p, g))) in out.zip(inputs).enumerate() {
+                        let mut value = *g;
+                        if decay != 0.0 {
+                            value += p * decay;
+                        }
+                        if let Some(b) = b {
+                            value += b[i] * momentum;
+                        }
+                        *gathered = value;
+                        *next = p - value * lr;
+                    }
+                });
+                Ok(())
+            };
+            match &b_flat {
+                Some(b) => read(b, |b| run(Some(b))),
+                None => run(None),
+            }
+        })
+    })?;
+    let tensor = |values| Tensor::from_vec(values, p.shape(), p.device());
+    Ok((tensor(gathered)?, tensor(next)?))
+}
+
+/// Runs `f` on the numbers of a flat tensor.
+fn read<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(values), Some((start, end))) => f(&values.as_slice::<f32>()?[start..end]),
+        _ => bail!("prompts are float32 and on the processor"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +341,36 @@ mod tests {
         }
         let got = p.as_tensor().to_vec1::<f32>().unwrap()[0];
         assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
+    }
+
+    #[test]
+    fn descent_in_one_pass_has_the_bits_of_an_operation_at_a_time() {
+        let drawn = |seed: u32| -> Tensor {
+            let mut s = seed;
+            let values = (0..3 * PIECE as u32 + 5).map(|_| {
+                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (s >> 8) as f32 / (1 << 23) as f32 - 1.0
+            });
+            Tensor::from_iter(values, &Device::Cpu).unwrap()
+        };
+        let (p, g, b) = (drawn(1), drawn(2), drawn(3));
+        for decay in [0.0, 5e-4] {
+            for buffer in [None, Some(&b)] {
+                let found = descend(&p, &g, buffer, [decay, 0.9, 0.002]).unwrap();
+                let mut gathered = g.clone();
+                if decay != 0.0 {
+                    gathered = (gathered + (&p * decay).unwrap()).unwrap();
+                }
+                if let Some(b) = buffer {
+                    gathered = ((b * 0.9).unwrap() + gathered).unwrap();
+                }
+                let next = (&p - (&gathered * 0.002).unwrap()).unwrap();
+                for (found, wanted) in [(found.0, gathered), (found.1, next)] {
+                    let [found, wanted] = [found, wanted].map(|t| t.to_vec1::<f32>().unwrap());
+                    assert!(found == wanted);
+                }
+            }
+        }
     }
 
     #[test]
