@@ -214,7 +214,7 @@ KERNEL attend_path_back(const float* qkv, const int* query, const int* offset, c
 //
 // Rows of 32 queries and 32 keys meet in shared memory, `pad` = size + 4 numbers apart: then 8 lanes that read four numbers
 // each from 8 rows touch 32 different banks, for every size that is a multiple of 8. Each warp has 8 rows of its side; for
-// scores a lane has a row of the other side, for sums a dimension. PARTS = ceil(size/32) dimensions a lane.
+// scores a lane has a row of the other side, for sums a dimension: PARTS of them, 32 apart.
 
 #define TILE 32
 #define MINE 8                        // rows a warp has of its side
@@ -235,6 +235,8 @@ __device__ static inline void load_tile(float* tile, const float* from, long lon
 __device__ static inline void tile_products(float* products, const float* mine, const float* other, int size) {
 #pragma unroll
     for (int i = 0; i < MINE; i++) products[i] = 0.0f;
+    // Unrolled, it would hold 190 registers, and a third fewer warps would fit a card.
+#pragma unroll 1
     for (int d = 0; d < size; d += 4) {
         float4 b = load4(other + d);
 #pragma unroll
@@ -245,6 +247,7 @@ __device__ static inline void tile_products(float* products, const float* mine, 
 // sums[i][t] += the pairs of my row i with the tile's rows, times dimension lane + 32 t of those rows.
 template <int PARTS>
 __device__ static inline void tile_sums(float (*sums)[PARTS], const float* pairs, const float* tile, int size) {
+#pragma unroll 1
     for (int j = 0; j < TILE; j += 4) {
         float v[4][PARTS];
 #pragma unroll
@@ -448,11 +451,10 @@ __device__ static void full_key_back(float* room, const float* qkv, const In* ou
             for (int d = lane; d < size; d += 32) to[i * stride + d] = to_in(0.0f);
 }
 
-// Registers are arrays of a fixed length: one variant for each number of dimensions that a lane has.
-#define BY_PARTS(call)                    \
-    if (size <= 32) call(1);              \
-    else if (size <= 64) call(2);         \
-    else if (size <= 96) call(3);         \
+// Registers are arrays of a fixed length. Two variants: heads of 64 are what most CLIPs have, and each more costs every user
+// a second of compiling.
+#define BY_PARTS(call)           \
+    if (size <= 64) call(2);     \
     else call(4)
 
 // qkv [pictures * tokens, 3W]; the first `asking` rows of each picture ask (all, or 1: the class row). out
