@@ -88,8 +88,8 @@ __device__ static inline Pair pair_back(float score, float dshare, float logsum,
 
 // dq of query i, a warp: a lane has a key for the pairs and a dimension for their sum.
 __device__ static inline void path_query_back(float* room, const float* qkv, const int* query, const int* offset,
-        const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int queries, int head,
-        int width, int size, int longest) {
+        const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int head, int width, int size,
+        int longest) {
     int lane = threadIdx.x, warp = threadIdx.y, count = offset[i + 1] - offset[i];
     float* q = room + warp * 2 * size;
     float* g = q + size;
@@ -98,7 +98,7 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
     const float* rows = qkv + (long long)head * size;
     const int* seen = keys + offset[i];
 
-    float scale = score_scale(size), delta = 0.0f, sum = logsum[(long long)head * queries + i];
+    float scale = score_scale(size), delta = 0.0f;
     for (int d = lane; d < size; d += 32) {
         q[d] = rows[asked + d] * scale;
         g[d] = dout[at + d];
@@ -113,7 +113,7 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
             s = dot4(load4(q + d), load4(k + d), s);
             dp = dot4(load4(g + d), load4(k + width + d), dp);
         }
-        slopes[j] = pair_back(s, dp, sum, delta).slope;
+        slopes[j] = pair_back(s, dp, logsum[i], delta).slope;
     }
     __syncwarp();
     float dq[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -128,86 +128,113 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
         if (lane + 32 * t < size) dqkv[asked + head * size + lane + 32 * t] = to_in(dq[t] * scale);
 }
 
-// dk and dv of row r, a block: its warps take the queries that see the row 32 at a time, a lane has a query for the pairs and
-// a dimension for their sums; at last the four warps' sums are added in order.
+// Adds to dk and dv of one row (its `k` and `v` in shared memory) what `count` queries from seen[0] on give it, 32 at most: a
+// warp's lane has a query for the pairs and a dimension for their sums.
+__device__ static inline void path_pairs_back(float* dk, float* dv, const float* k, const float* v, float* pairs,
+        const float* rows, const int* query, const int* seen, const In* out, const float* logsum, const float* dout, int count,
+        int head, int width, int size) {
+    int lane = threadIdx.x;
+    float *shares = pairs, *slopes = pairs + 32, scale = score_scale(size);
+    long long stride = 3LL * width;
+    if (lane < count) {
+        int i = seen[lane];
+        const float* q = rows + query[i] * stride;
+        long long at = (long long)i * width + head * size;
+        float s = 0.0f, dp = 0.0f, delta = 0.0f;
+        for (int d = 0; d < size; d += 4) {
+            float4 g = load4(dout + at + d);
+            s = dot4(load4(q + d), load4(k + d), s);
+            dp = dot4(g, load4(v + d), dp);
+            delta = dot4(g, widen4(out + at + d), delta);
+        }
+        Pair pair = pair_back(s * scale, dp, logsum[i], delta);
+        shares[lane] = pair.share;
+        slopes[lane] = pair.slope * scale;
+    }
+    __syncwarp();
+    for (int j = 0; j < count; j++) {
+        const float* q = rows + query[seen[j]] * stride;
+        const float* g = dout + (long long)seen[j] * width + head * size;
+#pragma unroll
+        for (int t = 0; t < 4; t++)
+            if (lane + 32 * t < size) {
+                dk[t] += slopes[j] * q[lane + 32 * t];
+                dv[t] += shares[j] * g[lane + 32 * t];
+            }
+    }
+    __syncwarp();
+}
+
+// A row seen by this many queries has a warp, by more a block.
+#define FEW 32
+
+// dk and dv of row r, and zeros as its dq where it asks nothing, by a warp (`few`: r is seen by FEW queries at most) or by a
+// block: then its warps take the queries 32 at a time in turn, and at last the four warps' sums are added in order.
 __device__ static inline void path_key_back(float* room, const float* qkv, const int* query, const int* asks,
         const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout, In* dqkv, int r,
-        int queries, int head, int width, int size) {
-    int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
-    float* k = room;
-    float* v = room + size;
-    float* sums = room + 2 * size;                        // [4][2][size]
-    float* shares = room + 10 * size + warp * 64;
-    float* slopes = shares + 32;
-    long long stride = 3LL * width, own = r * stride + head * size;
+        bool few, int head, int width, int size) {
+    int lane = threadIdx.x, warp = threadIdx.y;
+    int start = few ? lane : warp * 32 + lane, step = few ? 32 : 128;
+    float* k = few ? room + warp * 2 * size : room;
+    float* v = k + size;
+    float* sums = room + 2 * size;                        // [4][2][size], of a block
+    float* pairs = room + 10 * size + warp * 64;
+    long long own = r * (3LL * width) + head * size;
     const float* rows = qkv + (long long)head * size;
-    float scale = score_scale(size);
-    for (int d = thread; d < size; d += 128) {
+    for (int d = start; d < size; d += step) {
         k[d] = qkv[own + width + d];
         v[d] = qkv[own + 2 * width + d];
         if (asks[r] < 0) dqkv[own + d] = to_in(0.0f);
     }
-    __syncthreads();
+    if (few) __syncwarp();
+    else __syncthreads();
     float dk[4] = {0.0f, 0.0f, 0.0f, 0.0f}, dv[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     int end = seen_offset[r + 1];
-    for (int from = seen_offset[r] + warp * 32; from < end; from += 128) {
-        int count = min(32, end - from);
-        if (lane < count) {
-            int i = seen[from + lane];
-            const float* q = rows + query[i] * stride;
-            long long at = (long long)i * width + head * size;
-            float s = 0.0f, dp = 0.0f, delta = 0.0f;
-            for (int d = 0; d < size; d += 4) {
-                float4 g = load4(dout + at + d);
-                s = dot4(load4(q + d), load4(k + d), s);
-                dp = dot4(g, load4(v + d), dp);
-                delta = dot4(g, widen4(out + at + d), delta);
-            }
-            Pair pair = pair_back(s * scale, dp, logsum[(long long)head * queries + i], delta);
-            shares[lane] = pair.share;
-            slopes[lane] = pair.slope;
-        }
-        __syncwarp();
-        for (int j = 0; j < count; j++) {
-            int i = seen[from + j];
-            const float* q = rows + query[i] * stride;
-            const float* g = dout + (long long)i * width + head * size;
+    for (int from = seen_offset[r] + start - lane; from < end; from += step)
+        path_pairs_back(dk, dv, k, v, pairs, rows, query, seen + from, out, logsum, dout, min(32, end - from), head, width, size);
+    if (few) {
 #pragma unroll
-            for (int t = 0; t < 4; t++)
-                if (lane + 32 * t < size) {
-                    dk[t] += slopes[j] * q[lane + 32 * t];
-                    dv[t] += shares[j] * g[lane + 32 * t];
-                }
-        }
-        __syncwarp();
+        for (int t = 0; t < 4; t++)
+            if (lane + 32 * t < size) {
+                dqkv[own + width + lane + 32 * t] = to_in(dk[t]);
+                dqkv[own + 2 * width + lane + 32 * t] = to_in(dv[t]);
+            }
+        return;
     }
 #pragma unroll
     for (int t = 0; t < 4; t++)
         if (lane + 32 * t < size) {
-            sums[warp * 2 * size + lane + 32 * t] = dk[t] * scale;
+            sums[warp * 2 * size + lane + 32 * t] = dk[t];
             sums[warp * 2 * size + size + lane + 32 * t] = dv[t];
         }
     __syncthreads();
-    for (int d = thread; d < 2 * size; d += 128) {
+    for (int d = start; d < 2 * size; d += step) {
         float sum = sums[d] + sums[2 * size + d] + sums[4 * size + d] + sums[6 * size + d];
         dqkv[own + (d < size ? width + d : 2 * width + d - size)] = to_in(sum);
     }
 }
 
 // The gradient of `attend_path`: all of dqkv [R,3W]. Beside its arguments: asks[r] is the query that row r asks, or negative;
-// row r is seen by queries seen[seen_offset[r]..seen_offset[r+1]]. Grid (R + ceil(queries/4), heads): a block a row for dk
-// and dv first (rows seen by thousands of queries stand first, and take longest), then a warp a query for dq.
-// Dynamic shared memory: 4 * (10 * size + max(256, 4 * longest)) bytes.
+// row r is seen by queries seen[seen_offset[r]..seen_offset[r+1]]. Grid (R + ceil(queries/4), heads): first dk and dv, block r
+// for row r if many queries see it (these stand first, and take longest) and, every fourth block, for the next four rows that
+// few see; then a warp a query for dq. Dynamic shared memory: 4 * (10 * size + max(256, 4 * longest)) bytes.
 KERNEL attend_path_back(const float* qkv, const int* query, const int* offset, const int* keys, const int* asks,
                         const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout,
                         In* dqkv, int rows, int queries, int heads, int size, int longest) {
     SHARED(room);
-    int head = blockIdx.y, block = blockIdx.x, i = (block - rows) * 4 + (int)threadIdx.y;
-    if (block < rows)
-        path_key_back(room, qkv, query, asks, seen_offset, seen, out, logsum, dout, dqkv, block, queries, head, heads * size,
-                      size);
-    else if (i < queries)
-        path_query_back(room, qkv, query, offset, keys, out, logsum, dout, dqkv, i, queries, head, heads * size, size, longest);
+    int block = blockIdx.x, warp = threadIdx.y, head = blockIdx.y, width = heads * size, i = (block - rows) * 4 + warp;
+    const float* sums = logsum + (long long)head * queries;
+    if (block >= rows) {
+        if (i < queries)
+            path_query_back(room, qkv, query, offset, keys, out, sums, dout, dqkv, i, head, width, size, longest);
+        return;
+    }
+    int row = block + warp;
+    if (block % 4 == 0 && row < rows && seen_offset[row + 1] - seen_offset[row] <= FEW)
+        path_key_back(room, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, row, true, head, width, size);
+    if (seen_offset[block + 1] - seen_offset[block] <= FEW) return;
+    __syncthreads();
+    path_key_back(room, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, block, false, head, width, size);
 }
 
 // ---- Attention of pictures: all rows of a picture see each other ----
