@@ -15,6 +15,8 @@
 #include <cstring>
 #include <vector>
 
+#include "tf32.h"
+
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #include <ucontext.h>
 #endif
@@ -127,7 +129,7 @@ struct Machine {
     std::vector<int> idle;
     int ready[2 * MOST_THREADS], first = 0, last = 0;
     Gate block_gate, warp_gates[WARPS];
-    float lanes[2][MOST_THREADS];
+    float lanes[2][MOST_THREADS], left[2][MOST_THREADS][4], right[2][MOST_THREADS][2];
     unsigned char turns[MOST_THREADS];
     char *shared = nullptr, *table = nullptr; // not thread_local arrays: a library opened late has no room for them
 
@@ -231,7 +233,7 @@ template <int rows> float (*table_memory())[32] {
     return (float (*)[32])machine->table;
 }
 
-enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE };
+enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, MULTIPLY };
 
 static inline Machine& prepare(const char* kernel, dim3 grid, dim3 block, size_t shared) {
     if (!machine) {
@@ -297,6 +299,22 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     m.lanes[turn][own] = value;
     m.wait(m.warp_gates[own / 32], emulator::SHUFFLE);
     return m.lanes[turn][own ^ mask];
+}
+
+// Tensor cores' m16n8k8 on tf32 numbers, laid out over a warp's lanes as PTX says (see attention.cu).
+static inline void warp_multiply(float* c, const float* a, const float* b) {
+    emulator::Machine& m = *emulator::machine;
+    int lane = m.number % 32, first = m.number - lane, turn = m.turns[m.number]++ & 1;
+    memcpy(m.left[turn][m.number], a, sizeof m.left[0][0]);
+    memcpy(m.right[turn][m.number], b, sizeof m.right[0][0]);
+    m.wait(m.warp_gates[m.number / 32], emulator::MULTIPLY);
+    for (int e = 0; e < 4; e++) {
+        int row = lane / 4, column = lane % 4 * 2 + e % 2;
+        float sum = 0.0f;
+        for (int k = 0; k < 8; k++)
+            sum += m.left[turn][first + row * 4 + k % 4][k / 4 * 2 + e / 2] * m.right[turn][first + column * 4 + k % 4][k / 4];
+        c[e] += sum;
+    }
 }
 
 #define EMULATED

@@ -5,6 +5,7 @@
 // NULL_DRIVER_REPORT=file appends a line of JSON at exit. `null_*` below read and set the same from a test.
 #include <array>
 #include <chrono>
+#include <iterator>
 #include <tuple>
 #include <utility>
 
@@ -15,6 +16,12 @@ namespace full {
 #include "../src/kernels.cu"
 #include "../src/attention.cu"
 }
+#define TF32
+namespace tf32 {
+#include "../src/kernels.cu"
+#include "../src/attention.cu"
+}
+#undef TF32
 #define HALF
 namespace half {
 #include "../src/kernels.cu"
@@ -74,13 +81,22 @@ const Kernel FULL[] = {
 #include "kernels.list"
 };
 #undef ENTRY
+#define ENTRY(name) {#name, launch<tf32::name>, &count_of_##name},
+const Kernel TENSORS[] = {
+#include "kernels.list"
+};
+#undef ENTRY
 #define ENTRY(name) {#name, launch<half::name>, &count_of_##name},
 const Kernel HALVES[] = {
 #include "kernels.list"
 };
 #undef ENTRY
 
-struct Module { bool half; };
+// The kernels in one of the precisions.
+struct Module {
+    const Kernel* kernels;
+    size_t count;
+};
 struct Function {
     const Kernel* kernel;
     size_t shared_limit = DEFAULT_SHARED;
@@ -312,16 +328,19 @@ API cuEventElapsedTime(float* milliseconds, void* from, void* to) {
 API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) { return cuEventElapsedTime(milliseconds, from, to); }
 
 API cuModuleLoadData(void** module, const void* image) {
-    if (!strncmp((const char*)image, card::FULL_IMAGE, sizeof card::FULL_IMAGE - 1)) *module = new Module{false};
-    else if (!strncmp((const char*)image, card::HALF_IMAGE, sizeof card::HALF_IMAGE - 1)) *module = new Module{true};
+    const std::string given = (const char*)image;
+    if (given == card::FULL_IMAGE) *module = new Module{FULL, std::size(FULL)};
+    else if (given == card::TF32_IMAGE) *module = new Module{TENSORS, std::size(TENSORS)};
+    else if (given == card::HALF_IMAGE) *module = new Module{HALVES, std::size(HALVES)};
     else return INVALID_IMAGE;
     return SUCCESS;
 }
 API cuModuleLoadDataEx(void** module, const void* image, unsigned, int*, void**) { return cuModuleLoadData(module, image); }
 API cuModuleUnload(void* module) { return delete (Module*)module, SUCCESS; }
 API cuModuleGetFunction(void** function, void* module, const char* name) {
-    for (const Kernel& kernel : ((Module*)module)->half ? HALVES : FULL)
-        if (!strcmp(kernel.name, name)) return *function = new Function{&kernel}, SUCCESS;
+    const Module& from = *(Module*)module;
+    for (size_t i = 0; i < from.count; i++)
+        if (!strcmp(from.kernels[i].name, name)) return *function = new Function{&from.kernels[i]}, SUCCESS;
     return NOT_FOUND;
 }
 // 8: dynamic shared memory, at most what a block of this card can have.

@@ -55,18 +55,16 @@ API nvrtcCompileProgram(void* handle, int count, const char* const* options) {
         program.log = "the null driver was built from other kernels than these: build it anew";
         return NVRTC_COMPILATION;
     }
-    bool half = false;
+    program.image = card::FULL_IMAGE;
     for (int i = 0; i < count; i++) {
         std::string option = options[i];
-        if (option.rfind("-D", 0) == 0 || option.rfind("--define-macro", 0) == 0) {
-            if (option != "-DHALF" && option != "-DHALF=1" && option != "--define-macro=HALF") {
-                program.log = "the null driver does not know " + option;
-                return NVRTC_COMPILATION;
-            }
-            half = true;
+        if (option == "-DHALF" || option == "-DHALF=1" || option == "--define-macro=HALF") program.image = card::HALF_IMAGE;
+        else if (option == "-DTF32" || option == "-DTF32=1" || option == "--define-macro=TF32") program.image = card::TF32_IMAGE;
+        else if (option.rfind("-D", 0) == 0 || option.rfind("--define-macro", 0) == 0) {
+            program.log = "the null driver does not know " + option;
+            return NVRTC_COMPILATION;
         }
     }
-    program.image = half ? card::HALF_IMAGE : card::FULL_IMAGE;
     return NVRTC_SUCCESS;
 }
 API nvrtcGetProgramLogSize(void* program, size_t* bytes) { return *bytes = ((Program*)program)->log.size() + 1, NVRTC_SUCCESS; }

@@ -328,6 +328,7 @@ int main() {
     check_product(1, 1, 1, false, false, products::FLOAT, 1);
     check_all<Full>();
     check_all<Halves>();
+    check_pictures<Tensors>();            // all else is as in float
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     printf("%d checks, %d misses, %.1f s\n", checks, misses, seconds);
     return misses > 0;

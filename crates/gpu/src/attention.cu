@@ -240,12 +240,39 @@ KERNEL attend_path_back(const float* qkv, const int* query, const int* offset, c
 // ---- Attention of pictures: all rows of a picture see each other ----
 //
 // Rows of 32 queries and 32 keys meet in shared memory, `pad` = size + 4 numbers apart: then 8 lanes that read four numbers
-// each from 8 rows touch 32 different banks, for every size that is a multiple of 8. Each warp has 8 rows of its side; for
-// scores a lane has a row of the other side, for sums a dimension: PARTS of them, 32 apart.
+// each from 8 rows touch 32 different banks, for every size that is a multiple of 8. Each warp has 8 rows of its side (MINE)
+// and meets the 32 of the other: first products of rows, then sums of the other's rows with a table of pairs as weights. For
+// pairs, a lane has a row of the other side.
 
 #define TILE 32
-#define MINE 8                        // rows a warp has of its side
-#define PAIRS (TILE + 4)              // from one of them to the next in a table of pairs; column 32 holds its factor
+#define MINE 8
+#define PAIRS (TILE + 4)              // from one of my rows to the next in a table of pairs; column 32 holds its factor
+
+// Where products may be less exact than float32, tensor cores do these too: their inputs keep 11 bits (tf32), as half does.
+#undef TENSOR
+#if (defined(HALF) || defined(TF32)) && (defined(EMULATED) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
+#define TENSOR
+#endif
+
+#ifdef TENSOR
+#ifndef EMULATED
+__device__ static inline float to_tf32(float f) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(f));
+    return __uint_as_float(bits);
+}
+// c [16,8] += a [16,8] b [8,8] by a warp: lane l has c[l/4 (+8)][l%4 * 2 (+1)], a[l/4 (+8)][l%4 (+4)] and b[l%4 (+4)][l/4].
+__device__ static inline void warp_multiply(float* c, const float* a, const float* b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+          "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+}
+#endif
+__device__ static inline float to_product(float f) { return to_tf32(f); }
+#else
+__device__ static inline float to_product(float f) { return f; }
+#endif
 
 // Rows of `from`, `stride` apart, times `factor`: `count` of them (more than 32 or less than none: cut), zeros up to 32.
 __device__ static inline void load_tile(float* tile, const float* from, long long stride, int count, int size, float factor) {
@@ -254,26 +281,100 @@ __device__ static inline void load_tile(float* tile, const float* from, long lon
         for (int d = thread % 8 * 4; d < size; d += 32) {
             float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             if (row < count) v = load4(from + row * stride + d);
-            *(float4*)(tile + row * (size + 4) + d) = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+            *(float4*)(tile + row * (size + 4) + d) = make_float4(to_product(v.x * factor), to_product(v.y * factor),
+                                                                  to_product(v.z * factor), to_product(v.w * factor));
         }
 }
 
-// products[i] = my row i . the lane's row of the other side.
-__device__ static inline void tile_products(float* products, const float* mine, const float* other, int size) {
+#ifdef TENSOR
+
+// products[i] = my row i . the lane's row of the other side. `table` is room for pairs.
+__device__ static inline void tile_products(float* products, const float* mine, const float* other, float* table, int size) {
+    int lane = threadIdx.x, row = lane / 4, column = lane % 4, pad = size + 4;
+    float c[2][4] = {};                                   // rows of the other side by rows of mine
+    for (int d = 0; d < size; d += 8) {
+        const float* from = mine + row * pad + d + column;
+        float b[2] = {from[0], from[4]};
+#pragma unroll
+        for (int t = 0; t < 2; t++) {
+            const float* at = other + (16 * t + row) * pad + d + column;
+            float a[4] = {at[0], at[8 * pad], at[4], at[8 * pad + 4]};
+            warp_multiply(c[t], a, b);
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+        float* to = table + 2 * column * PAIRS + 16 * t + row;
+        to[0] = c[t][0], to[PAIRS] = c[t][1], to[8] = c[t][2], to[PAIRS + 8] = c[t][3];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < MINE; i++) products[i] = table[i * PAIRS + lane];
+    __syncwarp();
+}
+
+// Sums of my 8 rows: each of 2 * PARTS blocks has 16 dimensions by 8 rows.
+template <int PARTS> struct Sums { float at[2 * PARTS][4]; };
+
+// Adds the pairs of my rows with the tile's rows, times those rows.
+template <int PARTS>
+__device__ static inline void tile_sums(Sums<PARTS>& sums, const float* pairs, const float* tile, int size) {
+    int row = threadIdx.x / 4, column = threadIdx.x % 4, pad = size + 4;
+    for (int j = 0; j < TILE; j += 8) {
+        const float* from = pairs + row * PAIRS + j + column;
+        float b[2] = {from[0], from[4]};
+#pragma unroll
+        for (int t = 0; t < 2 * PARTS; t++) {
+            if (16 * t >= size) continue;
+            const float* at = tile + (j + column) * pad + 16 * t + row;
+            bool whole = 16 * t + 8 < size;
+            float a[4] = {at[0], whole ? at[8] : 0.0f, at[4 * pad], whole ? at[4 * pad + 8] : 0.0f};
+            warp_multiply(sums.at[t], a, b);
+        }
+    }
+}
+
+// Times the factor that column 32 of the table has for each of my rows.
+template <int PARTS> __device__ static inline void scale_sums(Sums<PARTS>& sums, const float* pairs) {
+    const float* factor = pairs + threadIdx.x % 4 * 2 * PAIRS + TILE;
+#pragma unroll
+    for (int t = 0; t < 2 * PARTS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sums.at[t][e] *= factor[e % 2 * PAIRS];
+}
+
+// Writes `count` of my rows, times factor, `stride` apart.
+template <int PARTS>
+__device__ static inline void store_sums(In* to, long long stride, const Sums<PARTS>& sums, int count, int size, float factor) {
+#pragma unroll
+    for (int t = 0; t < 2 * PARTS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            int i = threadIdx.x % 4 * 2 + e % 2, d = 16 * t + threadIdx.x / 4 + e / 2 * 8;
+            if (i < count && d < size) to[i * stride + d] = to_in(sums.at[t][e] * factor);
+        }
+}
+
+#else
+
+__device__ static inline void tile_products(float* products, const float* mine, const float* other, float*, int size) {
+    const float* own = other + threadIdx.x * (size + 4);
 #pragma unroll
     for (int i = 0; i < MINE; i++) products[i] = 0.0f;
     // Unrolled, it would hold 190 registers, and a third fewer warps would fit a card.
 #pragma unroll 1
     for (int d = 0; d < size; d += 4) {
-        float4 b = load4(other + d);
+        float4 b = load4(own + d);
 #pragma unroll
         for (int i = 0; i < MINE; i++) products[i] = dot4(load4(mine + i * (size + 4) + d), b, products[i]);
     }
 }
 
-// sums[i][t] += the pairs of my row i with the tile's rows, times dimension lane + 32 t of those rows.
+// Sums of my 8 rows: a lane has PARTS dimensions, 32 apart.
+template <int PARTS> struct Sums { float at[MINE][PARTS]; };
+
 template <int PARTS>
-__device__ static inline void tile_sums(float (*sums)[PARTS], const float* pairs, const float* tile, int size) {
+__device__ static inline void tile_sums(Sums<PARTS>& sums, const float* pairs, const float* tile, int size) {
 #pragma unroll 1
     for (int j = 0; j < TILE; j += 4) {
         float v[4][PARTS];
@@ -287,22 +388,31 @@ __device__ static inline void tile_sums(float (*sums)[PARTS], const float* pairs
         for (int i = 0; i < MINE; i++) {
             float4 p = load4(pairs + i * PAIRS + j);
 #pragma unroll
-            for (int t = 0; t < PARTS; t++) sums[i][t] += p.x * v[0][t] + p.y * v[1][t] + p.z * v[2][t] + p.w * v[3][t];
+            for (int t = 0; t < PARTS; t++)
+                sums.at[i][t] += p.x * v[0][t] + p.y * v[1][t] + p.z * v[2][t] + p.w * v[3][t];
         }
     }
 }
 
-// Writes row i of `count` rows of sums, times factor, `stride` apart.
+template <int PARTS> __device__ static inline void scale_sums(Sums<PARTS>& sums, const float* pairs) {
+#pragma unroll
+    for (int i = 0; i < MINE; i++)
+#pragma unroll
+        for (int t = 0; t < PARTS; t++) sums.at[i][t] *= pairs[i * PAIRS + TILE];
+}
+
 template <int PARTS>
-__device__ static inline void store_sums(In* to, long long stride, float (*sums)[PARTS], int count, int size, float factor) {
+__device__ static inline void store_sums(In* to, long long stride, const Sums<PARTS>& sums, int count, int size, float factor) {
 #pragma unroll
     for (int i = 0; i < MINE; i++)
 #pragma unroll
         for (int t = 0; t < PARTS; t++) {
             int d = threadIdx.x + 32 * t;
-            if (i < count && d < size) to[i * stride + d] = to_in(sums[i][t] * factor);
+            if (i < count && d < size) to[i * stride + d] = to_in(sums.at[i][t] * factor);
         }
 }
+
+#endif
 
 template <int PARTS>
 __device__ static void full_forward(float* room, const float* qkv, In* out, float* logsum, int pictures, int tokens, int heads,
@@ -317,14 +427,15 @@ __device__ static void full_forward(float* room, const float* qkv, In* out, floa
     const float* rows = qkv + picture * tokens * stride + head * size;
 
     load_tile(q, rows + first * stride, stride, asking - first, size, score_scale(size));
-    float o[MINE][PARTS] = {}, top = LOWEST, total = 0.0f;      // top and total: of query lane / 4
+    Sums<PARTS> o = {};
+    float top = LOWEST, total = 0.0f;                     // of query lane / 4
     for (int start = 0; start < tokens; start += TILE) {
         load_tile(k, rows + start * stride + width, stride, tokens - start, size, 1.0f);
         load_tile(v, rows + start * stride + 2 * width, stride, tokens - start, size, 1.0f);
         __syncthreads();
         if (mine > 0) {
             float s[MINE];
-            tile_products(s, q + warp * MINE * pad, k + lane * pad, size);
+            tile_products(s, q + warp * MINE * pad, k, pairs, size);
 #pragma unroll
             for (int i = 0; i < MINE; i++) pairs[i * PAIRS + lane] = start + lane < tokens ? s[i] : LOWEST;
             __syncwarp();
@@ -335,19 +446,17 @@ __device__ static void full_forward(float* room, const float* qkv, In* out, floa
             high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, 1));
             high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, 2));
             for (int j = lane % 4; j < TILE; j += 4) {
-                own[j] = expf(own[j] - high);
-                sum += own[j];
+                float share = expf(own[j] - high);
+                own[j] = to_product(share);
+                sum += share;
             }
             float fade = expf(top - high);
             if (lane % 4 == 0) own[TILE] = fade;
             total = total * fade + sum;
             top = high;
             __syncwarp();
-#pragma unroll
-            for (int i = 0; i < MINE; i++)
-#pragma unroll
-                for (int t = 0; t < PARTS; t++) o[i][t] *= pairs[i * PAIRS + TILE];
-            tile_sums<PARTS>(o, pairs, v, size);
+            scale_sums(o, pairs);
+            tile_sums(o, pairs, v, size);
         }
         __syncthreads();
     }
@@ -360,11 +469,8 @@ __device__ static void full_forward(float* room, const float* qkv, In* out, floa
         if (lane / 4 < mine) logsum[(long long)head * pictures * asking + at + lane / 4] = top + logf(total);
     }
     __syncwarp();
-#pragma unroll
-    for (int i = 0; i < MINE; i++)
-#pragma unroll
-        for (int t = 0; t < PARTS; t++) o[i][t] *= pairs[i * PAIRS + TILE];
-    store_sums<PARTS>(out + at * width + head * size, width, o, mine, size, 1.0f);
+    scale_sums(o, pairs);
+    store_sums(out + at * width + head * size, width, o, mine, size, 1.0f);
 }
 
 // deltas[i] = dout . out of 32 rows of queries, `dout` already in shared memory: each warp sums a quarter of each row, then
@@ -404,27 +510,28 @@ __device__ static void full_query_back(float* room, const float* qkv, const In* 
     load_tile(g, dout + at, width, asking - first, size, 1.0f);
     __syncthreads();
     tile_deltas(deltas, g, out + at, width, asking - first, size);
-    float dq[MINE][PARTS] = {};
+    Sums<PARTS> dq = {};
     for (int start = 0; start < tokens; start += TILE) {
         load_tile(k, rows + start * stride + width, stride, tokens - start, size, 1.0f);
         load_tile(v, rows + start * stride + 2 * width, stride, tokens - start, size, 1.0f);
         __syncthreads();
         if (mine > 0) {
             float s[MINE], dp[MINE];
-            tile_products(s, q + warp * MINE * pad, k + lane * pad, size);
-            tile_products(dp, g + warp * MINE * pad, v + lane * pad, size);
+            tile_products(s, q + warp * MINE * pad, k, pairs, size);
+            tile_products(dp, g + warp * MINE * pad, v, pairs, size);
 #pragma unroll
             for (int i = 0; i < MINE; i++) {
                 int own = warp * MINE + i;
                 bool there = i < mine && start + lane < tokens;
-                pairs[i * PAIRS + lane] = there ? pair_back(s[i], dp[i], sums[own], delta_of(deltas, own)).slope : 0.0f;
+                float slope = there ? pair_back(s[i], dp[i], sums[own], delta_of(deltas, own)).slope : 0.0f;
+                pairs[i * PAIRS + lane] = to_product(slope);
             }
             __syncwarp();
-            tile_sums<PARTS>(dq, pairs, k, size);
+            tile_sums(dq, pairs, k, size);
         }
         __syncthreads();
     }
-    store_sums<PARTS>(dqkv + head_at + (first + warp * MINE) * stride, stride, dq, mine, size, score_scale(size));
+    store_sums(dqkv + head_at + (first + warp * MINE) * stride, stride, dq, mine, size, score_scale(size));
 }
 
 // dk and dv of 32 rows of a picture's head, and zeros as dq of those that do not ask: queries pass by in tiles.
@@ -445,7 +552,7 @@ __device__ static void full_key_back(float* room, const float* qkv, const In* ou
 
     load_tile(k, rows + first * stride + width, stride, tokens - first, size, 1.0f);
     load_tile(v, rows + first * stride + 2 * width, stride, tokens - first, size, 1.0f);
-    float dk[MINE][PARTS] = {}, dv[MINE][PARTS] = {};
+    Sums<PARTS> dk = {}, dv = {};
     for (int start = 0; start < asking; start += TILE) {
         long long asked = (long long)picture * asking + start, at = asked * width + head * size;
         load_tile(q, rows + start * stride, stride, asking - start, size, score_scale(size));
@@ -456,23 +563,23 @@ __device__ static void full_key_back(float* room, const float* qkv, const In* ou
             bool there = start + lane < asking;
             float sum = there ? logsum[(long long)head * pictures * asking + asked + lane] : 0.0f;
             float s[MINE], dp[MINE], delta = delta_of(deltas, lane);
-            tile_products(s, k + warp * MINE * pad, q + lane * pad, size);
-            tile_products(dp, v + warp * MINE * pad, g + lane * pad, size);
+            tile_products(s, k + warp * MINE * pad, q, slopes, size);
+            tile_products(dp, v + warp * MINE * pad, g, slopes, size);
 #pragma unroll
             for (int i = 0; i < MINE; i++) {
                 Pair pair = pair_back(s[i], dp[i], sum, delta);
-                slopes[i * PAIRS + lane] = there ? pair.slope : 0.0f;
-                shares[i * PAIRS + lane] = there ? pair.share : 0.0f;
+                slopes[i * PAIRS + lane] = there ? to_product(pair.slope) : 0.0f;
+                shares[i * PAIRS + lane] = there ? to_product(pair.share) : 0.0f;
             }
             __syncwarp();
-            tile_sums<PARTS>(dk, slopes, q, size);
-            tile_sums<PARTS>(dv, shares, g, size);
+            tile_sums(dk, slopes, q, size);
+            tile_sums(dv, shares, g, size);
         }
         __syncthreads();
     }
     In* to = dqkv + head_at + own * stride;
-    store_sums<PARTS>(to + width, stride, dk, mine, size, 1.0f);
-    store_sums<PARTS>(to + 2 * width, stride, dv, mine, size, 1.0f);
+    store_sums(to + width, stride, dk, mine, size, 1.0f);
+    store_sums(to + 2 * width, stride, dv, mine, size, 1.0f);
     for (int i = 0; i < mine; i++)
         if (own + i >= asking)
             for (int d = lane; d < size; d += 32) to[i * stride + d] = to_in(0.0f);
