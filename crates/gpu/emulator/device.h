@@ -114,6 +114,7 @@ struct Fiber {
     void* stack = nullptr;                    // where it goes on
     dim3 thread;                              // what it runs
     int number = 0;
+    char* low = nullptr;                      // its memory
 };
 
 // A block in flight. One for each thread of the host that launches.
@@ -146,9 +147,19 @@ struct Machine {
     int new_fiber();
     void leave();
     void wait(Gate& gate, int kind);
+    ~Machine() {
+        for (Fiber& fiber : fibers) munmap(fiber.low, STACK);
+        free(shared);
+        free(table);
+    }
 };
 
 static thread_local Machine* machine __attribute__((tls_model("initial-exec"))) = nullptr;
+// Frees it when the thread of the host ends.
+struct Owner {
+    ~Owner() { delete machine; }
+};
+static thread_local Owner owner;
 
 // What every fiber runs: threads that have not started, one after the other.
 static void live() {
@@ -169,6 +180,7 @@ inline int Machine::new_fiber() {
     if (low == MAP_FAILED) fail("no memory for a stack");
     mprotect(low, 4096, PROT_NONE);
     Fiber fiber;
+    fiber.low = low;
 #if defined(__x86_64__) || defined(__aarch64__)
     void** words = (void**)(low + STACK) - SAVED;
     memset(words, 0, SAVED * sizeof(void*));
@@ -238,6 +250,7 @@ enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, MULTIPLY };
 static inline Machine& prepare(const char* kernel, dim3 grid, dim3 block, size_t shared) {
     if (!machine) {
         machine = new Machine;
+        (void)&owner;                         // made by being named
         machine->shared = (char*)aligned_alloc(256, SHARED_LIMIT + GUARD);
         machine->table = (char*)aligned_alloc(256, TABLE_BYTES);
         machine->fibers.reserve(MOST_THREADS);

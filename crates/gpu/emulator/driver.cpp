@@ -1,9 +1,9 @@
-// A CUDA driver for machines without a GPU (NVRTC and cuBLASLt are in libraries.cpp): kernels run on the emulator, products as
-// loops, memory is the host's. It checks what a card would not say (reads of unwritten memory, stray pointers, broken ends), and counts.
+// A CUDA driver for machines without a GPU (NVRTC and cuBLASLt are in libraries.cpp): kernels run on the emulator, products
+// as loops, memory is the host's. It checks what a card would not say (reads of unwritten memory, stray pointers, broken
+// ends), and counts.
 //
 // Environment: NULL_DRIVER_SKIP=1 counts without running; NULL_DRIVER_MEMORY=bytes is the card's size (8 GiB);
 // NULL_DRIVER_REPORT=file appends a line of JSON at exit. `null_*` below read and set the same from a test.
-#include <array>
 #include <chrono>
 #include <iterator>
 #include <tuple>
@@ -276,14 +276,19 @@ API cuMemAlloc_v2(uintptr_t* at, size_t bytes) {
 API cuMemFree_v2(uintptr_t at) { return at ? card::release(at) : void(), SUCCESS; }
 API cuMemAllocAsync(uintptr_t* at, size_t bytes, void*) { return cuMemAlloc_v2(at, bytes); }
 API cuMemFreeAsync(uintptr_t at, void*) { return cuMemFree_v2(at); }
-API cuMemAllocHost_v2(void** at, size_t bytes) { return (*at = aligned_alloc(256, (bytes + 255) / 256 * 256)) ? SUCCESS : OUT_OF_MEMORY; }
+API cuMemAllocHost_v2(void** at, size_t bytes) {
+    *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    return *at ? SUCCESS : OUT_OF_MEMORY;
+}
 API cuMemHostAlloc(void** at, size_t bytes, unsigned) { return cuMemAllocHost_v2(at, bytes); }
 API cuMemFreeHost(void* at) { return free(at), SUCCESS; }
 API cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* stream) { return copy_up(to, from, bytes, stream); }
 API cuMemcpyHtoD_v2(uintptr_t to, const void* from, size_t bytes) { return copy_up(to, from, bytes, nullptr); }
 API cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* stream) { return copy_down(to, from, bytes, stream); }
 API cuMemcpyDtoH_v2(void* to, uintptr_t from, size_t bytes) { return copy_down(to, from, bytes, nullptr); }
-API cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* stream) { return copy_within(to, from, bytes, stream); }
+API cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* stream) {
+    return copy_within(to, from, bytes, stream);
+}
 API cuMemcpyDtoD_v2(uintptr_t to, uintptr_t from, size_t bytes) { return copy_within(to, from, bytes, nullptr); }
 API cuMemsetD8Async(uintptr_t to, unsigned char value, size_t count, void* stream) { return fill(to, value, count, stream); }
 API cuMemsetD8_v2(uintptr_t to, unsigned char value, size_t count) { return fill(to, value, count, nullptr); }

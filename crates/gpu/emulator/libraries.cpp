@@ -161,7 +161,8 @@ int product_of(Product& product, const Description& description, const Matrix& a
     if (description.epilogue != EPILOGUE_DEFAULT && description.epilogue != EPILOGUE_BIAS) return NOT_SUPPORTED;
     if (description.bias_type > 0 || description.bias_step != 0) return NOT_SUPPORTED;
     for (const Matrix* matrix : {&a, &b, &c, &d})
-        if (matrix->lead < matrix->rows || matrix->rows < 1 || matrix->columns < 1 || matrix->batches != d.batches) return INVALID;
+        if (matrix->rows < 1 || matrix->columns < 1 || matrix->lead < matrix->rows || matrix->batches != d.batches)
+            return INVALID;
     int64_t m = product.turn_a ? a.columns : a.rows, n = product.turn_b ? b.rows : b.columns;
     int64_t other_k = product.turn_b ? b.columns : b.rows;
     bool fits = d.rows == m && d.columns == n && product.k() == other_k && c.rows == m && c.columns == n;
@@ -186,7 +187,8 @@ bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
 extern "C" __attribute__((visibility("default"))) size_t cublasLtGetVersion() { return 130000; }
 extern "C" __attribute__((visibility("default"))) size_t cublasLtGetCudartVersion() { return 13000; }
 extern "C" __attribute__((visibility("default"))) const char* cublasLtGetStatusName(int status) {
-    return status == OK ? "CUBLAS_STATUS_SUCCESS" : status == INVALID ? "CUBLAS_STATUS_INVALID_VALUE" : "CUBLAS_STATUS_NOT_SUPPORTED";
+    if (status == OK) return "CUBLAS_STATUS_SUCCESS";
+    return status == INVALID ? "CUBLAS_STATUS_INVALID_VALUE" : "CUBLAS_STATUS_NOT_SUPPORTED";
 }
 extern "C" __attribute__((visibility("default"))) const char* cublasLtGetStatusString(int status) {
     return cublasLtGetStatusName(status);

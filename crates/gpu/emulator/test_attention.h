@@ -59,7 +59,8 @@ static Attended attend(const Sight& sight, const Doubles& qkv, int heads, int si
 }
 
 // Of sum(dout * out) at qkv. `out` is what the kernel is given: rounded, where In is half.
-static Gradient attend_back(const Sight& sight, const Doubles& qkv, const Doubles& out, const Doubles& dout, int heads, int size) {
+static Gradient attend_back(const Sight& sight, const Doubles& qkv, const Doubles& out, const Doubles& dout, int heads,
+                            int size) {
     int width = heads * size;
     double scale = 1.0 / sqrt((double)size);
     Gradient all{Doubles(qkv.size()), Doubles(qkv.size())};
@@ -174,9 +175,9 @@ template <class K> void check_full(int pictures, int tokens, int heads, int size
         for (int token = 0; token < asking; token++) sight.ask(picture * tokens + token, all);
     }
     unsigned askers = up(asking, 32), seen = up(tokens, 32);
+    const std::string shape = text({{"pictures", pictures}, {"tokens", tokens}, {"asking", asking}, {"heads", heads}});
     check_attention<K>(
-        label<K>("attend_full", text({{"pictures", pictures}, {"tokens", tokens}, {"asking", asking}, {"heads", heads}, {"size", size}})),
-        sight, heads, size, K::tensor ? TENSOR_BOUND : ATTENTION_BOUND,
+        label<K>("attend_full", shape + text({{" size", size}})), sight, heads, size, K::tensor ? TENSOR_BOUND : ATTENTION_BOUND,
         [&](float* qkv, auto* out, float* logsum) {
             launch("attend_full", {askers, (unsigned)heads, (unsigned)pictures}, {32, 4}, 4 * (96 * (size + 4) + 1152),
                    [&] { K::attend_full(qkv, out, logsum, pictures, tokens, heads, size, asking); });
