@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles the GPU kernels for real, float and half, to machine code of several cards; no GPU is needed.
+# Compiles the GPU kernels for real, in each precision, to machine code of several cards; no GPU is needed.
 #
 #   scripts/check_kernels.sh [FOLDER]
 #
@@ -45,8 +45,8 @@ for card in sm_80 sm_86 sm_90 sm_100; do
         echo "$card: this nvcc does not know it"
         continue
     fi
-    for precision in float half; do
-        define=$([ "$precision" = half ] && echo -DHALF || true)
+    for precision in float tf32 half; do
+        case $precision in float) define= ;; tf32) define=-DTF32 ;; half) define=-DHALF ;; esac
         # shellcheck disable=SC2086
         if ! "$nvcc" -cubin -arch="$card" -std=c++17 $define -Xptxas -v -o "$work/kernels.cubin" "$work/kernels.cu" 2> "$work/log"; then
             cat "$work/log"
@@ -86,7 +86,7 @@ for builtins in glob.glob(os.path.join(os.path.dirname(sys.argv[1]), "libnvrtc-b
 nvrtc = ctypes.CDLL(sys.argv[1])
 source = open(sys.argv[2], "rb").read()
 for architecture in (b"compute_80", b"sm_90"):
-    for define in ([], [b"-DHALF"]):
+    for define in ([], [b"-DTF32"], [b"-DHALF"]):
         options = [b"--gpu-architecture=" + architecture, *define]
         program, size, start = ctypes.c_void_p(), ctypes.c_size_t(), time.time()
         assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0

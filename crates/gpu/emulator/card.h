@@ -121,7 +121,9 @@ template <class Work> void submit(void* stream, Work work) {
 }
 
 // What the null NVRTC makes of a program, for the null driver to load.
-constexpr char FULL_IMAGE[] = "// null driver: full", HALF_IMAGE[] = "// null driver: half";
+constexpr char FULL_IMAGE[] = "// null driver: full";
+constexpr char TF32_IMAGE[] = "// null driver: tf32";
+constexpr char HALF_IMAGE[] = "// null driver: half";
 
 }  // namespace card
 

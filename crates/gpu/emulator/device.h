@@ -15,6 +15,8 @@
 #include <cstring>
 #include <vector>
 
+#include "tf32.h"
+
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #include <ucontext.h>
 #endif
@@ -112,6 +114,7 @@ struct Fiber {
     void* stack = nullptr;                    // where it goes on
     dim3 thread;                              // what it runs
     int number = 0;
+    char* low = nullptr;                      // its memory
 };
 
 // A block in flight. One for each thread of the host that launches.
@@ -127,7 +130,7 @@ struct Machine {
     std::vector<int> idle;
     int ready[2 * MOST_THREADS], first = 0, last = 0;
     Gate block_gate, warp_gates[WARPS];
-    float lanes[2][MOST_THREADS];
+    float lanes[2][MOST_THREADS], left[2][MOST_THREADS][4], right[2][MOST_THREADS][2];
     unsigned char turns[MOST_THREADS];
     char *shared = nullptr, *table = nullptr; // not thread_local arrays: a library opened late has no room for them
 
@@ -144,9 +147,19 @@ struct Machine {
     int new_fiber();
     void leave();
     void wait(Gate& gate, int kind);
+    ~Machine() {
+        for (Fiber& fiber : fibers) munmap(fiber.low, STACK);
+        free(shared);
+        free(table);
+    }
 };
 
 static thread_local Machine* machine __attribute__((tls_model("initial-exec"))) = nullptr;
+// Frees it when the thread of the host ends.
+struct Owner {
+    ~Owner() { delete machine; }
+};
+static thread_local Owner owner;
 
 // What every fiber runs: threads that have not started, one after the other.
 static void live() {
@@ -167,6 +180,7 @@ inline int Machine::new_fiber() {
     if (low == MAP_FAILED) fail("no memory for a stack");
     mprotect(low, 4096, PROT_NONE);
     Fiber fiber;
+    fiber.low = low;
 #if defined(__x86_64__) || defined(__aarch64__)
     void** words = (void**)(low + STACK) - SAVED;
     memset(words, 0, SAVED * sizeof(void*));
@@ -231,11 +245,12 @@ template <int rows> float (*table_memory())[32] {
     return (float (*)[32])machine->table;
 }
 
-enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE };
+enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, MULTIPLY };
 
 static inline Machine& prepare(const char* kernel, dim3 grid, dim3 block, size_t shared) {
     if (!machine) {
         machine = new Machine;
+        (void)&owner;                         // made by being named
         machine->shared = (char*)aligned_alloc(256, SHARED_LIMIT + GUARD);
         machine->table = (char*)aligned_alloc(256, TABLE_BYTES);
         machine->fibers.reserve(MOST_THREADS);
@@ -297,6 +312,22 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     m.lanes[turn][own] = value;
     m.wait(m.warp_gates[own / 32], emulator::SHUFFLE);
     return m.lanes[turn][own ^ mask];
+}
+
+// Tensor cores' m16n8k8 on tf32 numbers, laid out over a warp's lanes as PTX says (see attention.cu).
+static inline void warp_multiply(float* c, const float* a, const float* b) {
+    emulator::Machine& m = *emulator::machine;
+    int lane = m.number % 32, first = m.number - lane, turn = m.turns[m.number]++ & 1;
+    memcpy(m.left[turn][m.number], a, sizeof m.left[0][0]);
+    memcpy(m.right[turn][m.number], b, sizeof m.right[0][0]);
+    m.wait(m.warp_gates[m.number / 32], emulator::MULTIPLY);
+    for (int e = 0; e < 4; e++) {
+        int row = lane / 4, column = lane % 4 * 2 + e % 2;
+        float sum = 0.0f;
+        for (int k = 0; k < 8; k++)
+            sum += m.left[turn][first + row * 4 + k % 4][k / 4 * 2 + e / 2] * m.right[turn][first + column * 4 + k % 4][k / 4];
+        c[e] += sum;
+    }
 }
 
 #define EMULATED

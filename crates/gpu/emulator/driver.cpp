@@ -1,10 +1,11 @@
-// A CUDA driver for machines without a GPU (NVRTC and cuBLASLt are in libraries.cpp): kernels run on the emulator, products as
-// loops, memory is the host's. It checks what a card would not say (reads of unwritten memory, stray pointers, broken ends), and counts.
+// A CUDA driver for machines without a GPU (NVRTC and cuBLASLt are in libraries.cpp): kernels run on the emulator, products
+// as loops, memory is the host's. It checks what a card would not say (reads of unwritten memory, stray pointers, broken
+// ends), and counts.
 //
 // Environment: NULL_DRIVER_SKIP=1 counts without running; NULL_DRIVER_MEMORY=bytes is the card's size (8 GiB);
 // NULL_DRIVER_REPORT=file appends a line of JSON at exit. `null_*` below read and set the same from a test.
-#include <array>
 #include <chrono>
+#include <iterator>
 #include <tuple>
 #include <utility>
 
@@ -15,6 +16,12 @@ namespace full {
 #include "../src/kernels.cu"
 #include "../src/attention.cu"
 }
+#define TF32
+namespace tf32 {
+#include "../src/kernels.cu"
+#include "../src/attention.cu"
+}
+#undef TF32
 #define HALF
 namespace half {
 #include "../src/kernels.cu"
@@ -74,13 +81,22 @@ const Kernel FULL[] = {
 #include "kernels.list"
 };
 #undef ENTRY
+#define ENTRY(name) {#name, launch<tf32::name>, &count_of_##name},
+const Kernel TENSORS[] = {
+#include "kernels.list"
+};
+#undef ENTRY
 #define ENTRY(name) {#name, launch<half::name>, &count_of_##name},
 const Kernel HALVES[] = {
 #include "kernels.list"
 };
 #undef ENTRY
 
-struct Module { bool half; };
+// The kernels in one of the precisions.
+struct Module {
+    const Kernel* kernels;
+    size_t count;
+};
 struct Function {
     const Kernel* kernel;
     size_t shared_limit = DEFAULT_SHARED;
@@ -260,14 +276,19 @@ API cuMemAlloc_v2(uintptr_t* at, size_t bytes) {
 API cuMemFree_v2(uintptr_t at) { return at ? card::release(at) : void(), SUCCESS; }
 API cuMemAllocAsync(uintptr_t* at, size_t bytes, void*) { return cuMemAlloc_v2(at, bytes); }
 API cuMemFreeAsync(uintptr_t at, void*) { return cuMemFree_v2(at); }
-API cuMemAllocHost_v2(void** at, size_t bytes) { return (*at = aligned_alloc(256, (bytes + 255) / 256 * 256)) ? SUCCESS : OUT_OF_MEMORY; }
+API cuMemAllocHost_v2(void** at, size_t bytes) {
+    *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    return *at ? SUCCESS : OUT_OF_MEMORY;
+}
 API cuMemHostAlloc(void** at, size_t bytes, unsigned) { return cuMemAllocHost_v2(at, bytes); }
 API cuMemFreeHost(void* at) { return free(at), SUCCESS; }
 API cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* stream) { return copy_up(to, from, bytes, stream); }
 API cuMemcpyHtoD_v2(uintptr_t to, const void* from, size_t bytes) { return copy_up(to, from, bytes, nullptr); }
 API cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* stream) { return copy_down(to, from, bytes, stream); }
 API cuMemcpyDtoH_v2(void* to, uintptr_t from, size_t bytes) { return copy_down(to, from, bytes, nullptr); }
-API cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* stream) { return copy_within(to, from, bytes, stream); }
+API cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* stream) {
+    return copy_within(to, from, bytes, stream);
+}
 API cuMemcpyDtoD_v2(uintptr_t to, uintptr_t from, size_t bytes) { return copy_within(to, from, bytes, nullptr); }
 API cuMemsetD8Async(uintptr_t to, unsigned char value, size_t count, void* stream) { return fill(to, value, count, stream); }
 API cuMemsetD8_v2(uintptr_t to, unsigned char value, size_t count) { return fill(to, value, count, nullptr); }
@@ -312,16 +333,19 @@ API cuEventElapsedTime(float* milliseconds, void* from, void* to) {
 API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) { return cuEventElapsedTime(milliseconds, from, to); }
 
 API cuModuleLoadData(void** module, const void* image) {
-    if (!strncmp((const char*)image, card::FULL_IMAGE, sizeof card::FULL_IMAGE - 1)) *module = new Module{false};
-    else if (!strncmp((const char*)image, card::HALF_IMAGE, sizeof card::HALF_IMAGE - 1)) *module = new Module{true};
+    const std::string given = (const char*)image;
+    if (given == card::FULL_IMAGE) *module = new Module{FULL, std::size(FULL)};
+    else if (given == card::TF32_IMAGE) *module = new Module{TENSORS, std::size(TENSORS)};
+    else if (given == card::HALF_IMAGE) *module = new Module{HALVES, std::size(HALVES)};
     else return INVALID_IMAGE;
     return SUCCESS;
 }
 API cuModuleLoadDataEx(void** module, const void* image, unsigned, int*, void**) { return cuModuleLoadData(module, image); }
 API cuModuleUnload(void* module) { return delete (Module*)module, SUCCESS; }
 API cuModuleGetFunction(void** function, void* module, const char* name) {
-    for (const Kernel& kernel : ((Module*)module)->half ? HALVES : FULL)
-        if (!strcmp(kernel.name, name)) return *function = new Function{&kernel}, SUCCESS;
+    const Module& from = *(Module*)module;
+    for (size_t i = 0; i < from.count; i++)
+        if (!strcmp(from.kernels[i].name, name)) return *function = new Function{&from.kernels[i]}, SUCCESS;
     return NOT_FOUND;
 }
 // 8: dynamic shared memory, at most what a block of this card can have.

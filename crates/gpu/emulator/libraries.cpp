@@ -55,18 +55,16 @@ API nvrtcCompileProgram(void* handle, int count, const char* const* options) {
         program.log = "the null driver was built from other kernels than these: build it anew";
         return NVRTC_COMPILATION;
     }
-    bool half = false;
+    program.image = card::FULL_IMAGE;
     for (int i = 0; i < count; i++) {
         std::string option = options[i];
-        if (option.rfind("-D", 0) == 0 || option.rfind("--define-macro", 0) == 0) {
-            if (option != "-DHALF" && option != "-DHALF=1" && option != "--define-macro=HALF") {
-                program.log = "the null driver does not know " + option;
-                return NVRTC_COMPILATION;
-            }
-            half = true;
+        if (option == "-DHALF" || option == "-DHALF=1" || option == "--define-macro=HALF") program.image = card::HALF_IMAGE;
+        else if (option == "-DTF32" || option == "-DTF32=1" || option == "--define-macro=TF32") program.image = card::TF32_IMAGE;
+        else if (option.rfind("-D", 0) == 0 || option.rfind("--define-macro", 0) == 0) {
+            program.log = "the null driver does not know " + option;
+            return NVRTC_COMPILATION;
         }
     }
-    program.image = half ? card::HALF_IMAGE : card::FULL_IMAGE;
     return NVRTC_SUCCESS;
 }
 API nvrtcGetProgramLogSize(void* program, size_t* bytes) { return *bytes = ((Program*)program)->log.size() + 1, NVRTC_SUCCESS; }
@@ -163,7 +161,8 @@ int product_of(Product& product, const Description& description, const Matrix& a
     if (description.epilogue != EPILOGUE_DEFAULT && description.epilogue != EPILOGUE_BIAS) return NOT_SUPPORTED;
     if (description.bias_type > 0 || description.bias_step != 0) return NOT_SUPPORTED;
     for (const Matrix* matrix : {&a, &b, &c, &d})
-        if (matrix->lead < matrix->rows || matrix->rows < 1 || matrix->columns < 1 || matrix->batches != d.batches) return INVALID;
+        if (matrix->rows < 1 || matrix->columns < 1 || matrix->lead < matrix->rows || matrix->batches != d.batches)
+            return INVALID;
     int64_t m = product.turn_a ? a.columns : a.rows, n = product.turn_b ? b.rows : b.columns;
     int64_t other_k = product.turn_b ? b.columns : b.rows;
     bool fits = d.rows == m && d.columns == n && product.k() == other_k && c.rows == m && c.columns == n;
@@ -188,7 +187,8 @@ bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
 extern "C" __attribute__((visibility("default"))) size_t cublasLtGetVersion() { return 130000; }
 extern "C" __attribute__((visibility("default"))) size_t cublasLtGetCudartVersion() { return 13000; }
 extern "C" __attribute__((visibility("default"))) const char* cublasLtGetStatusName(int status) {
-    return status == OK ? "CUBLAS_STATUS_SUCCESS" : status == INVALID ? "CUBLAS_STATUS_INVALID_VALUE" : "CUBLAS_STATUS_NOT_SUPPORTED";
+    if (status == OK) return "CUBLAS_STATUS_SUCCESS";
+    return status == INVALID ? "CUBLAS_STATUS_INVALID_VALUE" : "CUBLAS_STATUS_NOT_SUPPORTED";
 }
 extern "C" __attribute__((visibility("default"))) const char* cublasLtGetStatusString(int status) {
     return cublasLtGetStatusName(status);

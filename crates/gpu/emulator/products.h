@@ -4,6 +4,8 @@
 #include <cstring>
 #include <vector>
 
+#include "tf32.h"
+
 namespace products {
 
 constexpr int FLOAT = 0, HALF_FLOAT = 2;                  // cudaDataType_t: CUDA_R_32F, CUDA_R_16F
@@ -30,16 +32,6 @@ struct Product {
     int64_t n() const { return d.columns; }
     int64_t k() const { return turn_a ? a.rows : a.columns; }
 };
-
-// What tensor cores keep of a float32: 10 bits behind the point, rounded to the nearest.
-static inline float to_tf32(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    if ((bits & 0x7f800000) == 0x7f800000) return f;
-    bits = (bits + 0x1000) & 0xffffe000;
-    memcpy(&f, &bits, 4);
-    return f;
-}
 
 // Panels of `width` neighbours across the summed side: panel[p * width + i] = op(matrix)[first + i, p], zeros at the end.
 // `along` is the step between neighbours and `down` that of the summed side.

@@ -12,13 +12,14 @@ template <class K> void check_norm(int rows, int width) {
     const std::string shape = text({{"rows", rows}, {"width", width}});
     size_t count = (size_t)rows * width;
     Buffer<float> x(normals<float>(count, 1.5, 3.0)), gain(normals<float>(width, 0.3, 1.0)), bias(normals<float>(width));
-    Buffer<float> stream(count), stats(2 * rows), dy(normals<float>(count)), held(normals<float>(count)), dgain(width), dbias(width);
+    Buffer<float> stream(count), stats(2 * rows), dgain(width), dbias(width);
+    Buffer<float> dy(normals<float>(count)), held(normals<float>(count));
     Buffer<In> input(count), copy(count);
     const dim3 grid{up(rows, 4)}, block{32, 4};
     const float e = (float)epsilon;
 
-    Doubles y(count), y_size(count), moments(2 * rows), moments_size(2 * rows), dx(count), dx_size(count), dg(width), dg_size(width),
-        db(width), db_size(width);
+    Doubles y(count), y_size(count), moments(2 * rows), moments_size(2 * rows), dx(count), dx_size(count);
+    Doubles dg(width), dg_size(width), db(width), db_size(width);
     for (int r = 0; r < rows; r++) {
         const float *in = x.at + (size_t)r * width, *up_ = dy.at + (size_t)r * width;
         double mean = 0.0, mean_size = 0.0, variance = 0.0, sum = 0.0, along = 0.0, sizes = 0.0;
@@ -44,14 +45,18 @@ template <class K> void check_norm(int rows, int width) {
         moments_size[2 * r] = mean_size, moments_size[2 * r + 1] = scale * slack;
     }
 
-    launch("norm_rows", grid, block, 0, [&] { K::norm_rows(x.at, gain.at, bias.at, stream.at, input.at, stats.at, rows, width, e); });
+    auto forward = [&](float* stream_at, In* input_at, float* stats_at) {
+        launch("norm_rows", grid, block, 0,
+               [&] { K::norm_rows(x.at, gain.at, bias.at, stream_at, input_at, stats_at, rows, width, e); });
+    };
+    forward(stream.at, input.at, stats.at);
     check(label<K>("norm_rows", shape + ", stream"), stream.values(), y, y_size, ROW_BOUND);
     check_in<K>(label<K>("norm_rows", shape + ", input"), input.values(), y, y_size, ROW_BOUND);
     check(label<K>("norm_rows", shape + ", stats"), stats.values(), moments, moments_size, ROW_BOUND);
     Buffer<float> alone(count);
     Buffer<In> only(count);
-    launch("norm_rows", grid, block, 0, [&] { K::norm_rows(x.at, gain.at, bias.at, alone.at, nullptr, nullptr, rows, width, e); });
-    launch("norm_rows", grid, block, 0, [&] { K::norm_rows(x.at, gain.at, bias.at, nullptr, only.at, nullptr, rows, width, e); });
+    forward(alone.at, nullptr, nullptr);
+    forward(nullptr, only.at, nullptr);
     check(label<K>("norm_rows", shape + ", stream alone"), alone.values(), stream.values(), y_size, 0.0);
     check(label<K>("norm_rows", shape + ", input alone"), only.values(), input.values(), y_size, 0.0);
 
@@ -160,8 +165,8 @@ static std::pair<std::vector<int>, std::vector<int>> flat(const std::vector<std:
 template <class K> void check_prompts(int rows, int width, int sources, float kept, float share, int every) {
     typedef typename K::In In;
     size_t count = (size_t)rows * width;
-    Buffer<float> x(normals<float>(count)), prompt(normals<float>((size_t)sources * width)), out(count), dy(normals<float>(count)),
-        dprompt((size_t)sources * width);
+    Buffer<float> x(normals<float>(count)), prompt(normals<float>((size_t)sources * width)), out(count);
+    Buffer<float> dy(normals<float>(count)), dprompt((size_t)sources * width);
     Buffer<In> copy(count);
     std::vector<int> source(rows, -1);
     std::vector<std::vector<int>> lists(sources);
@@ -239,7 +244,8 @@ template <class K> void check_patches(int pictures, int grid, int patch) {
                 for (int channel = 0; channel < 3; channel++)
                     for (int y = 0; y < patch; y++)
                         for (int x = 0; x < patch; x++)
-                            want.push_back(pixels.at[((size_t)(picture * 3 + channel) * side + row * patch + y) * side + column * patch + x]);
+                            want.push_back(pixels.at[((size_t)(picture * 3 + channel) * side + row * patch + y) * side +
+                                                     column * patch + x]);
     launch("patches", {up(count, 256)}, {256}, 0, [&] { K::patches(pixels.at, out.at, pictures, grid, patch); });
     check_in<K>(label<K>("patches", text({{"pictures", pictures}, {"grid", grid}, {"patch", patch}})), out.values(), want,
                 absolute(want), ROW_BOUND);
@@ -253,15 +259,16 @@ template <class K> void check_embedding(int pictures, int count, bool with_class
     for (int picture = 0; picture < pictures; picture++)
         for (int token = 0; token < length; token++)
             for (int i = 0; i < width; i++) {
-                double x = token >= lead + count ? 0.0 : positions.at[token * width + i], size = fabs(x);
-                double own = token < lead ? classes.at[i] : token < lead + count ? patches.at[(size_t)(picture * count + token - lead) * width + i] : 0.0;
-                want.push_back(x + own), sizes.push_back(size + fabs(own));
+                double place = token < lead + count ? positions.at[token * width + i] : 0.0, own = 0.0;
+                if (token < lead) own = classes.at[i];
+                else if (token < lead + count) own = patches.at[(size_t)(picture * count + token - lead) * width + i];
+                want.push_back(place + own), sizes.push_back(fabs(place) + fabs(own));
             }
     launch("embed_pictures", {up((long long)pictures * length, 4)}, {32, 4}, 0, [&] {
         K::embed_pictures(patches.at, with_class ? classes.at : nullptr, positions.at, out.at, pictures, count, extra, width);
     });
-    check(label<K>("embed_pictures", text({{"pictures", pictures}, {"patches", count}, {"class", with_class}, {"extra", extra}, {"width", width}})),
-          out.values(), want, sizes, ROW_BOUND);
+    const std::string shape = text({{"pictures", pictures}, {"patches", count}, {"class", with_class}, {"extra", extra}});
+    check(label<K>("embed_pictures", shape), out.values(), want, sizes, ROW_BOUND);
 }
 
 template <class K> void check_all() {
@@ -316,8 +323,8 @@ static void check_product(int m, int n, int k, bool turn_a, bool turn_b, int typ
                 size_t at = batch * product.c.step + j * product.c.lead + i;
                 want[at] = sum + 0.5 * c[at] + bias[i], sizes[at] += size + fabs(bias[i]);
             }
-    check("product " + text({{"m", m}, {"n", n}, {"k", k}, {"turn a", turn_a}, {"turn b", turn_b}, {"type", type}, {"batches", batches}}),
-          Doubles(d.begin(), d.end()), want, sizes, ROW_BOUND);
+    const std::string shape = text({{"m", m}, {"n", n}, {"k", k}, {"turn a", turn_a}, {"turn b", turn_b}, {"type", type}});
+    check("product " + shape, Doubles(d.begin(), d.end()), want, sizes, ROW_BOUND);
 }
 
 int main() {
@@ -328,6 +335,7 @@ int main() {
     check_product(1, 1, 1, false, false, products::FLOAT, 1);
     check_all<Full>();
     check_all<Halves>();
+    check_pictures<Tensors>();            // all else is as in float
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     printf("%d checks, %d misses, %.1f s\n", checks, misses, seconds);
     return misses > 0;

@@ -13,6 +13,12 @@ namespace full {
 #include "../src/kernels.cu"
 #include "../src/attention.cu"
 }
+#define TF32
+namespace tf32 {
+#include "../src/kernels.cu"
+#include "../src/attention.cu"
+}
+#undef TF32
 #define HALF
 namespace half {
 #include "../src/kernels.cu"
@@ -24,7 +30,17 @@ struct Full {
     typedef float In;
     static constexpr const char* precision = "float";
     static constexpr double rounding = 0.0, smallest = 0.0;
+    static constexpr bool tensor = false;
 #define ENTRY(name) static constexpr auto name = full::name;
+#include "kernels.list"
+#undef ENTRY
+};
+struct Tensors {
+    typedef float In;
+    static constexpr const char* precision = "tf32";
+    static constexpr double rounding = 0.0, smallest = 0.0;
+    static constexpr bool tensor = true;
+#define ENTRY(name) static constexpr auto name = tf32::name;
 #include "kernels.list"
 #undef ENTRY
 };
@@ -32,6 +48,7 @@ struct Halves {
     typedef Half In;
     static constexpr const char* precision = "half";
     static constexpr double rounding = 4.9e-4, smallest = 6.0e-8;     // half a step of 11 bits; the smallest number
+    static constexpr bool tensor = true;
 #define ENTRY(name) static constexpr auto name = half::name;
 #include "kernels.list"
 #undef ENTRY

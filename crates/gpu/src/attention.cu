@@ -88,8 +88,8 @@ __device__ static inline Pair pair_back(float score, float dshare, float logsum,
 
 // dq of query i, a warp: a lane has a key for the pairs and a dimension for their sum.
 __device__ static inline void path_query_back(float* room, const float* qkv, const int* query, const int* offset,
-        const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int queries, int head,
-        int width, int size, int longest) {
+        const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int head, int width, int size,
+        int longest) {
     int lane = threadIdx.x, warp = threadIdx.y, count = offset[i + 1] - offset[i];
     float* q = room + warp * 2 * size;
     float* g = q + size;
@@ -98,7 +98,7 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
     const float* rows = qkv + (long long)head * size;
     const int* seen = keys + offset[i];
 
-    float scale = score_scale(size), delta = 0.0f, sum = logsum[(long long)head * queries + i];
+    float scale = score_scale(size), delta = 0.0f;
     for (int d = lane; d < size; d += 32) {
         q[d] = rows[asked + d] * scale;
         g[d] = dout[at + d];
@@ -113,7 +113,7 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
             s = dot4(load4(q + d), load4(k + d), s);
             dp = dot4(load4(g + d), load4(k + width + d), dp);
         }
-        slopes[j] = pair_back(s, dp, sum, delta).slope;
+        slopes[j] = pair_back(s, dp, logsum[i], delta).slope;
     }
     __syncwarp();
     float dq[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -128,97 +128,151 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
         if (lane + 32 * t < size) dqkv[asked + head * size + lane + 32 * t] = to_in(dq[t] * scale);
 }
 
-// dk and dv of row r, a block: its warps take the queries that see the row 32 at a time, a lane has a query for the pairs and
-// a dimension for their sums; at last the four warps' sums are added in order.
+// Adds to dk and dv of one row (its `k` and `v` in shared memory) what `count` queries from seen[0] on give it, 32 at most: a
+// warp's lane has a query for the pairs and a dimension for their sums.
+__device__ static inline void path_pairs_back(float* dk, float* dv, const float* k, const float* v, float* pairs,
+        const float* rows, const int* query, const int* seen, const In* out, const float* logsum, const float* dout, int count,
+        int head, int width, int size) {
+    int lane = threadIdx.x;
+    float *shares = pairs, *slopes = pairs + 32, scale = score_scale(size);
+    long long stride = 3LL * width;
+    if (lane < count) {
+        int i = seen[lane];
+        const float* q = rows + query[i] * stride;
+        long long at = (long long)i * width + head * size;
+        float s = 0.0f, dp = 0.0f, delta = 0.0f;
+        for (int d = 0; d < size; d += 4) {
+            float4 g = load4(dout + at + d);
+            s = dot4(load4(q + d), load4(k + d), s);
+            dp = dot4(g, load4(v + d), dp);
+            delta = dot4(g, widen4(out + at + d), delta);
+        }
+        Pair pair = pair_back(s * scale, dp, logsum[i], delta);
+        shares[lane] = pair.share;
+        slopes[lane] = pair.slope * scale;
+    }
+    __syncwarp();
+    for (int j = 0; j < count; j++) {
+        const float* q = rows + query[seen[j]] * stride;
+        const float* g = dout + (long long)seen[j] * width + head * size;
+#pragma unroll
+        for (int t = 0; t < 4; t++)
+            if (lane + 32 * t < size) {
+                dk[t] += slopes[j] * q[lane + 32 * t];
+                dv[t] += shares[j] * g[lane + 32 * t];
+            }
+    }
+    __syncwarp();
+}
+
+// A row seen by this many queries has a warp, by more a block.
+#define FEW 32
+
+// dk and dv of row r, and zeros as its dq where it asks nothing, by a warp (`few`: r is seen by FEW queries at most) or by a
+// block: then its warps take the queries 32 at a time in turn, and at last the four warps' sums are added in order.
 __device__ static inline void path_key_back(float* room, const float* qkv, const int* query, const int* asks,
         const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout, In* dqkv, int r,
-        int queries, int head, int width, int size) {
-    int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
-    float* k = room;
-    float* v = room + size;
-    float* sums = room + 2 * size;                        // [4][2][size]
-    float* shares = room + 10 * size + warp * 64;
-    float* slopes = shares + 32;
-    long long stride = 3LL * width, own = r * stride + head * size;
+        bool few, int head, int width, int size) {
+    int lane = threadIdx.x, warp = threadIdx.y;
+    int start = few ? lane : warp * 32 + lane, step = few ? 32 : 128;
+    float* k = few ? room + warp * 2 * size : room;
+    float* v = k + size;
+    float* sums = room + 2 * size;                        // [4][2][size], of a block
+    float* pairs = room + 10 * size + warp * 64;
+    long long own = r * (3LL * width) + head * size;
     const float* rows = qkv + (long long)head * size;
-    float scale = score_scale(size);
-    for (int d = thread; d < size; d += 128) {
+    for (int d = start; d < size; d += step) {
         k[d] = qkv[own + width + d];
         v[d] = qkv[own + 2 * width + d];
         if (asks[r] < 0) dqkv[own + d] = to_in(0.0f);
     }
-    __syncthreads();
+    if (few) __syncwarp();
+    else __syncthreads();
     float dk[4] = {0.0f, 0.0f, 0.0f, 0.0f}, dv[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     int end = seen_offset[r + 1];
-    for (int from = seen_offset[r] + warp * 32; from < end; from += 128) {
-        int count = min(32, end - from);
-        if (lane < count) {
-            int i = seen[from + lane];
-            const float* q = rows + query[i] * stride;
-            long long at = (long long)i * width + head * size;
-            float s = 0.0f, dp = 0.0f, delta = 0.0f;
-            for (int d = 0; d < size; d += 4) {
-                float4 g = load4(dout + at + d);
-                s = dot4(load4(q + d), load4(k + d), s);
-                dp = dot4(g, load4(v + d), dp);
-                delta = dot4(g, widen4(out + at + d), delta);
-            }
-            Pair pair = pair_back(s * scale, dp, logsum[(long long)head * queries + i], delta);
-            shares[lane] = pair.share;
-            slopes[lane] = pair.slope;
-        }
-        __syncwarp();
-        for (int j = 0; j < count; j++) {
-            int i = seen[from + j];
-            const float* q = rows + query[i] * stride;
-            const float* g = dout + (long long)i * width + head * size;
+    for (int from = seen_offset[r] + start - lane; from < end; from += step)
+        path_pairs_back(dk, dv, k, v, pairs, rows, query, seen + from, out, logsum, dout, min(32, end - from), head, width, size);
+    if (few) {
 #pragma unroll
-            for (int t = 0; t < 4; t++)
-                if (lane + 32 * t < size) {
-                    dk[t] += slopes[j] * q[lane + 32 * t];
-                    dv[t] += shares[j] * g[lane + 32 * t];
-                }
-        }
-        __syncwarp();
+        for (int t = 0; t < 4; t++)
+            if (lane + 32 * t < size) {
+                dqkv[own + width + lane + 32 * t] = to_in(dk[t]);
+                dqkv[own + 2 * width + lane + 32 * t] = to_in(dv[t]);
+            }
+        return;
     }
 #pragma unroll
     for (int t = 0; t < 4; t++)
         if (lane + 32 * t < size) {
-            sums[warp * 2 * size + lane + 32 * t] = dk[t] * scale;
+            sums[warp * 2 * size + lane + 32 * t] = dk[t];
             sums[warp * 2 * size + size + lane + 32 * t] = dv[t];
         }
     __syncthreads();
-    for (int d = thread; d < 2 * size; d += 128) {
+    for (int d = start; d < 2 * size; d += step) {
         float sum = sums[d] + sums[2 * size + d] + sums[4 * size + d] + sums[6 * size + d];
         dqkv[own + (d < size ? width + d : 2 * width + d - size)] = to_in(sum);
     }
 }
 
 // The gradient of `attend_path`: all of dqkv [R,3W]. Beside its arguments: asks[r] is the query that row r asks, or negative;
-// row r is seen by queries seen[seen_offset[r]..seen_offset[r+1]]. Grid (R + ceil(queries/4), heads): a block a row for dk
-// and dv first (rows seen by thousands of queries stand first, and take longest), then a warp a query for dq.
-// Dynamic shared memory: 4 * (10 * size + max(256, 4 * longest)) bytes.
+// row r is seen by queries seen[seen_offset[r]..seen_offset[r+1]]. Grid (R + ceil(queries/4), heads): first dk and dv, block r
+// for row r if many queries see it (these stand first, and take longest) and, every fourth block, for the next four rows that
+// few see; then a warp a query for dq. Dynamic shared memory: 4 * (10 * size + max(256, 4 * longest)) bytes.
 KERNEL attend_path_back(const float* qkv, const int* query, const int* offset, const int* keys, const int* asks,
                         const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout,
                         In* dqkv, int rows, int queries, int heads, int size, int longest) {
     SHARED(room);
-    int head = blockIdx.y, block = blockIdx.x, i = (block - rows) * 4 + (int)threadIdx.y;
-    if (block < rows)
-        path_key_back(room, qkv, query, asks, seen_offset, seen, out, logsum, dout, dqkv, block, queries, head, heads * size,
-                      size);
-    else if (i < queries)
-        path_query_back(room, qkv, query, offset, keys, out, logsum, dout, dqkv, i, queries, head, heads * size, size, longest);
+    int block = blockIdx.x, warp = threadIdx.y, head = blockIdx.y, width = heads * size, i = (block - rows) * 4 + warp;
+    const float* sums = logsum + (long long)head * queries;
+    if (block >= rows) {
+        if (i < queries)
+            path_query_back(room, qkv, query, offset, keys, out, sums, dout, dqkv, i, head, width, size, longest);
+        return;
+    }
+    int row = block + warp;
+    if (block % 4 == 0 && row < rows && seen_offset[row + 1] - seen_offset[row] <= FEW)
+        path_key_back(room, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, row, true, head, width, size);
+    if (seen_offset[block + 1] - seen_offset[block] <= FEW) return;
+    __syncthreads();
+    path_key_back(room, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, block, false, head, width, size);
 }
 
 // ---- Attention of pictures: all rows of a picture see each other ----
 //
 // Rows of 32 queries and 32 keys meet in shared memory, `pad` = size + 4 numbers apart: then 8 lanes that read four numbers
-// each from 8 rows touch 32 different banks, for every size that is a multiple of 8. Each warp has 8 rows of its side; for
-// scores a lane has a row of the other side, for sums a dimension. PARTS = ceil(size/32) dimensions a lane.
+// each from 8 rows touch 32 different banks, for every size that is a multiple of 8. Each warp has 8 rows of its side (MINE)
+// and meets the 32 of the other: first products of rows, then sums of the other's rows with a table of pairs as weights. For
+// pairs, a lane has a row of the other side.
 
 #define TILE 32
-#define MINE 8                        // rows a warp has of its side
-#define PAIRS (TILE + 4)              // from one of them to the next in a table of pairs; column 32 holds its factor
+#define MINE 8
+#define PAIRS (TILE + 4)              // from one of my rows to the next in a table of pairs; column 32 holds its factor
+
+// Where products may be less exact than float32, tensor cores do these too: their inputs keep 11 bits (tf32), as half does.
+#undef TENSOR
+#if (defined(HALF) || defined(TF32)) && (defined(EMULATED) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
+#define TENSOR
+#endif
+
+#ifdef TENSOR
+#ifndef EMULATED
+__device__ static inline float to_tf32(float f) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(f));
+    return __uint_as_float(bits);
+}
+// c [16,8] += a [16,8] b [8,8] by a warp: lane l has c[l/4 (+8)][l%4 * 2 (+1)], a[l/4 (+8)][l%4 (+4)] and b[l%4 (+4)][l/4].
+__device__ static inline void warp_multiply(float* c, const float* a, const float* b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+          "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+}
+#endif
+__device__ static inline float to_product(float f) { return to_tf32(f); }
+#else
+__device__ static inline float to_product(float f) { return f; }
+#endif
 
 // Rows of `from`, `stride` apart, times `factor`: `count` of them (more than 32 or less than none: cut), zeros up to 32.
 __device__ static inline void load_tile(float* tile, const float* from, long long stride, int count, int size, float factor) {
@@ -227,24 +281,101 @@ __device__ static inline void load_tile(float* tile, const float* from, long lon
         for (int d = thread % 8 * 4; d < size; d += 32) {
             float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             if (row < count) v = load4(from + row * stride + d);
-            *(float4*)(tile + row * (size + 4) + d) = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+            *(float4*)(tile + row * (size + 4) + d) = make_float4(to_product(v.x * factor), to_product(v.y * factor),
+                                                                  to_product(v.z * factor), to_product(v.w * factor));
         }
 }
 
-// products[i] = my row i . the lane's row of the other side.
-__device__ static inline void tile_products(float* products, const float* mine, const float* other, int size) {
+#ifdef TENSOR
+
+// products[i] = my row i . the lane's row of the other side. `table` is room for pairs.
+__device__ static inline void tile_products(float* products, const float* mine, const float* other, float* table, int size) {
+    int lane = threadIdx.x, row = lane / 4, column = lane % 4, pad = size + 4;
+    float c[2][4] = {};                                   // rows of the other side by rows of mine
+    for (int d = 0; d < size; d += 8) {
+        const float* from = mine + row * pad + d + column;
+        float b[2] = {from[0], from[4]};
+#pragma unroll
+        for (int t = 0; t < 2; t++) {
+            const float* at = other + (16 * t + row) * pad + d + column;
+            float a[4] = {at[0], at[8 * pad], at[4], at[8 * pad + 4]};
+            warp_multiply(c[t], a, b);
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+        float* to = table + 2 * column * PAIRS + 16 * t + row;
+        to[0] = c[t][0], to[PAIRS] = c[t][1], to[8] = c[t][2], to[PAIRS + 8] = c[t][3];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < MINE; i++) products[i] = table[i * PAIRS + lane];
+    __syncwarp();
+}
+
+// Sums of my 8 rows: each of 2 * PARTS blocks has 16 dimensions by 8 rows.
+template <int PARTS> struct Sums { float at[2 * PARTS][4]; };
+
+// Adds the pairs of my rows with the tile's rows, times those rows.
+template <int PARTS>
+__device__ static inline void tile_sums(Sums<PARTS>& sums, const float* pairs, const float* tile, int size) {
+    int row = threadIdx.x / 4, column = threadIdx.x % 4, pad = size + 4;
+    for (int j = 0; j < TILE; j += 8) {
+        const float* from = pairs + row * PAIRS + j + column;
+        float b[2] = {from[0], from[4]};
+#pragma unroll
+        for (int t = 0; t < 2 * PARTS; t++) {
+            if (16 * t >= size) continue;
+            const float* at = tile + (j + column) * pad + 16 * t + row;
+            bool whole = 16 * t + 8 < size;
+            float a[4] = {at[0], whole ? at[8] : 0.0f, at[4 * pad], whole ? at[4 * pad + 8] : 0.0f};
+            warp_multiply(sums.at[t], a, b);
+        }
+    }
+}
+
+// Times the factor that column 32 of the table has for each of my rows.
+template <int PARTS> __device__ static inline void scale_sums(Sums<PARTS>& sums, const float* pairs) {
+    const float* factor = pairs + threadIdx.x % 4 * 2 * PAIRS + TILE;
+#pragma unroll
+    for (int t = 0; t < 2 * PARTS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sums.at[t][e] *= factor[e % 2 * PAIRS];
+}
+
+// Writes `count` of my rows, times factor, `stride` apart.
+template <int PARTS>
+__device__ static inline void store_sums(In* to, long long stride, const Sums<PARTS>& sums, int count, int size, float factor) {
+#pragma unroll
+    for (int t = 0; t < 2 * PARTS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            int i = threadIdx.x % 4 * 2 + e % 2, d = 16 * t + threadIdx.x / 4 + e / 2 * 8;
+            if (i < count && d < size) to[i * stride + d] = to_in(sums.at[t][e] * factor);
+        }
+}
+
+#else
+
+__device__ static inline void tile_products(float* products, const float* mine, const float* other, float*, int size) {
+    const float* own = other + threadIdx.x * (size + 4);
 #pragma unroll
     for (int i = 0; i < MINE; i++) products[i] = 0.0f;
+    // Unrolled, it would hold 190 registers, and a third fewer warps would fit a card.
+#pragma unroll 1
     for (int d = 0; d < size; d += 4) {
-        float4 b = load4(other + d);
+        float4 b = load4(own + d);
 #pragma unroll
         for (int i = 0; i < MINE; i++) products[i] = dot4(load4(mine + i * (size + 4) + d), b, products[i]);
     }
 }
 
-// sums[i][t] += the pairs of my row i with the tile's rows, times dimension lane + 32 t of those rows.
+// Sums of my 8 rows: a lane has PARTS dimensions, 32 apart.
+template <int PARTS> struct Sums { float at[MINE][PARTS]; };
+
 template <int PARTS>
-__device__ static inline void tile_sums(float (*sums)[PARTS], const float* pairs, const float* tile, int size) {
+__device__ static inline void tile_sums(Sums<PARTS>& sums, const float* pairs, const float* tile, int size) {
+#pragma unroll 1
     for (int j = 0; j < TILE; j += 4) {
         float v[4][PARTS];
 #pragma unroll
@@ -257,22 +388,31 @@ __device__ static inline void tile_sums(float (*sums)[PARTS], const float* pairs
         for (int i = 0; i < MINE; i++) {
             float4 p = load4(pairs + i * PAIRS + j);
 #pragma unroll
-            for (int t = 0; t < PARTS; t++) sums[i][t] += p.x * v[0][t] + p.y * v[1][t] + p.z * v[2][t] + p.w * v[3][t];
+            for (int t = 0; t < PARTS; t++)
+                sums.at[i][t] += p.x * v[0][t] + p.y * v[1][t] + p.z * v[2][t] + p.w * v[3][t];
         }
     }
 }
 
-// Writes row i of `count` rows of sums, times factor, `stride` apart.
+template <int PARTS> __device__ static inline void scale_sums(Sums<PARTS>& sums, const float* pairs) {
+#pragma unroll
+    for (int i = 0; i < MINE; i++)
+#pragma unroll
+        for (int t = 0; t < PARTS; t++) sums.at[i][t] *= pairs[i * PAIRS + TILE];
+}
+
 template <int PARTS>
-__device__ static inline void store_sums(In* to, long long stride, float (*sums)[PARTS], int count, int size, float factor) {
+__device__ static inline void store_sums(In* to, long long stride, const Sums<PARTS>& sums, int count, int size, float factor) {
 #pragma unroll
     for (int i = 0; i < MINE; i++)
 #pragma unroll
         for (int t = 0; t < PARTS; t++) {
             int d = threadIdx.x + 32 * t;
-            if (i < count && d < size) to[i * stride + d] = to_in(sums[i][t] * factor);
+            if (i < count && d < size) to[i * stride + d] = to_in(sums.at[i][t] * factor);
         }
 }
+
+#endif
 
 template <int PARTS>
 __device__ static void full_forward(float* room, const float* qkv, In* out, float* logsum, int pictures, int tokens, int heads,
@@ -287,14 +427,15 @@ __device__ static void full_forward(float* room, const float* qkv, In* out, floa
     const float* rows = qkv + picture * tokens * stride + head * size;
 
     load_tile(q, rows + first * stride, stride, asking - first, size, score_scale(size));
-    float o[MINE][PARTS] = {}, top = LOWEST, total = 0.0f;      // top and total: of query lane / 4
+    Sums<PARTS> o = {};
+    float top = LOWEST, total = 0.0f;                     // of query lane / 4
     for (int start = 0; start < tokens; start += TILE) {
         load_tile(k, rows + start * stride + width, stride, tokens - start, size, 1.0f);
         load_tile(v, rows + start * stride + 2 * width, stride, tokens - start, size, 1.0f);
         __syncthreads();
         if (mine > 0) {
             float s[MINE];
-            tile_products(s, q + warp * MINE * pad, k + lane * pad, size);
+            tile_products(s, q + warp * MINE * pad, k, pairs, size);
 #pragma unroll
             for (int i = 0; i < MINE; i++) pairs[i * PAIRS + lane] = start + lane < tokens ? s[i] : LOWEST;
             __syncwarp();
@@ -305,19 +446,17 @@ __device__ static void full_forward(float* room, const float* qkv, In* out, floa
             high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, 1));
             high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, 2));
             for (int j = lane % 4; j < TILE; j += 4) {
-                own[j] = expf(own[j] - high);
-                sum += own[j];
+                float share = expf(own[j] - high);
+                own[j] = to_product(share);
+                sum += share;
             }
             float fade = expf(top - high);
             if (lane % 4 == 0) own[TILE] = fade;
             total = total * fade + sum;
             top = high;
             __syncwarp();
-#pragma unroll
-            for (int i = 0; i < MINE; i++)
-#pragma unroll
-                for (int t = 0; t < PARTS; t++) o[i][t] *= pairs[i * PAIRS + TILE];
-            tile_sums<PARTS>(o, pairs, v, size);
+            scale_sums(o, pairs);
+            tile_sums(o, pairs, v, size);
         }
         __syncthreads();
     }
@@ -330,11 +469,8 @@ __device__ static void full_forward(float* room, const float* qkv, In* out, floa
         if (lane / 4 < mine) logsum[(long long)head * pictures * asking + at + lane / 4] = top + logf(total);
     }
     __syncwarp();
-#pragma unroll
-    for (int i = 0; i < MINE; i++)
-#pragma unroll
-        for (int t = 0; t < PARTS; t++) o[i][t] *= pairs[i * PAIRS + TILE];
-    store_sums<PARTS>(out + at * width + head * size, width, o, mine, size, 1.0f);
+    scale_sums(o, pairs);
+    store_sums(out + at * width + head * size, width, o, mine, size, 1.0f);
 }
 
 // deltas[i] = dout . out of 32 rows of queries, `dout` already in shared memory: each warp sums a quarter of each row, then
@@ -374,27 +510,28 @@ __device__ static void full_query_back(float* room, const float* qkv, const In* 
     load_tile(g, dout + at, width, asking - first, size, 1.0f);
     __syncthreads();
     tile_deltas(deltas, g, out + at, width, asking - first, size);
-    float dq[MINE][PARTS] = {};
+    Sums<PARTS> dq = {};
     for (int start = 0; start < tokens; start += TILE) {
         load_tile(k, rows + start * stride + width, stride, tokens - start, size, 1.0f);
         load_tile(v, rows + start * stride + 2 * width, stride, tokens - start, size, 1.0f);
         __syncthreads();
         if (mine > 0) {
             float s[MINE], dp[MINE];
-            tile_products(s, q + warp * MINE * pad, k + lane * pad, size);
-            tile_products(dp, g + warp * MINE * pad, v + lane * pad, size);
+            tile_products(s, q + warp * MINE * pad, k, pairs, size);
+            tile_products(dp, g + warp * MINE * pad, v, pairs, size);
 #pragma unroll
             for (int i = 0; i < MINE; i++) {
                 int own = warp * MINE + i;
                 bool there = i < mine && start + lane < tokens;
-                pairs[i * PAIRS + lane] = there ? pair_back(s[i], dp[i], sums[own], delta_of(deltas, own)).slope : 0.0f;
+                float slope = there ? pair_back(s[i], dp[i], sums[own], delta_of(deltas, own)).slope : 0.0f;
+                pairs[i * PAIRS + lane] = to_product(slope);
             }
             __syncwarp();
-            tile_sums<PARTS>(dq, pairs, k, size);
+            tile_sums(dq, pairs, k, size);
         }
         __syncthreads();
     }
-    store_sums<PARTS>(dqkv + head_at + (first + warp * MINE) * stride, stride, dq, mine, size, score_scale(size));
+    store_sums(dqkv + head_at + (first + warp * MINE) * stride, stride, dq, mine, size, score_scale(size));
 }
 
 // dk and dv of 32 rows of a picture's head, and zeros as dq of those that do not ask: queries pass by in tiles.
@@ -415,7 +552,7 @@ __device__ static void full_key_back(float* room, const float* qkv, const In* ou
 
     load_tile(k, rows + first * stride + width, stride, tokens - first, size, 1.0f);
     load_tile(v, rows + first * stride + 2 * width, stride, tokens - first, size, 1.0f);
-    float dk[MINE][PARTS] = {}, dv[MINE][PARTS] = {};
+    Sums<PARTS> dk = {}, dv = {};
     for (int start = 0; start < asking; start += TILE) {
         long long asked = (long long)picture * asking + start, at = asked * width + head * size;
         load_tile(q, rows + start * stride, stride, asking - start, size, score_scale(size));
@@ -426,33 +563,32 @@ __device__ static void full_key_back(float* room, const float* qkv, const In* ou
             bool there = start + lane < asking;
             float sum = there ? logsum[(long long)head * pictures * asking + asked + lane] : 0.0f;
             float s[MINE], dp[MINE], delta = delta_of(deltas, lane);
-            tile_products(s, k + warp * MINE * pad, q + lane * pad, size);
-            tile_products(dp, v + warp * MINE * pad, g + lane * pad, size);
+            tile_products(s, k + warp * MINE * pad, q, slopes, size);
+            tile_products(dp, v + warp * MINE * pad, g, slopes, size);
 #pragma unroll
             for (int i = 0; i < MINE; i++) {
                 Pair pair = pair_back(s[i], dp[i], sum, delta);
-                slopes[i * PAIRS + lane] = there ? pair.slope : 0.0f;
-                shares[i * PAIRS + lane] = there ? pair.share : 0.0f;
+                slopes[i * PAIRS + lane] = there ? to_product(pair.slope) : 0.0f;
+                shares[i * PAIRS + lane] = there ? to_product(pair.share) : 0.0f;
             }
             __syncwarp();
-            tile_sums<PARTS>(dk, slopes, q, size);
-            tile_sums<PARTS>(dv, shares, g, size);
+            tile_sums(dk, slopes, q, size);
+            tile_sums(dv, shares, g, size);
         }
         __syncthreads();
     }
     In* to = dqkv + head_at + own * stride;
-    store_sums<PARTS>(to + width, stride, dk, mine, size, 1.0f);
-    store_sums<PARTS>(to + 2 * width, stride, dv, mine, size, 1.0f);
+    store_sums(to + width, stride, dk, mine, size, 1.0f);
+    store_sums(to + 2 * width, stride, dv, mine, size, 1.0f);
     for (int i = 0; i < mine; i++)
         if (own + i >= asking)
             for (int d = lane; d < size; d += 32) to[i * stride + d] = to_in(0.0f);
 }
 
-// Registers are arrays of a fixed length: one variant for each number of dimensions that a lane has.
-#define BY_PARTS(call)                    \
-    if (size <= 32) call(1);              \
-    else if (size <= 64) call(2);         \
-    else if (size <= 96) call(3);         \
+// Registers are arrays of a fixed length. Two variants: heads of 64 are what most CLIPs have, and each more costs every user
+// a second of compiling.
+#define BY_PARTS(call)           \
+    if (size <= 64) call(2);     \
     else call(4)
 
 // qkv [pictures * tokens, 3W]; the first `asking` rows of each picture ask (all, or 1: the class row). out

@@ -1,6 +1,6 @@
 // The kernels of the GPU path; `attention.cu` is the rest of this source and is compiled together with it, behind it: by NVRTC
-// on the user's machine, by nvcc in checks, and by g++ against `emulator/` in tests. No header is needed; `-DHALF` makes what
-// goes into products half precision.
+// on the user's machine, by nvcc in checks, and by g++ against `emulator/` in tests. No header is needed. `-DHALF` makes what
+// goes into products half precision; `-DTF32` leaves it float, for products by tensor cores, and lets attention use them too.
 //
 // `R` rows, `W` width = heads * size. Numbers are float32 unless they are `In`, the inputs of products. Sizes of heads are
 // multiples of 8, and rows start on 16 bytes (both hold for every CLIP), so that rows may be read four numbers at a time.
