@@ -204,7 +204,9 @@ impl Back<'_> {
                     None => made.full.insert(lane.floats(qkv.count())?).address,
                 };
                 match &attention.kind {
-                    Kind::Full(of) => lane.attend_full_back(half, &saved, *of, to, *heads)?,
+                    Kind::Full(of) => {
+                        lane.attend_full_back(tape.precision, &saved, *of, to, *heads)?;
+                    }
                     Kind::Paths(of, _) => lane.attend_path_back(half, &saved, of, to, *heads)?,
                 }
                 self.give(qkv.slot, made)?;

@@ -25,7 +25,7 @@ pub enum Precision {
     Half,
 }
 
-/// The kernels, compiled for float32 or half inputs.
+/// The kernels, compiled for a precision.
 struct Module {
     handle: sys::CUmodule,
     functions: Mutex<HashMap<&'static str, usize>>,
@@ -38,8 +38,8 @@ struct Card {
     context: sys::CUcontext,
     products: lt_sys::cublasLtHandle_t,
     architecture: String,
-    /// Float32 and half, compiled when first used.
-    modules: [OnceLock<Module>; 2],
+    /// One for each precision, compiled when first used.
+    modules: [OnceLock<Module>; 3],
     compiling: Mutex<()>,
 }
 
@@ -154,9 +154,9 @@ impl Gpu {
         Ok(unsafe { driver::ctx::set_current(self.0.context) }?)
     }
 
-    /// The kernel `name`, of those compiled for half inputs or for float32 ones.
-    pub(crate) fn function(&self, name: &'static str, half: bool) -> Result<sys::CUfunction> {
-        let module = self.module(half)?;
+    /// The kernel `name`, of those compiled for a precision.
+    pub(crate) fn function(&self, name: &'static str, of: Precision) -> Result<sys::CUfunction> {
+        let module = self.module(of)?;
         let lock = module.functions.lock();
         let mut functions = lock.unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(name) {
@@ -169,8 +169,8 @@ impl Gpu {
         Ok(function)
     }
 
-    fn module(&self, half: bool) -> Result<&Module> {
-        let place = &self.0.modules[usize::from(half)];
+    fn module(&self, of: Precision) -> Result<&Module> {
+        let place = &self.0.modules[of as usize];
         if let Some(module) = place.get() {
             return Ok(module);
         }
@@ -182,7 +182,7 @@ impl Gpu {
         if let Some(module) = place.get() {
             return Ok(module);
         }
-        let image = compile(&self.0.architecture, half)?;
+        let image = compile(&self.0.architecture, of)?;
         self.enter()?;
         // SAFETY: the image is what the compiler gave, and is only read here.
         let handle = unsafe { driver::module::load_data(image.as_ptr().cast::<c_void>()) }?;
@@ -194,15 +194,17 @@ impl Gpu {
 }
 
 /// Machine code of the kernels: of the very architecture, so that no driver is too old for what the compiler gives.
-fn compile(architecture: &str, half: bool) -> Result<Vec<u8>> {
+fn compile(architecture: &str, of: Precision) -> Result<Vec<u8>> {
     let source = CString::new(KERNELS).map_err(|e| Error::Compile(e.to_string()))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu"))?;
     let mut options = vec![
         format!("--gpu-architecture=sm_{architecture}"),
         "--std=c++17".to_owned(),
     ];
-    if half {
-        options.push("-DHALF".to_owned());
+    match of {
+        Precision::Float32 => {}
+        Precision::Tf32 => options.push("-DTF32".to_owned()),
+        Precision::Half => options.push("-DHALF".to_owned()),
     }
     // SAFETY: the program was just made, and is destroyed at the end, whatever happens.
     unsafe {

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use cudarc::driver::{result as driver, sys};
 
+use crate::card::Precision;
 use crate::error::{Error, Result};
 use crate::memory::Lane;
 
@@ -117,11 +118,19 @@ pub(crate) struct Attended {
     pub(crate) dout: u64,
 }
 
+/// Kernels that take inputs of products as half numbers, or as float32.
+fn inputs(half: bool) -> Precision {
+    match half {
+        true => Precision::Half,
+        false => Precision::Float32,
+    }
+}
+
 impl Lane {
     fn launch(
         &self,
         name: &'static str,
-        half: bool,
+        of: Precision,
         grid: (u32, u32, u32),
         block: (u32, u32, u32),
         shared: usize,
@@ -130,7 +139,7 @@ impl Lane {
         if grid.0 == 0 || grid.1 == 0 || grid.2 == 0 {
             return Ok(());
         }
-        let function = self.gpu.function(name, half)?;
+        let function = self.gpu.function(name, of)?;
         let values = arguments.values.iter_mut();
         let mut pointers: Vec<*mut c_void> = values.map(|v| std::ptr::from_mut(v).cast()).collect();
         // SAFETY: parameters are those of the kernel, in its order; addresses come from live buffers of the shapes that
@@ -156,13 +165,13 @@ impl Lane {
     /// One warp a row.
     fn by_rows(&self, name: &'static str, half: bool, rows: usize, a: Arguments) -> Result<()> {
         let blocks = fits(rows, "rows")?.div_ceil(BLOCK.1);
-        self.launch(name, half, (blocks, 1, 1), BLOCK, 0, a)
+        self.launch(name, inputs(half), (blocks, 1, 1), BLOCK, 0, a)
     }
 
     /// One thread a number.
     fn by_numbers(&self, name: &'static str, half: bool, n: usize, a: Arguments) -> Result<()> {
         let blocks = fits(n.div_ceil(FLAT.0 as usize), "blocks of numbers")?;
-        self.launch(name, half, (blocks, 1, 1), FLAT, 0, a)
+        self.launch(name, inputs(half), (blocks, 1, 1), FLAT, 0, a)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
@@ -205,7 +214,14 @@ impl Lane {
     ) -> Result<()> {
         let grid = (fits(width, "columns")?.div_ceil(32), 1, 1);
         let a = arguments![x, stats, dy, dgain, dbias, rows, width];
-        self.launch("norm_weights_back", false, grid, (32, 8, 1), 0, a)
+        self.launch(
+            "norm_weights_back",
+            Precision::Float32,
+            grid,
+            (32, 8, 1),
+            0,
+            a,
+        )
     }
 
     pub(crate) fn activate(
@@ -258,7 +274,7 @@ impl Lane {
             heads.size,
             p.longest
         ];
-        self.launch("attend_path", half, grid, BLOCK, shared, a)
+        self.launch("attend_path", inputs(half), grid, BLOCK, shared, a)
     }
 
     pub(crate) fn attend_path_back(
@@ -290,12 +306,12 @@ impl Lane {
             heads.size,
             p.longest
         ];
-        self.launch("attend_path_back", half, grid, BLOCK, shared, a)
+        self.launch("attend_path_back", inputs(half), grid, BLOCK, shared, a)
     }
 
     pub(crate) fn attend_full(
         &self,
-        half: bool,
+        precision: Precision,
         qkv: u64,
         of: Pictures,
         out: u64,
@@ -318,12 +334,12 @@ impl Lane {
             of.asking
         ];
         let shared = attend_full_shared(heads.size);
-        self.launch("attend_full", half, grid, BLOCK, shared, a)
+        self.launch("attend_full", precision, grid, BLOCK, shared, a)
     }
 
     pub(crate) fn attend_full_back(
         &self,
-        half: bool,
+        precision: Precision,
         saved: &Attended,
         of: Pictures,
         dqkv: u64,
@@ -344,7 +360,7 @@ impl Lane {
             of.asking
         ];
         let shared = attend_full_back_shared(heads.size);
-        self.launch("attend_full_back", half, grid, BLOCK, shared, a)
+        self.launch("attend_full_back", precision, grid, BLOCK, shared, a)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
@@ -374,7 +390,7 @@ impl Lane {
     ) -> Result<()> {
         let a = arguments![dy, copy, offset, list, dprompt, kept, share, sources, width];
         let grid = (fits(width, "columns")?.div_ceil(32), most(sources)?, 1);
-        self.launch("put_rows_back", half, grid, (32, 8, 1), 0, a)
+        self.launch("put_rows_back", inputs(half), grid, (32, 8, 1), 0, a)
     }
 
     pub(crate) fn gather(

@@ -611,9 +611,10 @@ impl Tape {
         let logsum = self.lane.floats(heads.count * queries)?;
         let (to, sums) = (out.address, logsum.address);
         match &attention.kind {
-            Kind::Full(of) => self
-                .lane
-                .attend_full(half, qkv.address, *of, to, sums, heads)?,
+            Kind::Full(of) => {
+                self.lane
+                    .attend_full(self.precision, qkv.address, *of, to, sums, heads)?
+            }
             Kind::Paths(of, _) => self
                 .lane
                 .attend_path(half, qkv.address, of, to, sums, heads)?,
