@@ -48,14 +48,20 @@ pub enum PicksFrom {
     Folder(PathBuf),
 }
 
-/// Numbers in which pictures go through frozen image towers; everything else is float32 always.
+/// Numbers that are multiplied in towers: on the processor in frozen image towers alone, on a card in all. Everything else
+/// is float32 always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// As published.
     #[default]
     Float32,
-    /// Products of rounded values, sums in float32: faster, and other last digits. See [`clip::ops::bfloat`].
+    /// On the processor. Products of rounded values, sums in float32: faster, and other last digits. See
+    /// [`clip::ops::bfloat`].
     Bfloat16,
+    /// On a card: inputs of products rounded to 11 bits by its matrix units, sums in float32.
+    Tf32,
+    /// On a card: weights and inputs of products in half precision, sums in float32.
+    Half,
 }
 
 impl Precision {
@@ -64,6 +70,8 @@ impl Precision {
         match self {
             Self::Float32 => "float32",
             Self::Bfloat16 => "bfloat16",
+            Self::Tf32 => "tf32",
+            Self::Half => "half",
         }
     }
 }
@@ -100,8 +108,10 @@ pub struct Suite {
     pub picks: PicksFrom,
     /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
     pub memory: Option<usize>,
-    /// Of frozen image towers.
+    /// Of towers.
     pub precision: Precision,
+    /// The line of the file that says it; 1 where none does.
+    pub precision_line: usize,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }
