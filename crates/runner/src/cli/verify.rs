@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::Done;
 use crate::device::{InPrecision, Place};
 use crate::measure::replay::{self, Replay, TOLERANCE};
+use crate::reason::reason;
 
 /// Replay recorded training runs step for step: reads trace folders, exits 1 if any deviates too far.
 ///
@@ -51,7 +52,7 @@ impl Verify {
                 }
                 Err(e) => {
                     failed += 1;
-                    let message = format!("{e:#}");
+                    let message = reason(&e);
                     if !self.json {
                         crate::out!(
                             "{:<24} FAIL: {message}",
