@@ -120,6 +120,13 @@ impl Setup {
             }
         }
         place.take(Arc::make_mut(&mut clip))?;
+        if place.is_card() {
+            for method in suite.trained_towers() {
+                crate::say!(
+                    "note: {method}: trains a tower's own weights; that tower runs on the processor"
+                );
+            }
+        }
         let mut teachers = BTreeMap::new();
         for name in suite.methods.iter().filter_map(|l| l.teacher.as_ref()) {
             if !teachers.contains_key(name) {

@@ -284,12 +284,22 @@ impl Suite {
 
     /// What each method will see of a picture anywhere in the suite, with its label; each kind once a method.
     pub fn sees(&self) -> Vec<(&str, methods::Sees)> {
+        self.of_needs(|needs| needs.sees)
+    }
+
+    /// Labels of the methods that train a tower's own weights.
+    pub fn trained_towers(&self) -> Vec<&str> {
+        let all = self.of_needs(|needs| needs.trains_tower).into_iter();
+        all.filter_map(|(label, trains)| trains.then_some(label))
+            .collect()
+    }
+
+    /// Something that methods need, with their labels; each answer once a method.
+    fn of_needs<T: PartialEq>(&self, what: fn(&methods::Needs) -> T) -> Vec<(&str, T)> {
         let mut all = Vec::new();
         for cell in crate::run::plan::cells(self) {
-            let one = (
-                self.methods[cell.line].label.as_str(),
-                cell.method.config.needs().sees,
-            );
+            let label = self.methods[cell.line].label.as_str();
+            let one = (label, what(&cell.method.config.needs()));
             if !all.contains(&one) {
                 all.push(one);
             }
