@@ -138,7 +138,10 @@ impl AttriClipConfig {
 
 impl Config for AttriClipConfig {
     fn needs(&self) -> Needs {
-        Needs::features()
+        Needs {
+            trains_tower: self.text_tower,
+            ..Needs::features()
+        }
     }
 
     /// As if no two pictures of a batch chose alike.

@@ -76,6 +76,8 @@ pub struct Needs {
     pub crop: (f64, f64),
     /// Whether its scores depend on whether the classes asked are those it was trained on.
     pub knows_split: bool,
+    /// Whether a tower's own weights are trained: that one runs on the processor, wherever the other does.
+    pub trains_tower: bool,
 }
 
 /// Share of the picture that training crops cover unless a release says otherwise.
@@ -98,6 +100,7 @@ impl Needs {
             second_view: None,
             crop: CROP,
             knows_split: false,
+            trains_tower: false,
         }
     }
 

@@ -9,6 +9,7 @@ use clip::{Clip, ImageTower, Keep};
 use datasets::transform::{Filter, Fit, Look};
 use serde::{Deserialize, Serialize};
 
+use crate::device::Place;
 use crate::hub;
 
 /// The CLIP that ships: made by `suites/pretrain-drawn.toml`.
@@ -224,6 +225,16 @@ impl Kept {
             Keep::Float32
         };
         Ok(Arc::new(Clip::from_weights_in(weights, keep)?))
+    }
+
+    /// Reads the numbers, and brings them to `place`.
+    ///
+    /// # Errors
+    /// As [`Kept::load`]; a card whose memory is used up.
+    pub fn load_at(self, weights: &Weights, place: &Place) -> Result<Arc<Clip>> {
+        let mut clip = self.load(weights)?;
+        place.take(Arc::make_mut(&mut clip))?;
+        Ok(clip)
     }
 }
 

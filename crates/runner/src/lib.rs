@@ -21,6 +21,7 @@ macro_rules! say {
 pub mod backbone;
 pub mod cli;
 pub mod cluster;
+pub mod device;
 pub mod hash;
 pub mod hub;
 pub mod machine;

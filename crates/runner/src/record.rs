@@ -211,6 +211,10 @@ pub struct Provenance {
     pub picks_hash: String,
     /// Processor name.
     pub processor: String,
+    /// The card that towers ran on, its number and name; of a trial that went on elsewhere, all in turn. The processor where
+    /// it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Threads this trial could use.
     pub threads: usize,
     /// Unix seconds when the trial started.

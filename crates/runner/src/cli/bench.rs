@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Done;
+use crate::device::InPrecision;
 use crate::measure::bench::{self, Measured, Options};
 use crate::run::suite::bytes;
 
 /// Time training steps and evaluation on drawn weights: reads nothing (unless --backbone is a file), prints a table.
 ///
 /// Peak memory is the whole process's: name one method for it. The share is of the matrix products the machine
-/// does per second, measured in the same run, over the operations that the algorithm cannot do without.
+/// does per second, measured in the same run, over the operations that the algorithm cannot do without. On a GPU there is
+/// no share: what its products could do is not measured.
 ///
 /// Example: promptbed bench --backbone vit-b16 --method coop --classes 50
 #[derive(clap::Args)]
@@ -44,6 +46,8 @@ pub struct Bench {
     /// Most memory that the text tower's graph may take, for example 2GB [default: no bound].
     #[arg(long, value_parser = bytes)]
     memory: Option<usize>,
+    #[command(flatten)]
+    on: InPrecision,
     /// Print one JSON line each instead of a table.
     #[arg(long)]
     json: bool,
@@ -59,8 +63,9 @@ impl Bench {
             crate::out!("{}", bench::growth::draw(lines)?);
             return Ok(Done::All);
         }
+        let place = self.on.open()?;
         let cases: Vec<_> = if self.method.is_empty() {
-            let able = |case: &bench::Case| match case.refusal() {
+            let able = |case: &bench::Case| match case.refusal(&place) {
                 None => true,
                 Some(why) => {
                     crate::say!("note: {} is left out: {why}", case.name);
@@ -70,7 +75,11 @@ impl Bench {
             bench::cases().into_iter().filter(able).collect()
         } else {
             let named = self.method.iter().map(|m| bench::find(m));
-            named.collect::<Result<Vec<_>>>()?
+            let named = named.collect::<Result<Vec<_>>>()?;
+            if let Some((case, why)) = named.iter().find_map(|c| Some((c, c.refusal(&place)?))) {
+                bail!("--method {}: {why}", case.name);
+            }
+            named
         };
         let options = Options {
             names: match &self.names {
@@ -85,6 +94,9 @@ impl Bench {
             memory: self.memory,
         };
         if !self.json {
+            if place.is_card() {
+                crate::out!("{}, {}", place.device(), place.precision().name());
+            }
             crate::out!(
                 "{:<20} {:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>6}",
                 "method",
@@ -101,8 +113,13 @@ impl Bench {
         }
         let mut clip = bench::load(&options.backbone)?;
         clip.text.memory = options.memory;
+        place.take(&mut clip)?;
         for case in cases {
-            let measured = bench::measure(&case, clip.clone(), &options)?;
+            let mut measured = bench::measure(&case, clip.clone(), &options)?;
+            if place.is_card() {
+                measured.device = Some(place.device());
+                measured.precision = Some(place.precision().name());
+            }
             if self.json {
                 crate::out!("{}", serde_json::to_string(&measured)?);
             } else {
@@ -117,8 +134,13 @@ fn line(m: &Measured) {
     let tested = m
         .evaluated_per_second
         .map_or("-".to_owned(), |v| format!("{v:.1}"));
+    let of_machine = if m.device.is_some() {
+        format!("{:>9} {:>6}", "-", "-")
+    } else {
+        format!("{:>9.1} {:>5.0}%", m.machine_gflops, 100.0 * m.share)
+    };
     crate::out!(
-        "{:<20} {:>6} {:>5} {:>9.4} {:>9.2} {:>9} {:>8} {:>9.1} {:>9.1} {:>5.0}%",
+        "{:<20} {:>6} {:>5} {:>9.4} {:>9.2} {:>9} {:>8} {:>9.1} {of_machine}",
         m.method,
         m.views,
         m.batch,
@@ -126,8 +148,6 @@ fn line(m: &Measured) {
         m.images_per_second,
         tested,
         m.peak_rss_mb,
-        m.gflop_needed,
-        m.machine_gflops,
-        100.0 * m.share
+        m.gflop_needed
     );
 }

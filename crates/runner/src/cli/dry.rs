@@ -9,6 +9,7 @@ use datasets::Catalogue;
 use super::Done;
 use super::setup::Setup;
 use super::working::{Share, Working};
+use crate::device::Place;
 use crate::measure::estimate::rate::Rates;
 use crate::measure::estimate::{self, Line};
 use crate::run::plan::{self, Cell};
@@ -25,7 +26,13 @@ use crate::{backbone, hub, start};
 ///
 /// # Errors
 /// What is wrong with the weights or data that were named; a backbone whose sizes are not known.
-pub fn run(suite: Suite, catalogue: &Catalogue, setup: &Setup, working: &Working) -> Result<Done> {
+pub fn run(
+    suite: Suite,
+    catalogue: &Catalogue,
+    setup: &Setup,
+    working: &Working,
+    place: &Place,
+) -> Result<Done> {
     let (data, model) = (setup.places.data.as_deref(), setup.places.model.as_deref());
     let populations = estimate::populations(&suite, catalogue, data)?;
     for (id, population) in &populations {
@@ -70,8 +77,8 @@ pub fn run(suite: Suite, catalogue: &Catalogue, setup: &Setup, working: &Working
         &cells,
         &architecture,
         &populations,
-        share.jobs,
-        share.threads,
+        (share.jobs, share.threads),
+        place,
     )?;
     // A teacher is part of the hash and is not read here.
     let alone = suite.methods.iter().all(|m| m.teacher.is_none());
@@ -105,12 +112,12 @@ pub fn run(suite: Suite, catalogue: &Catalogue, setup: &Setup, working: &Working
     for note in notes {
         crate::say!("note: {note}");
     }
-    table(&lines, &rates, &share);
+    table(&lines, &rates, &share, place);
     Ok(Done::All)
 }
 
 /// What each method's trials take, and all.
-fn table(lines: &[Line], rates: &Rates, share: &Share) {
+fn table(lines: &[Line], rates: &Rates, share: &Share, place: &Place) {
     let seconds = |load: &Load| rates.seconds(load) / share.jobs as f64;
     crate::out!();
     crate::out!(
@@ -137,8 +144,14 @@ fn table(lines: &[Line], rates: &Rates, share: &Share) {
     if rates.image_step > 0.0 {
         speeds.push(format!("image with gradient {:.1}", rates.image_step / 1e9));
     }
+    let on = if place.is_card() {
+        let (device, precision) = (place.device(), place.precision().name());
+        format!(" on {device} in {precision}")
+    } else {
+        String::new()
+    };
     crate::say!(
-        "An estimate: operations of both towers, over what {} at a time, {} each, did just now on drawn weights of these widths (GFLOP/s each: {}). Reading and decoding pictures is not counted.",
+        "An estimate: operations of both towers, over what {} at a time, {} each, did just now{on} on drawn weights of these widths (GFLOP/s each: {}). Reading and decoding pictures is not counted.",
         counted(share.jobs, "trial"),
         counted(share.threads, "thread"),
         speeds.join(", ")

@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use super::Done;
 use super::pictures::Named;
 use crate::backbone;
+use crate::device::InPrecision;
 
 /// Texts or pictures through a tower at once: memory is bounded by this, not by their number.
 pub(super) const AT_ONCE: usize = 64;
@@ -31,6 +32,8 @@ pub struct Encode {
     told: backbone::Told,
     #[command(flatten)]
     kept: backbone::Kept,
+    #[command(flatten)]
+    on: InPrecision,
     /// JSON list of strings.
     #[arg(long)]
     texts: Option<PathBuf>,
@@ -55,8 +58,9 @@ impl Encode {
         }
         let texts = self.texts.as_deref().map(texts).transpose()?;
         let mut images = Named::find(&self.images)?;
+        let place = self.on.open()?;
         let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
-        let clip = self.kept.load(&weights)?;
+        let clip = self.kept.load_at(&weights, &place)?;
         let mut out: Vec<(&str, Tensor)> = Vec::new();
         let mut metadata = HashMap::new();
         let finish = |pieces: Vec<Tensor>| -> Result<Tensor> {

@@ -14,6 +14,7 @@ use super::Done;
 use super::data::Half;
 use super::setup::catalogue;
 use crate::backbone;
+use crate::device::InPrecision;
 use crate::record::TestSet;
 use crate::run::cache::Cache;
 use crate::run::feed::{Feed, open};
@@ -56,6 +57,8 @@ pub struct Eval {
     #[command(flatten)]
     kept: backbone::Kept,
     #[command(flatten)]
+    on: InPrecision,
+    #[command(flatten)]
     given: Given,
     /// Write `logits` f32 [n, K] and `labels` i64 [n] of all pictures, too: a safetensors file, pictures and class
     /// names in its metadata.
@@ -73,9 +76,10 @@ impl Eval {
         let dataset = open(&self.dataset, &catalogue, self.data.as_deref())?;
         let needs = saved.config.needs();
         saved.check_alone()?;
+        let place = self.on.open()?;
         let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
         backbone::takes(&weights, [(saved.algorithm.as_str(), needs.sees)])?;
-        let clip = self.kept.load(&weights)?;
+        let clip = self.kept.load_at(&weights, &place)?;
         saved.check_backbone(&clip.identity())?;
         let cache = self.cache.as_deref().map(Cache::open).transpose()?;
         let feed = Arc::new(Feed::new(dataset, clip.clone()).with_cache(cache));

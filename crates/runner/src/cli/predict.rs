@@ -12,6 +12,7 @@ use super::Done;
 use super::encode::AT_ONCE;
 use super::pictures::Named;
 use crate::backbone;
+use crate::device::InPrecision;
 use crate::run::prompts::{Given, Saved};
 
 /// Name what pictures show: prints the likeliest of the given classes and their probabilities.
@@ -46,6 +47,8 @@ pub struct Predict {
     #[command(flatten)]
     kept: backbone::Kept,
     #[command(flatten)]
+    on: InPrecision,
+    #[command(flatten)]
     given: Given,
     /// Classes to show of each picture.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
@@ -77,12 +80,13 @@ impl Predict {
         if matches!(sees, Sees::Views { .. }) {
             bail!("--prompts: a method that tunes on views of each picture runs in a suite only");
         }
+        let place = self.on.open()?;
         let weights = backbone::weights(backbone::SHIPPED, self.model.as_deref(), &self.told)?;
         if let Some(saved) = &saved {
             saved.check_alone()?;
             backbone::takes(&weights, [(saved.algorithm.as_str(), sees)])?;
         }
-        let clip = self.kept.load(&weights)?;
+        let clip = self.kept.load_at(&weights, &place)?;
         let method = match (&saved, &self.prompts) {
             (Some(saved), Some(path)) => {
                 saved.check_backbone(&clip.identity())?;

@@ -6,9 +6,12 @@ use anyhow::Result;
 use datasets::drawn;
 
 use super::Done;
+use crate::device::OnDevice;
 use crate::pretrain::{self, Recipe};
 
 /// Train a small CLIP on drawings: reads a recipe, writes weights (OpenAI names, float16 safetensors).
+///
+/// Towers that are trained whole run on the processor only.
 ///
 /// Example: promptbed pretrain suites/pretrain-drawn.toml --out drawn-clip.safetensors
 #[derive(clap::Args)]
@@ -21,10 +24,13 @@ pub struct Pretrain {
     /// Steps between reports.
     #[arg(long, default_value_t = 100)]
     every: usize,
+    #[command(flatten)]
+    on: OnDevice,
 }
 
 impl Pretrain {
     pub fn run(self) -> Result<Done> {
+        self.on.refuse("pretrain, which trains whole towers,")?;
         let recipe = Recipe::read(&self.recipe)?;
         let (clip, ids) = pretrain::pretrain(&recipe, self.every.max(1), |p, _| {
             let left = p.seconds / p.step as f64 * (recipe.steps - p.step) as f64;

@@ -10,6 +10,7 @@ use datasets::Catalogue;
 use super::Done;
 use super::setup::{self, Setup};
 use super::working::{self, Working};
+use crate::device::OnDevice;
 use crate::run::changed::differences;
 use crate::run::feed;
 use crate::run::suite::Suite;
@@ -36,6 +37,8 @@ pub struct Run {
     setup: Setup,
     #[command(flatten)]
     working: Working,
+    #[command(flatten)]
+    on: OnDevice,
     /// List the trials, estimate what they take on this machine, and stop. Needs neither pictures nor weights of a
     /// released CLIP: counts what is not there by its published sizes.
     #[arg(long)]
@@ -47,11 +50,12 @@ impl Run {
         let started = Instant::now();
         let catalogue = setup::catalogue(self.setup.places.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &feed::known(&catalogue))?;
+        let place = setup::place(&suite, &self.suite, &self.on.open()?)?;
         if self.dry_run {
-            return super::dry::run(suite, &catalogue, &self.setup, &self.working);
+            return super::dry::run(suite, &catalogue, &self.setup, &self.working, &place);
         }
         let name = suite.name.clone();
-        let mut opened = self.setup.open(suite, &self.suite, &catalogue)?;
+        let mut opened = self.setup.open(suite, &self.suite, &catalogue, &place)?;
         let dir = self
             .out
             .unwrap_or_else(|| PathBuf::from("results").join(name));

@@ -9,6 +9,7 @@ use datasets::Catalogue;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone;
+use crate::device::{Device, Place};
 use crate::run::cache::Cache;
 use crate::run::feed;
 use crate::run::suite::{Precision, Suite};
@@ -72,12 +73,28 @@ pub fn catalogue(more: Option<&Path>) -> Result<Catalogue> {
     Ok(catalogue)
 }
 
+/// The device with the precision that a suite, the file `path`, asks for.
+///
+/// # Errors
+/// A precision that the device has not.
+pub fn place(suite: &Suite, path: &Path, device: &Device) -> Result<Place> {
+    let line = suite.precision_line;
+    let place = device.with(suite.precision);
+    place.map_err(|e| anyhow::anyhow!("{}:{line}: precision: {e}", path.display()))
+}
+
 impl Setup {
-    /// Reads weights and data of a suite.
+    /// Reads weights and data of a suite, and brings the weights to `place`.
     ///
     /// # Errors
     /// What is wrong with any of them.
-    pub fn open(&self, suite: Suite, path: &Path, catalogue: &Catalogue) -> Result<Opened> {
+    pub fn open(
+        &self,
+        suite: Suite,
+        path: &Path,
+        catalogue: &Catalogue,
+        place: &Place,
+    ) -> Result<Opened> {
         let weights = backbone::weights(&suite.backbone, self.places.model.as_deref(), &self.told)?;
         backbone::takes(&weights, suite.sees())?;
         let architecture = weights.architecture.clone();
@@ -102,17 +119,26 @@ impl Setup {
                 );
             }
         }
+        place.take(Arc::make_mut(&mut clip))?;
+        if place.is_card() {
+            for method in suite.trained_towers() {
+                crate::say!(
+                    "note: {method}: trains a tower's own weights; that tower runs on the processor"
+                );
+            }
+        }
         let mut teachers = BTreeMap::new();
         for name in suite.methods.iter().filter_map(|l| l.teacher.as_ref()) {
             if !teachers.contains_key(name) {
-                let teacher = backbone::weights(name, None, &backbone::Told::default())
+                let mut teacher = backbone::weights(name, None, &backbone::Told::default())
                     .and_then(|weights| self.kept.load(&weights))
                     .with_context(|| format!("{}: teacher", path.display()))?;
+                place.take(Arc::make_mut(&mut teacher))?;
                 teachers.insert(name.clone(), teacher);
             }
         }
         let cache = self.places.cache.as_deref().map(Cache::open).transpose()?;
-        let sweep = Sweep::new(
+        let mut sweep = Sweep::new(
             suite,
             clip.clone(),
             architecture,
@@ -121,6 +147,7 @@ impl Setup {
             cache.as_ref(),
             teachers,
         )?;
+        sweep.device = place.device();
         for dataset in sweep.datasets() {
             for note in &dataset.notes {
                 crate::say!("note: {}: {note}", dataset.id);
@@ -170,7 +197,7 @@ impl Places {
     ///
     /// # Errors
     /// What is missing or wrong, in the folder or with data and weights.
-    pub fn reopen(&self, store: &Store, name: &str) -> Result<Opened> {
+    pub fn reopen(&self, store: &Store, name: &str, device: &Device) -> Result<Opened> {
         let folder = store.suite_folder(name);
         let text = store.suite_text(Some(name))?;
         let (Some(text), Some(run)) = (text, store.suite_run::<Run>(name)?) else {
@@ -203,6 +230,7 @@ impl Places {
                 suite.name
             );
         }
-        setup.open(suite, &run.suite, &catalogue)
+        let place = place(&suite, &run.suite, device)?;
+        setup.open(suite, &run.suite, &catalogue, &place)
     }
 }

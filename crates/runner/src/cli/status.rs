@@ -112,6 +112,8 @@ struct AtWork {
     host: String,
     pid: u32,
     job: Option<String>,
+    /// The card that its towers run on, if one.
+    device: Option<String>,
     /// Unix seconds by its machine's clock.
     since: u64,
     /// Seconds it had run for when its worker told last.
@@ -139,6 +141,7 @@ impl AtWork {
             host: by.process.host.clone(),
             pid: by.process.pid,
             job: by.job.clone(),
+            device: None,
             since: by.since,
             seconds: how.seconds,
             step: how.step,
@@ -153,6 +156,9 @@ impl AtWork {
         let mut line = format!("  {}  on {}, process {}", self.key, self.host, self.pid);
         if let Some(job) = &self.job {
             line += &format!(" ({job})");
+        }
+        if let Some(device) = &self.device {
+            line += &format!(" on {device}");
         }
         line += &format!(", for {}", time(self.seconds));
         if self.steps > 0 {
@@ -226,6 +232,7 @@ impl Standing {
                     let mut at = AtWork::of(&planned.key, by, how.as_ref(), expected);
                     if let Some(worker) = workers.get(&by.worker()) {
                         at.allocated = worker.until.map(until);
+                        at.device.clone_from(&worker.device);
                         let is_late = worker.heard > MISSED * worker.every;
                         at.silent = is_late.then_some(worker.heard);
                     }

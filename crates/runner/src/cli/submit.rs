@@ -16,6 +16,7 @@ use crate::cluster::jobs::{self, Job, Phase};
 use crate::cluster::pack::{self, Task, Weighed};
 use crate::cluster::script::{self, Array, Wishes};
 use crate::cluster::{self, Program, Standing, slurm};
+use crate::device::{Device, OnDevice, Place, Wanted};
 use crate::measure::estimate;
 use crate::run::feed;
 use crate::run::plan;
@@ -52,6 +53,8 @@ pub struct Submit {
     out: Option<PathBuf>,
     #[command(flatten)]
     setup: Setup,
+    #[command(flatten)]
+    on: OnDevice,
     /// What starts the tasks.
     #[arg(long, value_enum, default_value = "slurm")]
     engine: Engine,
@@ -119,8 +122,16 @@ impl Submit {
         let most = self.most_tasks()?;
         let catalogue = setup::catalogue(self.setup.places.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &feed::known(&catalogue))?;
+        // Cards are where the tasks run.
+        let device = self.on.said()?;
+        if device.unwrap_or_default() == Wanted::Processor {
+            setup::place(&suite, &self.suite, &Device::default())?;
+        }
         let name = suite.name.clone();
-        let sweep = self.setup.open(suite, &self.suite, &catalogue)?.sweep;
+        let sweep = self
+            .setup
+            .open(suite, &self.suite, &catalogue, &Place::default())?
+            .sweep;
         let dir = self
             .out
             .clone()
@@ -190,7 +201,14 @@ impl Submit {
         let threads = self.cpus.map_or(1, usize::from);
         // No more than this machine has: what matters is how trials compare.
         let threads = threads.min(crate::machine::cores());
-        let rates = estimate::rates(suite, &cells, architecture, &populations, 1, threads)?;
+        let rates = estimate::rates(
+            suite,
+            &cells,
+            architecture,
+            &populations,
+            (1, threads),
+            &Place::default(),
+        )?;
         let weighed = left.iter().map(|&trial| Weighed {
             key: sweep.trials[trial].planned.key.clone(),
             seconds: rates.seconds(&loads[trial]),
@@ -223,8 +241,11 @@ impl Submit {
             script::text(program)?,
         );
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
-        let worker: Vec<String> =
+        let mut worker: Vec<String> =
             words(&[program, "worker", dir, "--suite", suite, "--trials", list]);
+        if let Some(device) = self.on.said()? {
+            worker.extend(["--device".to_owned(), device.to_string()]);
+        }
         let array = Array {
             suite,
             from: &from,

@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use super::Done;
 use super::setup::Places;
 use super::working::{self, Working};
+use crate::device::OnDevice;
 use crate::store::Store;
 
 /// Work on a results folder beside others: runs trials of its suites that nobody has, and leaves when there are none.
 ///
 /// The folder says what is run, and with which data and weights, as `promptbed run` wrote it. Any number of workers, on any
 /// number of machines that share the folder, run every trial once. Several on one machine share its cores best with --jobs 1
-/// --threads N, cores over workers. Exit codes are those of `run`.
+/// --threads N, cores over workers; of several GPUs each wants a worker: --device cuda:0, cuda:1 ... Exit codes are those of `run`.
 ///
 /// Example: promptbed worker results/quick --jobs 1 --threads 1
 #[derive(clap::Args)]
@@ -35,6 +36,8 @@ pub struct Worker {
     places: Places,
     #[command(flatten)]
     working: Working,
+    #[command(flatten)]
+    on: OnDevice,
 }
 
 impl Worker {
@@ -46,10 +49,11 @@ impl Worker {
             _ => None,
         };
         let suites = self.suites(&store, keys.as_deref())?;
+        let device = self.on.open()?;
         let stop = self.working.stop(started)?;
         let mut ends = Vec::new();
         for name in suites {
-            let mut opened = self.places.reopen(&store, &name)?;
+            let mut opened = self.places.reopen(&store, &name, &device)?;
             let tally = self
                 .working
                 .work(&mut opened, &store, keys.as_deref(), false, &stop)?;

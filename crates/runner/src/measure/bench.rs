@@ -12,6 +12,7 @@ use methods::parts::layout;
 use methods::{Batch, Classes, Config, Images, Init, Predict, Sees};
 use serde::Serialize;
 
+use crate::device::Place;
 use crate::machine;
 
 pub(crate) mod backbone;
@@ -55,10 +56,17 @@ pub struct Case {
 }
 
 impl Case {
-    /// Why this machine cannot time it, where it cannot.
-    pub fn refusal(&self) -> Option<&'static str> {
-        let lacks = self.kind == Kind::EncodeBfloat16 && !clip::ops::bfloat::is_supported();
-        lacks.then_some("this processor has no AVX512-BF16")
+    /// Why it cannot be timed there, where it cannot.
+    pub fn refusal(&self, place: &Place) -> Option<&'static str> {
+        if self.kind != Kind::EncodeBfloat16 {
+            return None;
+        }
+        if place.is_card() {
+            return Some(
+                "bfloat16 is of the processor; on a GPU time encode with --precision half",
+            );
+        }
+        (!clip::ops::bfloat::is_supported()).then_some("this processor has no AVX512-BF16")
     }
 }
 
@@ -202,6 +210,12 @@ pub struct Measured {
     pub threads: usize,
     /// Processor.
     pub processor: String,
+    /// The card that towers ran on, if one; the machine's products are the processor's all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Numbers of products there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<&'static str>,
 }
 
 /// The case called `name`.
@@ -463,6 +477,8 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
         share: gflop / step / machine,
         threads: rayon::current_num_threads(),
         processor: machine::processor(),
+        device: None,
+        precision: None,
     })
 }
 
@@ -482,7 +498,7 @@ mod tests {
     #[test]
     fn every_case_runs_on_the_shipped_clip_and_counts_its_operations() {
         for case in &cases() {
-            if let Some(why) = case.refusal() {
+            if let Some(why) = case.refusal(&Place::default()) {
                 eprintln!("SKIPPED: {}: {why}", case.name);
                 continue;
             }

@@ -11,6 +11,7 @@ use clip::weights::Architecture;
 use datasets::{Catalogue, ClassSet, drawn};
 use methods::Sees;
 
+use crate::device::Place;
 use crate::run::feed;
 use crate::run::plan::{self, Cell};
 use crate::run::suite::{Suite, Views};
@@ -150,7 +151,7 @@ pub fn alone(
     cells.iter().map(|cell| sum(one(cell))).collect()
 }
 
-/// The machine's rates for this suite, `jobs` trials of `threads` threads at a time.
+/// The rates for this suite at a place, `jobs` trials of `threads` threads at a time.
 ///
 /// # Errors
 /// None that a caller can cause.
@@ -159,8 +160,8 @@ pub fn rates(
     cells: &[Cell],
     architecture: &Architecture,
     populations: &BTreeMap<String, Population>,
-    jobs: usize,
-    threads: usize,
+    (jobs, threads): (usize, usize),
+    place: &Place,
 ) -> Result<Rates> {
     let classes = cells.iter().map(|c| {
         let first = plan::stages(suite, c.protocol, &c.dataset)
@@ -173,5 +174,6 @@ pub fn rates(
         counts.sum::<usize>()
     });
     let mean = classes.sum::<usize>() / cells.len().max(1);
-    rate::measure(architecture, mean.clamp(2, TIMED_CLASSES), jobs, threads)
+    let classes = mean.clamp(2, TIMED_CLASSES);
+    rate::measure(architecture, classes, (jobs, threads), place)
 }

@@ -64,6 +64,8 @@ pub struct Checkpoint {
     pub learning_rates: Vec<f64>,
     /// So far; steps are those of stages that are over.
     pub cost: Cost,
+    /// Where its towers ran so far, one after the other.
+    pub devices: Vec<String>,
     /// One for each test that has begun; only the last may be unfinished.
     pub tests: Vec<Answers>,
     /// Of the predictor of an unfinished test.
@@ -99,6 +101,7 @@ struct Description {
     /// Epoch, steps of it, steps in all.
     learning: Option<(usize, usize, u64)>,
     cost: Cost,
+    devices: Vec<String>,
     /// Seconds of each test.
     tests: Vec<f64>,
 }
@@ -142,6 +145,7 @@ impl Checkpoint {
             stage: self.stage,
             learning: learning.map(|l| (l.epoch, l.step, l.done)),
             cost: self.cost.clone(),
+            devices: self.devices.clone(),
             tests: self.tests.iter().map(|t| t.seconds).collect(),
         }
     }
@@ -265,6 +269,7 @@ impl Checkpoint {
             losses: exact("losses")?,
             learning_rates: exact("learning_rates")?,
             cost: description.cost,
+            devices: description.devices,
             tests: tests.collect::<Result<_>>()?,
             predictor: part("predictor"),
         })
@@ -427,6 +432,7 @@ mod tests {
                 steps: 40,
                 ..Cost::default()
             },
+            devices: vec!["cpu".to_owned(), "cuda:0 A".to_owned()],
             tests: vec![
                 Answers {
                     predicted: vec![3, 1],

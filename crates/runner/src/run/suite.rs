@@ -48,14 +48,20 @@ pub enum PicksFrom {
     Folder(PathBuf),
 }
 
-/// Numbers in which pictures go through frozen image towers; everything else is float32 always.
+/// Numbers that are multiplied in towers: on the processor in frozen image towers alone, on a card in all. Everything else
+/// is float32 always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// As published.
     #[default]
     Float32,
-    /// Products of rounded values, sums in float32: faster, and other last digits. See [`clip::ops::bfloat`].
+    /// On the processor. Products of rounded values, sums in float32: faster, and other last digits. See
+    /// [`clip::ops::bfloat`].
     Bfloat16,
+    /// On a card: inputs of products rounded to 11 bits by its matrix units, sums in float32.
+    Tf32,
+    /// On a card: weights and inputs of products in half precision, sums in float32.
+    Half,
 }
 
 impl Precision {
@@ -64,6 +70,8 @@ impl Precision {
         match self {
             Self::Float32 => "float32",
             Self::Bfloat16 => "bfloat16",
+            Self::Tf32 => "tf32",
+            Self::Half => "half",
         }
     }
 }
@@ -100,8 +108,10 @@ pub struct Suite {
     pub picks: PicksFrom,
     /// Most bytes that the text tower's graph may take; `None`: as many as it needs. Changes no result.
     pub memory: Option<usize>,
-    /// Of frozen image towers.
+    /// Of towers.
     pub precision: Precision,
+    /// The line of the file that says it; 1 where none does.
+    pub precision_line: usize,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }
@@ -274,12 +284,22 @@ impl Suite {
 
     /// What each method will see of a picture anywhere in the suite, with its label; each kind once a method.
     pub fn sees(&self) -> Vec<(&str, methods::Sees)> {
+        self.of_needs(|needs| needs.sees)
+    }
+
+    /// Labels of the methods that train a tower's own weights.
+    pub fn trained_towers(&self) -> Vec<&str> {
+        let all = self.of_needs(|needs| needs.trains_tower).into_iter();
+        all.filter_map(|(label, trains)| trains.then_some(label))
+            .collect()
+    }
+
+    /// Something that methods need, with their labels; each answer once a method.
+    fn of_needs<T: PartialEq>(&self, what: fn(&methods::Needs) -> T) -> Vec<(&str, T)> {
         let mut all = Vec::new();
         for cell in crate::run::plan::cells(self) {
-            let one = (
-                self.methods[cell.line].label.as_str(),
-                cell.method.config.needs().sees,
-            );
+            let label = self.methods[cell.line].label.as_str();
+            let one = (label, what(&cell.method.config.needs()));
             if !all.contains(&one) {
                 all.push(one);
             }

@@ -14,6 +14,7 @@ use datasets::{Catalogue, Dataset, Picks};
 use methods::{Backbones, Descriptions};
 use rayon::prelude::*;
 
+use crate::device::{self, PROCESSOR};
 use crate::machine;
 use crate::reason::reason;
 use crate::record::{Cost, Found, Outcome, Provenance, Record, SCHEMA};
@@ -67,6 +68,8 @@ pub struct Sweep {
     pub trials: Vec<Trial>,
     /// How often a running trial leaves a checkpoint. Changes no result.
     pub checkpoint_every: Duration,
+    /// Where its towers run, as records write it.
+    pub device: String,
 }
 
 impl Sweep {
@@ -144,6 +147,7 @@ impl Sweep {
             descriptions,
             trials: Vec::new(),
             checkpoint_every: checkpoint::EVERY,
+            device: PROCESSOR.to_owned(),
         };
         sweep.trials = sweep.list()?;
         Ok(sweep)
@@ -306,6 +310,7 @@ impl Sweep {
                 record.losses = std::mem::take(&mut outcomes.losses);
                 record.learning_rates = std::mem::take(&mut outcomes.learning_rates);
                 record.found = std::mem::take(&mut outcomes.found);
+                record.provenance.device = device::recorded(&outcomes.devices);
                 record.cost = outcomes.cost.clone();
                 record.cost.operations = self.operations(trial);
                 Ok((record, Some(outcomes)))
@@ -361,6 +366,7 @@ impl Sweep {
                 split_hash: key::one_hash(splits.map(Feed::split_hash)),
                 picks_hash: key::one_hash(picks.map(String::as_str)),
                 processor: machine::processor(),
+                device: device::recorded(std::slice::from_ref(&self.device)),
                 threads,
                 started,
             },
@@ -426,6 +432,7 @@ impl Sweep {
             stages: &self.stages(trial)?,
             views: self.suite.views,
             seed: trial.planned.seed,
+            device: &self.device,
             stop,
             observer,
             keeper: Some(keeper),

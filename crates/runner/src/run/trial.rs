@@ -50,6 +50,8 @@ pub struct Task<'a> {
     pub views: Views,
     /// Of every random stream.
     pub seed: u64,
+    /// Where its towers run, as records write it.
+    pub device: &'a str,
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
     /// Hears of progress.
@@ -133,6 +135,8 @@ pub struct Outcomes {
     pub taught: Vec<Vec<Classes>>,
     /// What the method tells that it found.
     pub found: Found,
+    /// Where its towers ran, one after the other.
+    pub devices: Vec<String>,
 }
 
 /// The run was asked to stop before the trial was over.
@@ -222,6 +226,7 @@ impl<'a> Running<'a> {
                 classes: Vec::new(),
                 taught: Vec::new(),
                 found: Found::new(),
+                devices: vec![task.device.to_owned()],
             },
             stage: 0,
             place: Place::Before,
@@ -265,6 +270,10 @@ impl<'a> Running<'a> {
         out.losses = checkpoint.losses;
         out.learning_rates = checkpoint.learning_rates;
         out.cost = checkpoint.cost;
+        out.devices = checkpoint.devices;
+        if out.devices.last().is_none_or(|last| last != task.device) {
+            out.devices.push(task.device.to_owned());
+        }
         let stages = task.stages[..=checkpoint.stage].iter().enumerate();
         let mut targets = stages.flat_map(|(n, s)| s.targets.iter().map(move |t| (n, t)));
         for (index, answers) in (0..).zip(checkpoint.tests) {
@@ -456,6 +465,7 @@ impl Outcomes {
             losses: self.losses.clone(),
             learning_rates: self.learning_rates.clone(),
             cost: self.cost.clone(),
+            devices: self.devices.clone(),
             tests,
             predictor: Tensors::new(),
         }

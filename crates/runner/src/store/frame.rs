@@ -115,6 +115,7 @@ impl Loaded {
             ("split_hash", text(|r| &r.provenance.split_hash)),
             ("picks_hash", text(|r| &r.provenance.picks_hash)),
             ("processor", text(|r| &r.provenance.processor)),
+            ("device", word(|r| r.provenance.device.as_deref())),
             ("threads", whole(|r| r.provenance.threads as u64)),
             ("started", whole(|r| r.provenance.started)),
         ]

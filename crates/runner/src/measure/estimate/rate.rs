@@ -10,6 +10,7 @@ use clip::Clip;
 use clip::weights::{Architecture, ImageTower};
 use methods::{Batch, Classes, Images, Init, Method, Training};
 
+use crate::device::Place;
 use crate::measure::bench::{backbone, class_names, prompts};
 use crate::run::work;
 
@@ -52,13 +53,20 @@ impl Rates {
     }
 }
 
-/// Times `jobs` jobs of `threads` threads at once, over texts of `classes` classes; the mean job.
+/// Times `jobs` jobs of `threads` threads at once with the towers at `place`, over texts of `classes` classes; the mean job.
 ///
 /// # Errors
 /// A method that cannot take these sizes.
-pub fn measure(a: &Architecture, classes: usize, jobs: usize, threads: usize) -> Result<Rates> {
+pub fn measure(
+    a: &Architecture,
+    classes: usize,
+    (jobs, threads): (usize, usize),
+    place: &Place,
+) -> Result<Rates> {
     let thin = thin(a);
-    let clip = Arc::new(backbone::build(&thin)?);
+    let mut clip = backbone::build(&thin)?;
+    place.take(&mut clip)?;
+    let clip = Arc::new(clip);
     let one = || {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

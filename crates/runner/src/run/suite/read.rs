@@ -165,6 +165,8 @@ impl Suite {
             read.ok()
         });
         let precision = Self::precision(&mut r, root.get("precision"));
+        let span = root.get("precision").and_then(Item::span);
+        let precision_line = span.map_or(1, |s| r.line(s.start));
         let mut methods: Vec<(usize, Line)> = Vec::new();
         match root.get("method").and_then(Item::as_array_of_tables) {
             None => r.at(
@@ -255,6 +257,7 @@ impl Suite {
             picks,
             memory,
             precision,
+            precision_line,
             methods,
             text,
         })
@@ -402,8 +405,12 @@ impl Suite {
                 }
                 Precision::Bfloat16
             }
+            Some(Some("tf32")) => Precision::Tf32,
+            Some(Some("half")) => Precision::Half,
             _ => {
-                r.at(item, "precision", "must be \"float32\" or \"bfloat16\"");
+                let message = "must be \"float32\" or, on a processor with AVX512-BF16, \"bfloat16\"; on a GPU \
+                               \"float32\", \"tf32\" or \"half\"";
+                r.at(item, "precision", message);
                 Precision::Float32
             }
         }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::{Sweep, Trial};
+use crate::device;
 use crate::record::{Outcome, Record, Test};
 use crate::run::checkpoint;
 use crate::run::log::{Log, What};
@@ -99,6 +100,7 @@ impl Sweep {
         let claims = Claims::join(store.dir(), work.silence)?;
         claims.tell(|w| {
             (w.jobs, w.threads) = (work.jobs, work.threads);
+            w.device = device::recorded(std::slice::from_ref(&self.device));
             w.ends_within(work.limit);
         });
         claims.tidy()?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Section;
+use crate::device;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
 use crate::start;
@@ -51,6 +52,8 @@ pub struct Health {
     pub collapsed: Vec<Collapse>,
     /// What must be said of the datasets.
     pub datasets: Vec<String>,
+    /// Where trials of one table ran, if not all on one kind of device: a line a protocol and backbone.
+    pub devices: Vec<String>,
 }
 
 /// A seed has collapsed when it is this many points below its cell's median,
@@ -103,6 +106,7 @@ impl Health {
         }
         let datasets: BTreeSet<_> = kept.iter().flat_map(|r| &r.notes).collect();
         health.datasets = datasets.into_iter().cloned().collect();
+        health.devices = devices(kept);
         health.missing.sort();
         health.missing.dedup();
         health.collapsed = sections.iter().flat_map(collapsed).collect();
@@ -164,6 +168,13 @@ impl Health {
             );
             notes.extend(self.datasets.iter().map(|note| format!("  {note}")));
         }
+        if !self.devices.is_empty() {
+            notes.push(
+                "Trials ran on different devices, whose numbers differ in their last digits."
+                    .to_owned(),
+            );
+            notes.extend(self.devices.iter().map(|line| format!("  {line}")));
+        }
         if !self.set_aside.is_empty() {
             notes.push(format!(
                 "{} set aside: no suite asks for it any more, or a newer one replaces it.",
@@ -189,6 +200,28 @@ impl Health {
         }
         brief
     }
+}
+
+/// Where finished trials ran whose figures stand in one table, wherever that is more than one kind of device.
+fn devices(kept: &[&Record]) -> Vec<String> {
+    let mut all: BTreeMap<_, BTreeMap<String, usize>> = BTreeMap::new();
+    for record in kept.iter().filter(|r| r.outcome == Outcome::Finished) {
+        let from = &record.provenance;
+        let table = (record.protocol, &from.backbone, &from.backbone_fingerprint);
+        let kind = device::kind(from.device.as_deref());
+        *all.entry(table).or_default().entry(kind).or_default() += 1;
+    }
+    let line = |((protocol, backbone, _), kinds): ((&Protocol, &String, _), BTreeMap<_, usize>)| {
+        let kinds = kinds
+            .iter()
+            .map(|(kind, n)| format!("{} on {kind}", count(*n, "trial")));
+        let kinds: Vec<String> = kinds.collect();
+        format!("{} on {backbone}: {}", protocol.name, kinds.join(", "))
+    };
+    all.into_iter()
+        .filter(|(_, kinds)| kinds.len() > 1)
+        .map(line)
+        .collect()
 }
 
 fn count(n: usize, what: &str) -> String {

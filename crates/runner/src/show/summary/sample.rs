@@ -121,6 +121,7 @@ pub fn record(
             split_hash: "5b".repeat(32),
             picks_hash: "91".repeat(32),
             processor: "a processor".to_owned(),
+            device: None,
             threads: 2,
             started: 1_700_000_000 + seed,
         },

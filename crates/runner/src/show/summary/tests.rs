@@ -52,6 +52,21 @@ fn harmonic_mean_is_of_averages_and_not_an_average() {
 }
 
 #[test]
+fn trials_of_one_table_that_ran_on_several_devices_are_told() {
+    let note = |devices: [Option<&str>; 2]| {
+        let mut records = small();
+        for (record, device) in records.iter_mut().zip(devices) {
+            record.provenance.device = device.map(str::to_owned);
+        }
+        Summary::new(&loaded(records)).health.devices
+    };
+    assert_eq!(note([None, None]), [""; 0]);
+    let told = note([Some("cuda:0 NVIDIA H100"), Some("cuda:1 NVIDIA H100")]);
+    let wanted = "base-to-novel on vit-b16: 2 trials on NVIDIA H100, 4 trials on the processor";
+    assert_eq!(told, [wanted]);
+}
+
+#[test]
 fn deviations_are_over_seeds() {
     let summary = Summary::new(&loaded(small()));
     let section = &summary.sections[0];

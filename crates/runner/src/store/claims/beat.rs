@@ -44,6 +44,9 @@ pub struct Worker {
     pub jobs: usize,
     /// Threads of each.
     pub threads: usize,
+    /// The card that their towers run on, if one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Trials it has finished.
     pub finished: usize,
     /// Trials that failed in it.
