@@ -27,16 +27,34 @@ __device__ static inline float dot4(float4 a, float4 b, float sum) {
 __device__ static inline float score_scale(int size) { return 1.0f / sqrtf((float)size); }
 
 // ---- Attention of packed texts: each query sees the rows of a list, its path ----
+//
+// For products of rows 8 lanes share a row, four numbers each at a time, so that a warp reads whole lines of memory: each
+// lane leaves its part of the sum in a table, then a lane has a row and adds its 8 parts. For sums of rows a lane has a
+// dimension.
+
+// From one row's parts to the next: 9, for 32 lanes to read 32 banks.
+#define PARTS_ROW 9
+// A table of the parts of 32 rows, in lines of 32 numbers.
+#define PARTS_LINES 9
+
+__device__ static inline float sum_parts(const float* parts) {
+    const float* own = parts + threadIdx.x * PARTS_ROW;
+    float sum = 0.0f;
+#pragma unroll
+    for (int part = 0; part < 8; part++) sum += own[part];
+    return sum;
+}
 
 // qkv [R,3W] has queries, keys and values; query i is row query[i] and sees rows keys[offset[i]..offset[i+1]] (one at least,
 // `longest` at most). out [queries,W]; logsum [heads,queries] is the log of the sum of the exponentials of the scores.
-// A warp a query of one head, grid (ceil(queries/4), heads). A lane has a key for scores and a dimension for values: then
-// neither needs a sum over lanes, only the softmax does. Dynamic shared memory: 16 * (size + longest) bytes.
+// A warp a query of one head, grid (ceil(queries/4), heads). Dynamic shared memory: 16 * (size + longest) bytes.
 KERNEL attend_path(const float* qkv, const int* query, const int* offset, const int* keys, In* out, float* logsum, int queries,
                    int heads, int size, int longest) {
     SHARED(room);
+    TABLE(tables, 4 * PARTS_LINES);
     int lane = threadIdx.x, warp = threadIdx.y, i = blockIdx.x * 4 + warp, head = blockIdx.y, width = heads * size;
     if (i >= queries) return;
+    float* parts = tables[warp * PARTS_LINES];
     float* q = room + warp * size;
     float* p = room + 4 * size + warp * longest;
     long long stride = 3LL * width;
@@ -48,12 +66,22 @@ KERNEL attend_path(const float* qkv, const int* query, const int* offset, const 
     for (int d = lane; d < size; d += 32) q[d] = rows[query[i] * stride + d] * scale;
     __syncwarp();
     float top = LOWEST;
-    for (int j = lane; j < count; j += 32) {
-        const float* k = rows + seen[j] * stride + width;
-        float s = 0.0f;
-        for (int d = 0; d < size; d += 4) s = dot4(load4(q + d), load4(k + d), s);
-        p[j] = s;
-        top = fmaxf(top, s);
+    for (int from = 0; from < count; from += 32) {
+        int end = min(32, count - from);
+        for (int j = lane / 8; j < end; j += 4) {
+            const float* k = rows + seen[from + j] * stride + width;
+            float s = 0.0f;
+#pragma unroll 2
+            for (int d = lane % 8 * 4; d < size; d += 32) s = dot4(load4(q + d), load4(k + d), s);
+            parts[j * PARTS_ROW + lane % 8] = s;
+        }
+        __syncwarp();
+        if (lane < end) {
+            float s = sum_parts(parts);
+            p[from + lane] = s;
+            top = fmaxf(top, s);
+        }
+        __syncwarp();
     }
     top = warp_max(top);
     float total = 0.0f;
@@ -86,10 +114,10 @@ __device__ static inline Pair pair_back(float score, float dshare, float logsum,
     return pair;
 }
 
-// dq of query i, a warp: a lane has a key for the pairs and a dimension for their sum.
-__device__ static inline void path_query_back(float* room, const float* qkv, const int* query, const int* offset,
-        const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int head, int width, int size,
-        int longest) {
+// dq of query i, a warp.
+__device__ static inline void path_query_back(float* room, float* parts, const float* qkv, const int* query,
+        const int* offset, const int* keys, const In* out, const float* logsum, const float* dout, In* dqkv, int i, int head,
+        int width, int size, int longest) {
     int lane = threadIdx.x, warp = threadIdx.y, count = offset[i + 1] - offset[i];
     float* q = room + warp * 2 * size;
     float* g = q + size;
@@ -106,16 +134,24 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
     }
     delta = warp_sum(delta);
     __syncwarp();
-    for (int j = lane; j < count; j += 32) {
-        const float* k = rows + seen[j] * stride + width;
-        float s = 0.0f, dp = 0.0f;
-        for (int d = 0; d < size; d += 4) {
-            s = dot4(load4(q + d), load4(k + d), s);
-            dp = dot4(load4(g + d), load4(k + width + d), dp);
+    float* more = parts + 32 * PARTS_ROW;
+    for (int from = 0; from < count; from += 32) {
+        int end = min(32, count - from);
+        for (int j = lane / 8; j < end; j += 4) {
+            const float* k = rows + seen[from + j] * stride + width;
+            float s = 0.0f, dp = 0.0f;
+#pragma unroll 2
+            for (int d = lane % 8 * 4; d < size; d += 32) {
+                s = dot4(load4(q + d), load4(k + d), s);
+                dp = dot4(load4(g + d), load4(k + width + d), dp);
+            }
+            parts[j * PARTS_ROW + lane % 8] = s;
+            more[j * PARTS_ROW + lane % 8] = dp;
         }
-        slopes[j] = pair_back(s, dp, logsum[i], delta).slope;
+        __syncwarp();
+        if (lane < end) slopes[from + lane] = pair_back(sum_parts(parts), sum_parts(more), logsum[i], delta).slope;
+        __syncwarp();
     }
-    __syncwarp();
     float dq[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int j = 0; j < count; j++) {
         const float* k = rows + seen[j] * stride + width;
@@ -128,26 +164,29 @@ __device__ static inline void path_query_back(float* room, const float* qkv, con
         if (lane + 32 * t < size) dqkv[asked + head * size + lane + 32 * t] = to_in(dq[t] * scale);
 }
 
-// Adds to dk and dv of one row (its `k` and `v` in shared memory) what `count` queries from seen[0] on give it, 32 at most: a
-// warp's lane has a query for the pairs and a dimension for their sums.
-__device__ static inline void path_pairs_back(float* dk, float* dv, const float* k, const float* v, float* pairs,
+// Adds to dk and dv of one row (its `k` and `v` in shared memory) what `count` queries from seen[0] on give it, 32 at most.
+__device__ static inline void path_pairs_back(float* dk, float* dv, const float* k, const float* v, float* pairs, float* parts,
         const float* rows, const int* query, const int* seen, const In* out, const float* logsum, const float* dout, int count,
         int head, int width, int size) {
     int lane = threadIdx.x;
-    float *shares = pairs, *slopes = pairs + 32, scale = score_scale(size);
+    float *shares = pairs, *slopes = pairs + 32, *more = parts + 32 * PARTS_ROW, scale = score_scale(size);
     long long stride = 3LL * width;
-    if (lane < count) {
-        int i = seen[lane];
-        const float* q = rows + query[i] * stride;
-        long long at = (long long)i * width + head * size;
-        float s = 0.0f, dp = 0.0f, delta = 0.0f;
-        for (int d = 0; d < size; d += 4) {
-            float4 g = load4(dout + at + d);
+    for (int j = lane / 8; j < count; j += 4) {
+        const float* q = rows + query[seen[j]] * stride;
+        long long at = (long long)seen[j] * width + head * size;
+        float s = 0.0f, above = 0.0f;                     // dout . value less dout . out, in one
+#pragma unroll 2
+        for (int d = lane % 8 * 4; d < size; d += 32) {
+            float4 a = load4(v + d), b = widen4(out + at + d);
             s = dot4(load4(q + d), load4(k + d), s);
-            dp = dot4(g, load4(v + d), dp);
-            delta = dot4(g, widen4(out + at + d), delta);
+            above = dot4(load4(dout + at + d), make_float4(a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w), above);
         }
-        Pair pair = pair_back(s * scale, dp, logsum[i], delta);
+        parts[j * PARTS_ROW + lane % 8] = s;
+        more[j * PARTS_ROW + lane % 8] = above;
+    }
+    __syncwarp();
+    if (lane < count) {
+        Pair pair = pair_back(sum_parts(parts) * scale, sum_parts(more), logsum[seen[lane]], 0.0f);
         shares[lane] = pair.share;
         slopes[lane] = pair.slope * scale;
     }
@@ -170,7 +209,7 @@ __device__ static inline void path_pairs_back(float* dk, float* dv, const float*
 
 // dk and dv of row r, and zeros as its dq where it asks nothing, by a warp (`few`: r is seen by FEW queries at most) or by a
 // block: then its warps take the queries 32 at a time in turn, and at last the four warps' sums are added in order.
-__device__ static inline void path_key_back(float* room, const float* qkv, const int* query, const int* asks,
+__device__ static inline void path_key_back(float* room, float* parts, const float* qkv, const int* query, const int* asks,
         const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout, In* dqkv, int r,
         bool few, int head, int width, int size) {
     int lane = threadIdx.x, warp = threadIdx.y;
@@ -191,7 +230,8 @@ __device__ static inline void path_key_back(float* room, const float* qkv, const
     float dk[4] = {0.0f, 0.0f, 0.0f, 0.0f}, dv[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     int end = seen_offset[r + 1];
     for (int from = seen_offset[r] + start - lane; from < end; from += step)
-        path_pairs_back(dk, dv, k, v, pairs, rows, query, seen + from, out, logsum, dout, min(32, end - from), head, width, size);
+        path_pairs_back(dk, dv, k, v, pairs, parts, rows, query, seen + from, out, logsum, dout, min(32, end - from), head,
+                        width, size);
     if (few) {
 #pragma unroll
         for (int t = 0; t < 4; t++)
@@ -222,19 +262,21 @@ KERNEL attend_path_back(const float* qkv, const int* query, const int* offset, c
                         const int* seen_offset, const int* seen, const In* out, const float* logsum, const float* dout,
                         In* dqkv, int rows, int queries, int heads, int size, int longest) {
     SHARED(room);
+    TABLE(tables, 8 * PARTS_LINES);
     int block = blockIdx.x, warp = threadIdx.y, head = blockIdx.y, width = heads * size, i = (block - rows) * 4 + warp;
+    float* parts = tables[2 * warp * PARTS_LINES];
     const float* sums = logsum + (long long)head * queries;
     if (block >= rows) {
         if (i < queries)
-            path_query_back(room, qkv, query, offset, keys, out, sums, dout, dqkv, i, head, width, size, longest);
+            path_query_back(room, parts, qkv, query, offset, keys, out, sums, dout, dqkv, i, head, width, size, longest);
         return;
     }
     int row = block + warp;
     if (block % 4 == 0 && row < rows && seen_offset[row + 1] - seen_offset[row] <= FEW)
-        path_key_back(room, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, row, true, head, width, size);
+        path_key_back(room, parts, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, row, true, head, width, size);
     if (seen_offset[block + 1] - seen_offset[block] <= FEW) return;
     __syncthreads();
-    path_key_back(room, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, block, false, head, width, size);
+    path_key_back(room, parts, qkv, query, asks, seen_offset, seen, out, sums, dout, dqkv, block, false, head, width, size);
 }
 
 // ---- Attention of pictures: all rows of a picture see each other ----
