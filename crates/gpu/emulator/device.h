@@ -318,7 +318,7 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     return m.lanes[turn][own ^ mask];
 }
 
-// Tensor cores' m16n8k8 on tf32 numbers, laid out over a warp's lanes as PTX says (see attention.cu).
+// Tensor cores' m16n8k8 on tf32 numbers, laid out over a warp's lanes as PTX says (see pictures.cu).
 static inline void warp_multiply(float* c, const float* a, const float* b) {
     emulator::Machine& m = *emulator::machine;
     int lane = m.number % 32, first = m.number - lane, turn = m.turns[m.number]++ & 1;
