@@ -37,7 +37,7 @@ else
 fi
 "$nvcc" --version | tail -n 2 | head -n 1
 
-cat crates/gpu/src/kernels.cu crates/gpu/src/attention.cu > "$work/kernels.cu"
+cat crates/gpu/src/{kernels,attention,pictures}.cu > "$work/kernels.cu"
 failed=0
 known=$("$nvcc" --list-gpu-code)
 for card in sm_80 sm_86 sm_90 sm_100; do

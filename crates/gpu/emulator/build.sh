@@ -21,7 +21,7 @@ work=$(mktemp -d "$out/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # Every kernel of the sources, so that the driver can miss none.
-sed -nE 's/^KERNEL ([a-z_0-9]+)\(.*/ENTRY(\1)/p' "$sources/kernels.cu" "$sources/attention.cu" > "$work/kernels.list"
+sed -nE 's/^KERNEL ([a-z_0-9]+)\(.*/ENTRY(\1)/p' "$sources"/*.cu > "$work/kernels.list"
 
 compile() {
     g++ -O3 -march=native -std=c++17 -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wno-unused-function \

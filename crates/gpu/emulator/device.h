@@ -27,7 +27,7 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 namespace emulator {
 
-constexpr size_t STACK = 1 << 16, SHARED_LIMIT = 232448, TABLE_BYTES = 4096, GUARD = 256;
+constexpr size_t STACK = 1 << 16, SHARED_LIMIT = 232448, TABLE_BYTES = 1 << 14, GUARD = 256;
 constexpr int MOST_THREADS = 1024, WARPS = MOST_THREADS / 32;
 
 // Saves the registers a function call must keep on the running stack, its end in *from, and goes on on the stack at `to`.
@@ -122,6 +122,7 @@ struct Machine {
     const char* kernel = "";
     dim3 grid, block, at, thread;
     int threads = 0, next = 0, done = 0, number = 0, fiber = 0;
+    bool table_used = false;                  // since the block began: NaN before
     bool backwards = false;                   // threads start from the last: races show as different numbers
     void (*body)(const void*) = nullptr;
     const void* context = nullptr;
@@ -242,7 +243,10 @@ inline void Machine::wait(Gate& gate, int kind) {
 inline float* shared_memory() { return (float*)machine->shared; }
 template <int rows> float (*table_memory())[32] {
     static_assert(rows * 128 <= TABLE_BYTES, "a larger table needs more room");
-    return (float (*)[32])machine->table;
+    Machine& m = *machine;
+    if (!m.table_used) memset(m.table, 0xff, rows * 128);
+    m.table_used = true;
+    return (float (*)[32])m.table;
 }
 
 enum { BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, MULTIPLY };
@@ -280,7 +284,7 @@ template <class Thread> void run(const char* kernel, dim3 grid, dim3 block, size
                 m.next = m.done = 0;
                 memset(m.turns, 0, m.threads);
                 memset(m.shared, 0xff, shared + GUARD);
-                memset(m.table, 0xff, TABLE_BYTES);
+                m.table_used = false;
                 if (m.idle.empty()) m.idle.push_back(m.new_fiber());
                 m.fiber = m.idle.back();
                 m.idle.pop_back();
@@ -314,7 +318,7 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     return m.lanes[turn][own ^ mask];
 }
 
-// Tensor cores' m16n8k8 on tf32 numbers, laid out over a warp's lanes as PTX says (see attention.cu).
+// Tensor cores' m16n8k8 on tf32 numbers, laid out over a warp's lanes as PTX says (see pictures.cu).
 static inline void warp_multiply(float* c, const float* a, const float* b) {
     emulator::Machine& m = *emulator::machine;
     int lane = m.number % 32, first = m.number - lane, turn = m.turns[m.number]++ & 1;

@@ -15,17 +15,20 @@
 namespace full {
 #include "../src/kernels.cu"
 #include "../src/attention.cu"
+#include "../src/pictures.cu"
 }
 #define TF32
 namespace tf32 {
 #include "../src/kernels.cu"
 #include "../src/attention.cu"
+#include "../src/pictures.cu"
 }
 #undef TF32
 #define HALF
 namespace half {
 #include "../src/kernels.cu"
 #include "../src/attention.cu"
+#include "../src/pictures.cu"
 }
 
 using card::counters;

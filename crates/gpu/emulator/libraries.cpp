@@ -18,10 +18,14 @@ emulator_kernels_text:
 emulator_attention_text:
     .incbin "attention.cu"
     .byte 0
+emulator_pictures_text:
+    .incbin "pictures.cu"
+    .byte 0
     .text
 )");
 extern "C" const char kernels_text[] __asm__("emulator_kernels_text");
 extern "C" const char attention_text[] __asm__("emulator_attention_text");
+extern "C" const char pictures_text[] __asm__("emulator_pictures_text");
 
 namespace {
 
@@ -51,8 +55,8 @@ API nvrtcDestroyProgram(void** program) {
 }
 API nvrtcCompileProgram(void* handle, int count, const char* const* options) {
     Program& program = *(Program*)handle;
-    if (program.source.find(kernels_text) == std::string::npos || program.source.find(attention_text) == std::string::npos) {
-        program.log = "the null driver was built from other kernels than these: build it anew";
+    if (program.source != std::string(kernels_text) + attention_text + pictures_text) {
+        program.log = "these are not the kernels that the null driver was built from: build it anew";
         return NVRTC_COMPILATION;
     }
     program.image = card::FULL_IMAGE;

@@ -7,7 +7,7 @@ command -v g++ > /dev/null || { echo "no g++: the kernels cannot be checked" >&2
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
-sed -nE 's/^KERNEL ([a-z_0-9]+)\(.*/ENTRY(\1)/p' "$here/../src/kernels.cu" "$here/../src/attention.cu" > "$out/kernels.list"
+sed -nE 's/^KERNEL ([a-z_0-9]+)\(.*/ENTRY(\1)/p' "$here"/../src/*.cu > "$out/kernels.list"
 g++ -O2 -march=native -std=c++17 -fno-strict-aliasing -Wall -Wno-unused-function -Wno-unknown-pragmas -I"$out" "$here/test.cpp" \
     -o "$out/kernels-test"
 exec "$out/kernels-test"

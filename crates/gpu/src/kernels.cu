@@ -1,6 +1,7 @@
-// The kernels of the GPU path; `attention.cu` is the rest of this source and is compiled together with it, behind it: by NVRTC
-// on the user's machine, by nvcc in checks, and by g++ against `emulator/` in tests. No header is needed. `-DHALF` makes what
-// goes into products half precision; `-DTF32` leaves it float, for products by tensor cores, and lets attention use them too.
+// The kernels of the GPU path: rows here, attention of texts in `attention.cu`, pictures in `pictures.cu`. The three are one
+// source, in this order, compiled by NVRTC on the user's machine, by nvcc in checks, and by g++ against `emulator/` in tests.
+// No header is needed. `-DHALF` makes what goes into products half precision; `-DTF32` leaves it float, for products by tensor
+// cores, and lets attention use them too.
 //
 // `R` rows, `W` width = heads * size. Numbers are float32 unless they are `In`, the inputs of products. Sizes of heads are
 // multiples of 8, and rows start on 16 bytes (both hold for every CLIP), so that rows may be read four numbers at a time.
@@ -183,7 +184,7 @@ KERNEL times(const float* x, const float* y, float* out, float factor, long long
     if (i < n) out[i] = x[i] * y[i] * factor;
 }
 
-// ---- Prompts, gathered rows, pictures ----
+// ---- Prompts and gathered rows ----
 
 // out[r] = x[r] where source[r] < 0, else kept * x[r] + share * prompt[source[r]]. With kept 0 such rows of x are not looked
 // at, and x may be null where there are no others. A warp a row, grid ceil(R/4).
@@ -247,33 +248,5 @@ KERNEL gather_back(const float* dy, const int* offset, const int* list, float* d
         for (int j = offset[row]; j < offset[row + 1]; j++) sum += dy[(long long)list[j] * width + i];
         dx[at + i] = sum;
         if (copy) copy[at + i] = to_in(sum);
-    }
-}
-
-// pixels [B,3,G*P,G*P] as rows of patches [B*G*G, 3*P*P], each channel by row by column. Grid ceil(B*3*(G*P)^2 / 256),
-// block 256, a thread a number.
-KERNEL patches(const float* pixels, In* out, int pictures, int grid, int patch) {
-    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    int side = grid * patch, area = patch * patch;
-    if (i >= 3LL * pictures * side * side) return;
-    int within = (int)(i % (3 * area)), cell = (int)(i / (3 * area) % (grid * grid));
-    long long picture = i / (3LL * side * side);
-    int channel = within / area, y = cell / grid * patch + within % area / patch, x = cell % grid * patch + within % patch;
-    out[i] = to_in(pixels[((picture * 3 + channel) * side + y) * side + x]);
-}
-
-// out [B, (classes ? 1 : 0) + count + extra, W]: the class row (where not null) and patches [B*count, W], both with their row
-// of positions added, then zeros. A warp a row, grid ceil(rows/4).
-KERNEL embed_pictures(const float* patches, const float* classes, const float* positions, float* out, int pictures, int count,
-                      int extra, int width) {
-    int lead = classes ? 1 : 0, length = lead + count + extra, row = blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= pictures * length) return;
-    int picture = row / length, token = row % length;
-    long long patch = (long long)picture * count + token - lead;
-    for (int i = threadIdx.x; i < width; i += 32) {
-        float y = 0.0f;
-        if (token < lead) y = classes[i] + positions[i];
-        else if (token < lead + count) y = patches[patch * width + i] + positions[(long long)token * width + i];
-        out[(long long)row * width + i] = y;
     }
 }
