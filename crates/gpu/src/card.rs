@@ -59,7 +59,11 @@ impl fmt::Debug for Gpu {
     }
 }
 
-const KERNELS: &str = concat!(include_str!("kernels.cu"), include_str!("attention.cu"));
+const KERNELS: &str = concat!(
+    include_str!("kernels.cu"),
+    include_str!("attention.cu"),
+    include_str!("pictures.cu")
+);
 
 impl Gpu {
     /// Opens card `ordinal` (from 0).
@@ -255,11 +259,12 @@ fn open_libraries() {
             })
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let wanted = ["libcuda.so", "libnvrtc.so", "libcublasLt.so"];
+                let wanted = ["libcuda.so", "libnvrtc", "libcublasLt.so"];
                 wanted.iter().any(|w| name.starts_with(w))
             })
             .collect();
-        files.sort();
+        // NVRTC looks for its builtins by their name alone: they are open before it is.
+        files.sort_by_key(|file| !file.to_string_lossy().contains("builtins"));
         for file in files {
             // SAFETY: NVIDIA's libraries, or what the user put in their place, run their initialisers.
             if let Ok(library) = unsafe { libloading::Library::new(&file) } {

@@ -67,8 +67,8 @@ macro_rules! arguments {
 const BLOCK: (u32, u32, u32) = (32, 4, 1);
 /// Threads of a block where every number is by itself.
 const FLAT: (u32, u32, u32) = (256, 1, 1);
-/// Most shared memory that needs no asking.
-const SHARED: usize = 48 << 10;
+/// Most dynamic shared memory that needs no asking: 48 KB with what kernels have of fixed size.
+const SHARED: usize = 32 << 10;
 
 fn fits(count: usize, what: &str) -> Result<u32> {
     match i32::try_from(count) {

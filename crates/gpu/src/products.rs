@@ -136,7 +136,12 @@ impl Lane {
             bias: plus.bias.is_some(),
             half,
             tf32: precision == Precision::Tf32 && !half,
-            aligned: [right.address, left.address, out.address].map(aligned),
+            aligned: [
+                right.address,
+                left.address,
+                out.address | plus.matrix.unwrap_or(0),
+            ]
+            .map(aligned),
         };
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
         let room = match products.room {
