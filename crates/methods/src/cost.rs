@@ -17,7 +17,7 @@ pub struct TextCost {
     pub words: usize,
     /// How many of these stand before every name and are the same for all classes: computed once.
     pub shared: usize,
-    /// Forward passes a step (or a test picture adapted to).
+    /// Forward passes a step (or a test picture adapted to, beside the one that all pictures start from).
     pub forward: f64,
     /// Passes back through the tower a step.
     pub backward: f64,

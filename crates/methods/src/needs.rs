@@ -7,7 +7,8 @@ pub enum Sees {
     Features,
     /// Pixels, because something in the image tower is learned or local features are read.
     Pixels,
-    /// Many views of one test picture at a time, as pixels; nothing is trained before.
+    /// Features of the frozen image tower, of many views of one test picture at a time; nothing is trained before. Methods
+    /// that see the same views share one encoding of them.
     Views {
         /// How many, the test view included.
         count: usize,
@@ -114,7 +115,7 @@ impl Needs {
         Self::only(Sees::Pixels)
     }
 
-    /// Views of one test picture.
+    /// Features of the views of one test picture.
     pub const fn views(count: usize, augmix: bool) -> Self {
         Self::only(Sees::Views { count, augmix })
     }

@@ -69,11 +69,13 @@ impl Tuning {
         Needs::views(self.views, self.augmix)
     }
 
-    /// Of a test picture: the texts once to tune on and once to score by.
+    /// Of a test picture: the texts once behind each step, the last time to score by, and a gradient of each. Those before
+    /// the first step are all pictures' own.
     pub(crate) fn cost(&self) -> Cost {
         Cost {
             text: TextCost {
-                forward: 2.0,
+                forward: self.steps as f64,
+                backward: self.steps as f64,
                 ..self.start.cost()
             },
             image: ImageCost::FROZEN,
@@ -90,6 +92,14 @@ pub(crate) struct Tuner {
     context: Context,
     tuning: Tuning,
     objective: Objective,
+}
+
+/// Where every picture starts from: the context, and the texts that it makes, with their graph. They are computed once,
+/// for all that a picture adds before its first step is what it asks of them.
+struct Started {
+    ctx: Var,
+    /// `[K, E]`.
+    texts: Tensor,
 }
 
 /// What tuning on one picture gave.
@@ -123,17 +133,26 @@ impl Tuner {
         })
     }
 
-    fn tune(&self, views: &Images) -> Result<Tuned> {
+    fn started(&self) -> Result<Started> {
+        let ctx = Var::from_tensor(&self.context.ctx.as_detached_tensor())?;
+        let texts = self.context.texts(ctx.as_tensor())?;
+        Ok(Started { ctx, texts })
+    }
+
+    fn tune(&self, from: &Started, views: &Images) -> Result<Tuned> {
         let clip = &self.context.clip;
         let features = views.unit_features(clip)?; // [V, E]
         let keep = views::kept(features.dim(0)?, self.tuning.keep)?;
-        let ctx = Var::from_tensor(&self.context.ctx.as_detached_tensor())?;
+        let ctx = Var::from_tensor(&from.ctx.as_detached_tensor())?;
         let named = [("ctx".to_owned(), ctx.clone())];
         let mut optimizer = Optimizer::new(Rule::AdamW, 0.0, self.tuning.decay);
         let (mut kept, mut before, mut gradient) = (Vec::new(), None, None);
         let mut losses = Vec::with_capacity(self.tuning.steps);
         for step in 0..self.tuning.steps {
-            let texts = self.context.texts(ctx.as_tensor())?; // [K, E]
+            let texts = match step {
+                0 => from.texts.clone(),
+                _ => self.context.texts(ctx.as_tensor())?,
+            }; // [K, E]
             let logits = clip.logits(&features, &texts)?; // [V, K]
             if step == 0 {
                 before = Some(logits.get(0)?.detach());
@@ -143,9 +162,12 @@ impl Tuner {
             let value = |t: &Tensor| Ok(f64::from(t.to_scalar::<f32>()?));
             let parts = loss.parts.iter().map(|(_, part)| value(part));
             losses.push((value(&loss.total)?, parts.collect::<Result<_>>()?));
-            let gradients = loss.total.backward()?;
-            if step == 0 {
-                gradient = gradients.get(ctx.as_tensor()).map(Tensor::detach);
+            let mut gradients = loss.total.backward()?;
+            if step == 0
+                && let Some(first) = gradients.remove(from.ctx.as_tensor())
+            {
+                gradient = Some(first.detach());
+                gradients.insert(ctx.as_tensor(), first);
             }
             optimizer.step(&named, &gradients, self.tuning.lr)?;
         }
@@ -176,15 +198,21 @@ impl Method for Tuner {
     }
 
     fn predictor(&self) -> Result<Box<dyn Predict + '_>> {
-        Ok(Box::new(TestTime(self)))
+        Ok(Box::new(TestTime {
+            tuner: self,
+            from: self.started()?,
+        }))
     }
 }
 
-struct TestTime<'a>(&'a Tuner);
+struct TestTime<'a> {
+    tuner: &'a Tuner,
+    from: Started,
+}
 
 impl Predict for TestTime<'_> {
     fn logits(&self, images: &Images) -> Result<Tensor> {
-        self.0.tune(images)?.logits.unsqueeze(0)
+        self.tuner.tune(&self.from, images)?.logits.unsqueeze(0)
     }
 }
 
@@ -207,6 +235,7 @@ pub(crate) fn replay(
         bail!("tensor init.* is missing");
     };
     tuner.context.ctx.set(&start)?;
+    let from = tuner.started()?;
     let views = r.get("views")?;
     let (before, after) = (r.get("logits.before")?, r.get("logits.after")?);
     let pictures = views.dim(0)?;
@@ -222,9 +251,9 @@ pub(crate) fn replay(
     c.choice("pictures", pictures, kept.len());
     let mut scores = Vec::with_capacity(pictures);
     for (picture, kept) in kept.iter().enumerate() {
-        let tuned = tuner.tune(&Images::Pixels(views.get(picture)?))?;
-        let from = tuned.losses.len().saturating_sub(recorded_steps);
-        for (step, (loss, own)) in tuned.losses[from..].iter().enumerate() {
+        let tuned = tuner.tune(&from, &Images::Pixels(views.get(picture)?))?;
+        let first = tuned.losses.len().saturating_sub(recorded_steps);
+        for (step, (loss, own)) in tuned.losses[first..].iter().enumerate() {
             let row = picture * recorded_steps + step;
             c.loss(*loss, losses[row]);
             if let Some(parts) = &parts {

@@ -68,7 +68,8 @@ pub fn run(
             absent.join(", ")
         ));
     }
-    let lines = estimate::loads(&suite, &cells, &architecture, &populations);
+    let is_cached = setup.places.cache.is_some();
+    let lines = estimate::loads(&suite, &cells, &architecture, &populations, is_cached);
     // A released CLIP is a large one.
     let numbers = clip.as_ref().map_or(usize::MAX, |c| c.parameters());
     let share = working.share(numbers);

@@ -12,7 +12,7 @@ use datasets::{Catalogue, ClassSet, drawn};
 use methods::Sees;
 
 use crate::device::Place;
-use crate::run::feed;
+use crate::run::feed::{self, Series};
 use crate::run::plan::{self, Cell};
 use crate::run::suite::{Suite, Views};
 
@@ -45,6 +45,7 @@ pub fn populations(
             let dataset = feed::open(id, catalogue, root)?;
             let notes = dataset.notes.iter().map(ToString::to_string);
             Population::counted(&dataset.split).map(|mut p| {
+                p.augmix = dataset.augmix;
                 p.notes = notes.collect();
                 p
             })
@@ -70,12 +71,14 @@ pub struct Line {
     pub load: Load,
 }
 
-/// What a suite takes, a line a method in suite order. What trials share counts for the first that needs it.
+/// What a suite takes, a line a method in suite order. What trials share counts for the first that needs it; of views of
+/// test pictures, without a cache on disk (`is_cached`), as many as a process keeps.
 pub fn loads(
     suite: &Suite,
     cells: &[Cell],
     architecture: &Architecture,
     populations: &BTreeMap<String, Population>,
+    is_cached: bool,
 ) -> Vec<Line> {
     let mut lines: Vec<Line> = suite
         .methods
@@ -92,7 +95,7 @@ pub fn loads(
         image_forward: pictures as f64 * frozen,
         ..Load::default()
     };
-    let (mut tested, mut viewed) = (HashSet::new(), HashSet::new());
+    let (mut tested, mut viewed, mut seen) = (HashSet::new(), HashSet::new(), HashSet::new());
     for cell in cells {
         let line = &mut lines[cell.line];
         line.trials += 1;
@@ -124,7 +127,22 @@ pub fn loads(
             line.load += load;
             for (id, set) in stage.tests {
                 let of = &populations[&id];
-                line.load += counter.testing(of, set);
+                let mut load = counter.testing(of, set);
+                if let Some(series) = Series::of(&needs, of.augmix, cell.seed)
+                    && !seen.insert((id.clone(), set.pictures, series))
+                {
+                    let kept = series.pictures_kept(architecture.embedding);
+                    let pictures = of.tests(set.pictures);
+                    let again = if is_cached {
+                        0
+                    } else {
+                        pictures.saturating_sub(kept)
+                    };
+                    let share = again as f64 / pictures.max(1) as f64;
+                    load.images = (load.images as f64 * share).round() as u64;
+                    load.image_forward *= share;
+                }
+                line.load += load;
                 if sees == Sees::Features && tested.insert(id) {
                     line.load += encoded(of.tests(ClassSet::All));
                 }
@@ -142,7 +160,10 @@ pub fn alone(
     architecture: &Architecture,
     populations: &BTreeMap<String, Population>,
 ) -> Vec<Load> {
-    let one = |cell| loads(suite, std::slice::from_ref(cell), architecture, populations);
+    let one = |cell| {
+        let cell = std::slice::from_ref(cell);
+        loads(suite, cell, architecture, populations, false)
+    };
     let sum = |lines: Vec<Line>| {
         let mut load = Load::default();
         lines.into_iter().for_each(|line| load += line.load);
@@ -176,4 +197,44 @@ pub fn rates(
     let mean = classes.sum::<usize>() / cells.len().max(1);
     let classes = mean.clamp(2, TIMED_CLASSES);
     rate::measure(architecture, classes, (jobs, threads), place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::sizes::released;
+
+    /// Pictures encoded for each method of a suite over drawn pets and seeds 1 and 2.
+    fn encoded(methods: &str, is_cached: bool, pictures: usize) -> Vec<u64> {
+        let text = format!(
+            "version = 1\nprotocol = \"test-time\"\ndatasets = [\"oxford-pets\"]\nseeds = [1, 2]\n{methods}"
+        );
+        let ids = ["oxford-pets".to_owned()];
+        let suite = Suite::of_text(text, Path::new("suite.toml"), &ids).unwrap();
+        let catalogue = Catalogue::built_in();
+        let mut row = catalogue.find("oxford-pets").unwrap().clone();
+        row.pictures.as_mut().unwrap().test = pictures;
+        let population = Population::published(&row).unwrap();
+        let populations = BTreeMap::from([("oxford-pets".to_owned(), population)]);
+        let architecture = released("clip-vit-b16").unwrap();
+        let cells = plan::cells(&suite);
+        let lines = loads(&suite, &cells, &architecture, &populations, is_cached);
+        lines.iter().map(|l| l.load.images).collect()
+    }
+
+    #[test]
+    fn views_that_methods_share_count_for_the_first_of_them() {
+        let methods = "[[method]]\nname = \"tpt\"\n[[method]]\nname = \"ctpt\"\n[[method]]\nname = \"zero\"\n\
+                       [[method]]\nname = \"mta\"\n[[method]]\nname = \"tda\"\nconfig = { views = 64 }\n";
+        let views = |pictures: u64| 2 * 64 * pictures;
+        // ZERO and MTA do not mix, TDA sees pictures in an order of its own.
+        assert_eq!(
+            encoded(methods, false, 1000),
+            [views(1000), 0, views(1000), 0, views(1000)]
+        );
+        // More than a process keeps are encoded again, unless they are on disk.
+        let many = "[[method]]\nname = \"tpt\"\n[[method]]\nname = \"ctpt\"\n";
+        assert_eq!(encoded(many, true, 5000), [views(5000), 0]);
+        assert_eq!(encoded(many, false, 5000), [views(5000), views(904)]);
+    }
 }

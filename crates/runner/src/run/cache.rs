@@ -1,8 +1,9 @@
 //! Features of frozen image towers, and decoded test pictures, kept on disk between runs.
 //!
 //! A feature file holds the features of the pictures that went through the tower together. Its name is a hash of the weights'
-//! fingerprint and of the pixels that went in, so that another picture, transform, view or CLIP is another name. What
-//! comes out of the cache is what the tower gave, bit for bit.
+//! fingerprint and of the pixels that went in, so that another picture, transform, view or CLIP is another name; of views
+//! of a test picture, of the picture and all that its views follow from. What comes out of the cache is what the tower
+//! gave, bit for bit.
 //!
 //! ```text
 //! <dir>/<fingerprint, 16 digits>/<hash>.features:  "PBFEAT01" · rows u32 · width u32 · SHA-256 of the values · values f32
@@ -91,16 +92,27 @@ impl Cache {
         if fingerprint.is_empty() {
             return encode(); // weights that nobody can tell from others
         }
-        let path = self.path(fingerprint, pixels)?;
-        if let Some(features) = read(&path).filter(|f| f.dim(0).ok() == pixels.dim(0).ok()) {
-            return Ok(features);
+        let path = self.path(fingerprint, &digest(fingerprint, pixels)?);
+        kept_at(&path, pixels.dim(0)?, encode)
+    }
+
+    /// Features `[count, E]` of views that follow from what `made_of` says of them, from the folder or else of `encode`:
+    /// for views that take long to make, of which nothing but their features is wanted.
+    ///
+    /// # Errors
+    /// As [`Cache::features`].
+    pub fn views(
+        &self,
+        fingerprint: &str,
+        made_of: &str,
+        count: usize,
+        encode: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if fingerprint.is_empty() {
+            return encode(); // as above
         }
-        let features = encode()?;
-        let folder = path.parent().expect("entries lie in a CLIP's folder");
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("{}: cannot be made (--cache)", folder.display()))?;
-        replace(&path, &bytes(&features)?)?;
-        Ok(features)
+        let name = Sha256::digest(format!("{fingerprint}\n{made_of}"));
+        kept_at(&self.path(fingerprint, &name), count, encode)
     }
 
     /// The folder for packed test views of `dataset`.
@@ -108,24 +120,41 @@ impl Cache {
         self.dir.join(PACKS).join(dataset)
     }
 
-    fn path(&self, fingerprint: &str, pixels: &Tensor) -> Result<PathBuf> {
-        let mut hash = Sha256::new();
-        hash.update(fingerprint);
-        hash.update(format!("{:?}", pixels.dims()));
-        let values = pixels.flatten_all()?.to_vec1::<f32>()?;
-        let mut block = Vec::with_capacity(4 << 12);
-        for values in values.chunks(1 << 12) {
-            block.clear();
-            block.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-            hash.update(&block);
-        }
-        let name = crate::hash::written(&hash.finalize());
+    fn path(&self, fingerprint: &str, digest: &[u8]) -> PathBuf {
+        let name = crate::hash::written(digest);
         let folder: String = fingerprint.chars().take(16).collect();
-        Ok(self
-            .dir
+        self.dir
             .join(folder)
-            .join(format!("{}.{EXTENSION}", &name[..40])))
+            .join(format!("{}.{EXTENSION}", &name[..40]))
     }
+}
+
+/// The features of `rows` pictures in the file `path`; where it has them not, those of `encode`, which it has then.
+fn kept_at(path: &Path, rows: usize, encode: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    if let Some(features) = read(path).filter(|f| f.dim(0).is_ok_and(|n| n == rows)) {
+        return Ok(features);
+    }
+    let features = encode()?;
+    let folder = path.parent().expect("entries lie in a CLIP's folder");
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("{}: cannot be made (--cache)", folder.display()))?;
+    replace(path, &bytes(&features)?)?;
+    Ok(features)
+}
+
+/// Of weights and pixels.
+fn digest(fingerprint: &str, pixels: &Tensor) -> Result<Vec<u8>> {
+    let mut hash = Sha256::new();
+    hash.update(fingerprint);
+    hash.update(format!("{:?}", pixels.dims()));
+    let values = pixels.flatten_all()?.to_vec1::<f32>()?;
+    let mut block = Vec::with_capacity(4 << 12);
+    for values in values.chunks(1 << 12) {
+        block.clear();
+        block.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        hash.update(&block);
+    }
+    Ok(hash.finalize().to_vec())
 }
 
 fn bytes(features: &Tensor) -> Result<Vec<u8>> {

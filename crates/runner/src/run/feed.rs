@@ -18,6 +18,10 @@ use crate::run::cache::Cache;
 use crate::run::suite::Views;
 use crate::run::trial::Interrupted;
 
+mod shared;
+
+pub use shared::Series;
+
 /// Bytes of decoded pictures that the process keeps because they may be needed again, whatever the number of datasets and
 /// trials; beyond, they are decoded again. Changes no result.
 static KEPT: Budget = Budget::new(256 << 20);
@@ -138,6 +142,7 @@ pub struct Feed {
     /// Features `[n, E]` of a trial's pictures, by seed, picks (with the kind of view) and turn.
     views: Mutex<HashMap<(u64, String, usize), Tensor>>,
     pixels: Kept<PathBuf>,
+    shared: shared::Shared,
     /// The packed test views, once they were asked for and where there is a cache.
     packed: Mutex<Option<Arc<Packed>>>,
     cache: Option<Cache>,
@@ -156,6 +161,7 @@ impl Feed {
             features: Mutex::default(),
             views: Mutex::default(),
             pixels: Kept::new(&KEPT),
+            shared: shared::Shared::new(&shared::HELD),
             packed: Mutex::default(),
             cache: None,
             split_hash: OnceLock::new(),
@@ -281,35 +287,6 @@ impl Feed {
         let (features, rows) = cache.as_ref().expect("just filled");
         let rows: Vec<u32> = items.iter().map(|i| rows[&i.path]).collect();
         Ok(features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
-    }
-
-    /// TPT's views `[V, 3, R, R]` of one picture, the test view first.
-    ///
-    /// # Errors
-    /// As [`Feed::test_pixels`].
-    pub fn tuning_views(
-        &self,
-        item: &Item,
-        count: usize,
-        augmix: bool,
-        seed: u64,
-        index: u64,
-    ) -> Result<Tensor> {
-        let picture = self.dataset.source.rgb(item)?;
-        let mut stream = Stream::named(seed, "tuning-views", index);
-        let views = datasets::views::tpt_views_as(
-            &self.look,
-            &picture,
-            self.size,
-            count,
-            augmix,
-            &mut stream,
-        );
-        Ok(Tensor::from_vec(
-            views.concat(),
-            (count, 3, self.size, self.size),
-            &Device::Cpu,
-        )?)
     }
 
     /// The training pictures of one trial, in such views, which are what a method needs; `stop` breaks off the encoding of

@@ -16,6 +16,8 @@ pub struct Population {
     train: usize,
     /// Test pictures of the first 0, 1, 2, ... classes in label order; the last is all of them.
     test: Vec<usize>,
+    /// Whether its row lets AugMix follow on views of test pictures.
+    pub augmix: bool,
     /// Whether the folder was not there.
     pub is_published: bool,
     /// What must be said of what is there.
@@ -39,6 +41,7 @@ impl Population {
             names: names.iter().map(tokens).collect(),
             train,
             test,
+            augmix: true,
             is_published: false,
             notes: Vec::new(),
         })
@@ -61,6 +64,7 @@ impl Population {
             test: (0..=classes)
                 .map(|i| pictures.test * i / classes.max(1))
                 .collect(),
+            augmix: row.augmix,
             is_published: true,
             notes: Vec::new(),
         })
@@ -74,6 +78,7 @@ impl Population {
             test: vec![0; names.len() + 1],
             names,
             train: parts.iter().map(|(of, _)| of.train).sum(),
+            augmix: parts.iter().all(|(of, _)| of.augmix),
             is_published: parts.iter().any(|(of, _)| of.is_published),
             notes: Vec::new(),
         }

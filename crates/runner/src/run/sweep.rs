@@ -35,12 +35,13 @@ use crate::store::{Planned, Store, replace};
 
 mod key;
 mod stages;
+mod views;
 mod worker;
 
 pub use worker::{OnFailure, Tally, Work};
 
 /// Version of what trials compute; a change that moves any number raises it, and finished trials run again.
-const RESULTS: u32 = 3;
+pub const RESULTS: u32 = 3;
 
 /// One trial of the plan.
 pub struct Trial {

@@ -9,6 +9,7 @@ use datasets::{Item, Stream};
 use methods::{Classes, Images, Needs, Predict, Sees};
 
 use crate::record::{ClassTally, Test};
+use crate::run::feed::Series;
 use crate::run::trial::{Interrupted, Target};
 use crate::stats::{ECE_BINS, expected_calibration_error, reliability};
 use crate::store::Prediction;
@@ -109,11 +110,10 @@ impl<'a> Exam<'a> {
         Ok(match self.needs.sees {
             Sees::Features => Images::Features(feed.test_features(chunk, stop)?),
             Sees::Pixels => Images::Pixels(feed.test_pixels(chunk)?),
-            Sees::Views { count, augmix } => {
-                // AugMix only where the published code has it: the dataset's row says where not.
-                let mix = augmix && feed.dataset.augmix;
-                let number = number as u64;
-                Images::Pixels(feed.tuning_views(&chunk[0], count, mix, self.seed, number)?)
+            Sees::Views { .. } => {
+                let series = Series::of(self.needs, feed.dataset.augmix, self.seed);
+                let series = series.expect("there is one where views are seen");
+                Images::Features(feed.view_features(&chunk[0], &series, number)?)
             }
         })
     }

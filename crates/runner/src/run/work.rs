@@ -275,10 +275,12 @@ impl Counter<'_> {
         match self.method.config.needs().sees {
             Sees::Views { count, .. } => {
                 let cost = cost.text;
-                // Texts that are not tuned are computed once.
-                let times = if cost.backward > 0.0 { pictures } else { 1.0 };
-                load.text_step = times * (text.forward + cost.backward * text.backward);
-                load.text_forward = times * (cost.forward - 1.0).max(0.0) * text.forward;
+                // The texts that every picture starts from are computed once; where they are tuned, one pass goes without
+                // a gradient: that which scores.
+                let steps = (cost.forward - 1.0).max(0.0) * text.forward;
+                let steps = steps + cost.backward * text.backward;
+                load.text_step = text.forward + pictures * steps;
+                load.text_forward = pictures * cost.forward.min(1.0) * text.forward;
                 load.images = (pictures * count as f64) as u64;
                 load.image_forward = pictures * count as f64 * image(self.architecture, 0).forward;
             }

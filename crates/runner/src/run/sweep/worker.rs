@@ -41,7 +41,8 @@ pub struct Work<'a> {
     pub jobs: usize,
     /// Threads of each.
     pub threads: usize,
-    /// Keys of the trials it does, in this order; all of the suite where not given.
+    /// Keys of the trials it does, in this order, but that those which see the same views of test pictures follow each
+    /// other; all of the suite where not given.
     pub keys: Option<&'a [String]>,
     /// Times that a trial which failed is tried again.
     pub retries: u32,
@@ -122,6 +123,7 @@ impl Sweep {
                 Standing::Newer(problem) => return Err(newer(store, trial, &problem)),
                 Standing::Missing | Standing::Damaged(_) => {}
             }
+            self.expect_views(trial);
             fresh.push_back(*trial);
         }
         work.progress.start(trials.len(), tally.before);
@@ -144,7 +146,10 @@ impl Sweep {
         let Shift { queue, tally, .. } = shift;
         let queue = queue.into_inner().expect("no panic while held");
         let mut tally = tally.into_inner().expect("no panic while held");
-        let left = queue.fresh.len() + queue.met.len();
+        let met = queue.met.iter().map(|(trial, _)| trial);
+        let left: Vec<&&Trial> = queue.fresh.iter().chain(met).collect();
+        left.iter().for_each(|trial| self.release_views(trial));
+        let left = left.len();
         tally.interrupted |= work.stop.load(Ordering::Relaxed) && left > 0;
         if !tally.interrupted {
             tally.left = left;
@@ -268,9 +273,15 @@ impl<'s> Shift<'s> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.work.threads)
             .build()?;
+        let mut last = None;
         while !self.work.stop.load(Ordering::Relaxed) && !self.closes.load(Ordering::Relaxed) {
-            match self.turn() {
-                Turn::Look(trial, again) => self.look(job, &pool, trial, again)?,
+            match self.turn(last) {
+                Turn::Look(trial, again) => {
+                    last = Some(trial);
+                    if self.look(job, &pool, trial, again)? {
+                        self.sweep.release_views(trial);
+                    }
+                }
                 Turn::Wait(time) => std::thread::sleep(time.min(PASSED_ON)),
                 Turn::Leave => break,
             }
@@ -278,9 +289,12 @@ impl<'s> Shift<'s> {
         Ok(())
     }
 
-    fn turn(&self) -> Turn<'s> {
+    /// What follows behind `last`: a trial that sees the views it saw, which are kept for that long, or else the first.
+    fn turn(&self, last: Option<&Trial>) -> Turn<'s> {
         let mut queue = self.queue.lock().expect("no panic while held");
-        if let Some(trial) = queue.fresh.pop_front() {
+        let fresh = queue.fresh.iter().copied();
+        let next = last.and_then(|last| self.sweep.sees_same(last, fresh));
+        if let Some(trial) = queue.fresh.remove(next.unwrap_or(0)) {
             return Turn::Look(trial, false);
         }
         let now = Instant::now();
@@ -321,24 +335,24 @@ impl<'s> Shift<'s> {
         Ok(true)
     }
 
-    /// Runs a trial unless it is ended or another's.
+    /// Runs a trial unless it is ended or another's; whether the shift is done with it.
     fn look(
         &self,
         job: usize,
         pool: &rayon::ThreadPool,
         trial: &'s Trial,
         again: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let key = &trial.planned.key;
         if self.has_ended(trial, &self.store.standing(key)?)? {
-            return Ok(());
+            return Ok(true);
         }
         match self.claims.claim(key)? {
             Tried::Ours(claim) => {
                 // Its last worker may have ended it between our look and our claim.
                 let standing = self.store.standing(key)?;
                 if self.has_ended(trial, &standing)? {
-                    return Ok(());
+                    return Ok(true);
                 }
                 if let Standing::Damaged(problem) = standing {
                     self.set_aside(key, &problem)?;
@@ -348,7 +362,7 @@ impl<'s> Shift<'s> {
             Tried::Held { by, lives } => {
                 if again && lives && !self.work.waits {
                     self.tally(|t| t.running.push((key.clone(), *by)));
-                    return Ok(());
+                    return Ok(true);
                 }
                 let next = Instant::now() + if again { AGAIN } else { Duration::ZERO };
                 let mut queue = self.queue.lock().expect("no panic while held");
@@ -356,7 +370,7 @@ impl<'s> Shift<'s> {
                 if again && queue.fresh.is_empty() {
                     self.work.progress.waits(queue.met.len(), &by);
                 }
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -373,14 +387,14 @@ impl<'s> Shift<'s> {
         Ok(())
     }
 
-    /// Runs a trial that is ours, writes it down and frees it.
+    /// Runs a trial that is ours, writes it down and frees it; whether the shift is done with it.
     fn take(
         &self,
         job: usize,
         pool: &rayon::ThreadPool,
         trial: &'s Trial,
         claim: Claim,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let key = &trial.planned.key;
         let (work, halt) = (self.work, &self.halts[job]);
         work.progress.begin(job, &trial.planned);
@@ -416,7 +430,7 @@ impl<'s> Shift<'s> {
                     } else {
                         self.tally(|t| t.interrupted = true);
                     }
-                    return Ok(());
+                    return Ok(!is_lost);
                 }
                 Err(e) => return Err(e),
             }
@@ -432,11 +446,11 @@ impl<'s> Shift<'s> {
         {
             self.log(What::Lost, key)?;
             self.lose(trial);
-            return Ok(());
+            return Ok(false);
         }
         self.count(&record);
         work.progress.end(job, &record);
-        Ok(())
+        Ok(true)
     }
 
     /// Another worker has taken the trial over; what came of it is seen to later.
