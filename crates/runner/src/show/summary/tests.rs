@@ -62,7 +62,7 @@ fn trials_of_one_table_that_ran_on_several_devices_are_told() {
     };
     assert_eq!(note([None, None]), [""; 0]);
     let told = note([Some("cuda:0 NVIDIA H100"), Some("cuda:1 NVIDIA H100")]);
-    let wanted = "base-to-novel on vit-b16: 2 trials on NVIDIA H100, 4 trials on the processor";
+    let wanted = "base-to-novel on drawn: 2 trials on NVIDIA H100, 4 trials on the processor";
     assert_eq!(told, [wanted]);
 }
 
