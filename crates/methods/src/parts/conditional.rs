@@ -2,10 +2,11 @@
 //!
 //! `B` images, `K` classes, `M` context vectors, `W` text width, `E` joint width, `h = E / 16`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{D, Result, Tensor, Var};
-use clip::{Clip, Slot, TextPrompt, model::unit};
+use clip::{Clip, Slot, TextPlan, TextPrompt, model::unit};
 
 use super::context::Start;
 use super::layout::{self, Position};
@@ -25,6 +26,8 @@ pub(crate) struct Conditional {
     lead: String,
     /// One a class, for a context in rows 0..M.
     sequences: Vec<Vec<Slot>>,
+    /// Where the rows of so many images go, which is the same for any: by how many.
+    plans: Mutex<BTreeMap<usize, Arc<TextPlan>>>,
 }
 
 impl Conditional {
@@ -49,6 +52,7 @@ impl Conditional {
             count,
             lead,
             sequences: Vec::new(),
+            plans: Mutex::default(),
         };
         method.bind(classes)?;
         Ok(method)
@@ -65,10 +69,25 @@ impl Conditional {
             .unsqueeze(0)?
             .broadcast_add(&shift.unsqueeze(1)?)?
             .reshape((b * m, w))?;
+        let plan = self.plan(b)?;
+        let prompt = TextPrompt {
+            context: Some(contexts),
+            ..TextPrompt::default()
+        };
+        self.clip.text.encode(&plan, &prompt)?.reshape((b, k, e))
+    }
+
+    /// The texts of `b` images, each with a context of its own. Laying out the rows of many classes takes longer than a
+    /// GPU takes to compute them.
+    fn plan(&self, b: usize) -> Result<Arc<TextPlan>> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.get(&b) {
+            return Ok(plan.clone());
+        }
         let groups: Vec<Vec<Vec<Slot>>> = (0..b)
             .map(|image| {
                 let moved = |s: &Slot| match s {
-                    Slot::Context(row) => Slot::Context(image * m + row),
+                    Slot::Context(row) => Slot::Context(image * self.count + row),
                     Slot::Token(t) => Slot::Token(*t),
                 };
                 self.sequences
@@ -77,12 +96,8 @@ impl Conditional {
                     .collect()
             })
             .collect();
-        let plan = self.clip.text.plan(&groups)?;
-        let prompt = TextPrompt {
-            context: Some(contexts),
-            ..TextPrompt::default()
-        };
-        self.clip.text.encode(&plan, &prompt)?.reshape((b, k, e))
+        let plan = Arc::new(self.clip.text.plan(&groups)?);
+        Ok(plans.entry(b).or_insert(plan).clone())
     }
 
     /// Logits `[B, K]` of unit features `[B, E]` and texts `[B, K, E]`, not normalised.
@@ -157,6 +172,7 @@ impl Method for Conditional {
             Position::End,
             |_, i| i,
         )?;
+        self.plans = Mutex::default();
         Ok(())
     }
 
