@@ -142,6 +142,8 @@ template <class K> void check_sums(int count) {
     const std::string shape = text({{"numbers", count}});
     launch("to_input", grid, block, 0, [&] { K::to_input(x.at, input.at, 0.25f, count); });
     check_in<K>(label<K>("to_input", shape), input.values(), scaled, absolute(scaled), ROW_BOUND);
+    launch("from_input", grid, block, 0, [&] { K::from_input(input.at, product.at, count); });
+    check(label<K>("from_input", shape), product.values(), input.values(), absolute(scaled), 0.0);
     launch("times", grid, block, 0, [&] { K::times(x.at, y.at, product.at, 3.0f, count); });
     check(label<K>("times", shape), product.values(), times, absolute(times), ROW_BOUND);
     launch("add", grid, block, 0, [&] { K::add(x.at, y.at, copy.at, count); });
@@ -188,7 +190,7 @@ template <class K> void check_prompts(int rows, int width, int sources, float ke
     launch("put_rows", {up(rows, 4)}, {32, 4}, 0,
            [&] { K::put_rows(from, prompt.at, b_source.at, out.at, kept, share, rows, width); });
     check(label<K>("put_rows", shape), out.values(), put, put_size, ROW_BOUND);
-    const dim3 grid{up(width, 32), (unsigned)sources}, block{32, 8};
+    const dim3 grid{(unsigned)sources, up(width, 32)}, block{32, 8};
     Doubles before = dy.values();
     launch("put_rows_back", grid, block, 0,
            [&] { K::put_rows_back(dy.at, copy.at, offset.at, list.at, dprompt.at, kept, share, sources, width); });

@@ -204,12 +204,12 @@ KERNEL put_rows(const float* x, const float* prompt, const int* source, float* o
 }
 
 // dprompt[s] (where not null) = share * the sum of dy[list[offset[s]..offset[s+1]]]; then those rows of dy, and of copy where
-// not null, become kept * dy. A row is in one list at most. A lane a column, grid (ceil(W/32), sources), block (32, 8): each
+// not null, become kept * dy. A row is in one list at most. A lane a column, grid (sources, ceil(W/32)), block (32, 8): each
 // of the 8 warps sums every eighth row of the list, then the 8 sums are added in order.
 KERNEL put_rows_back(float* dy, In* copy, const int* offset, const int* list, float* dprompt, float kept, float share,
                      int sources, int width) {
     TABLE(sums, 8);
-    int lane = threadIdx.x, warp = threadIdx.y, column = blockIdx.x * 32 + lane, source = blockIdx.y;
+    int lane = threadIdx.x, warp = threadIdx.y, column = blockIdx.y * 32 + lane, source = blockIdx.x;
     float sum = 0.0f;
     if (column < width)
         for (int j = offset[source] + warp; j < offset[source + 1]; j += 8) {

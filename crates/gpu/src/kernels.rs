@@ -389,7 +389,7 @@ impl Lane {
         (sources, width): (usize, usize),
     ) -> Result<()> {
         let a = arguments![dy, copy, offset, list, dprompt, kept, share, sources, width];
-        let grid = (fits(width, "columns")?.div_ceil(32), most(sources)?, 1);
+        let grid = (fits(sources, "prompt rows")?, most(width.div_ceil(32))?, 1);
         self.launch("put_rows_back", inputs(half), grid, (32, 8, 1), 0, a)
     }
 
