@@ -249,6 +249,57 @@ fn a_bound_on_memory_changes_no_bit_and_a_gradient_can_be_asked_for_twice() {
     assert!(all[0] == all[2] && all[1] == all[3] && all[0] != all[1]);
 }
 
+/// Runs an ignored test of this file in a process of its own.
+fn alone(test: &str, variable: (&str, &str)) -> std::process::Output {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env(variable.0, variable.1)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn memory_that_waits_in_one_thread_makes_room_for_another_and_what_is_too_much_is_said() {
+    if null_driver::card().is_none() {
+        return;
+    }
+    let output = alone("room_alone", ("NULL_DRIVER_MEMORY", "150000000"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("the GPU's memory is used up"), "{said}");
+}
+
+#[test]
+#[ignore = "run by the test above, on a card of little memory"]
+fn room_alone() {
+    let Some(gpu) = null_driver::card() else {
+        return;
+    };
+    let clip = on(&gpu, &clip(1), Precision::Float32);
+    let tower = clip.transformer().unwrap();
+    let encode = |count| tower.encode(&pixels(count), &ImagePrompt::default());
+    // Each takes more than half of what there is, and keeps it waiting for its next call.
+    let (done, over) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let (first, wait) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            encode(1000).unwrap();
+            first.send(()).unwrap();
+            over.recv().unwrap();
+        });
+        wait.recv().unwrap();
+        encode(1000).unwrap();
+        done.send(()).unwrap();
+    });
+    // A gradient keeps all of its rows.
+    let tokens = Var::from_tensor(&noise(&[2, WIDTH], 2, 0.5)).unwrap();
+    let prompt = ImagePrompt {
+        tokens: Some(tokens.as_tensor().clone()),
+        ..ImagePrompt::default()
+    };
+    println!("{}", tower.encode(&pixels(3000), &prompt).unwrap_err());
+}
+
 /// Kernels and products of what `f` does, once everything that is made once is there.
 fn launches(f: impl Fn()) -> u64 {
     f();
@@ -264,11 +315,7 @@ fn a_step_of_twelve_blocks_keeps_to_its_launches() {
     };
     // The counts are of the whole process.
     let count = |what: &str| -> u64 {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["counted_alone", "--exact", "--ignored", "--nocapture"])
-            .env("COUNTED", what)
-            .output()
-            .unwrap();
+        let output = alone("counted_alone", ("COUNTED", what));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = said.lines().find_map(|l| l.split_once("launches: "));
         let (_, count) = line.unwrap_or_else(|| panic!("{said}"));

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
 use crate::error::{Error, Result};
+use crate::memory::Lane;
 
 /// In what numbers products are computed. Everything between them, all sums, and what is trained are float32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,7 +38,10 @@ struct Card {
     memory: usize,
     context: sys::CUcontext,
     products: lt_sys::cublasLtHandle_t,
-    architecture: String,
+    /// Compute capability without its point: 90.
+    architecture: i32,
+    /// Of all threads: what waits in one may make room for another.
+    lanes: Mutex<Vec<Weak<Lane>>>,
     /// One for each precision, compiled when first used.
     modules: [OnceLock<Module>; 3],
     compiling: Mutex<()>,
@@ -127,7 +131,8 @@ impl Gpu {
             memory,
             context,
             products,
-            architecture: format!("{major}{minor}"),
+            architecture: 10 * major + minor,
+            lanes: Mutex::default(),
             modules: Default::default(),
             compiling: Mutex::default(),
         })))
@@ -150,6 +155,12 @@ impl Gpu {
 
     pub(crate) fn products(&self) -> lt_sys::cublasLtHandle_t {
         self.0.products
+    }
+
+    /// The lanes of all threads, to look at or to add to.
+    pub(crate) fn lanes(&self) -> MutexGuard<'_, Vec<Weak<Lane>>> {
+        // Nothing that can panic leaves the list half changed.
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the calling thread's calls go to this card.
@@ -186,7 +197,7 @@ impl Gpu {
         if let Some(module) = place.get() {
             return Ok(module);
         }
-        let image = compile(&self.0.architecture, of)?;
+        let image = compile(self.0.architecture, of)?;
         self.enter()?;
         // SAFETY: the image is what the compiler gave, and is only read here.
         let handle = unsafe { driver::module::load_data(image.as_ptr().cast::<c_void>()) }?;
@@ -197,12 +208,19 @@ impl Gpu {
     }
 }
 
-/// Machine code of the kernels: of the very architecture, so that no driver is too old for what the compiler gives.
-fn compile(architecture: &str, of: Precision) -> Result<Vec<u8>> {
+/// Machine code of the kernels for the very card, so that no driver is too old for what the compiler gives; for a card
+/// that is newer than the compiler, its newest PTX, which the driver compiles on.
+fn compile(architecture: i32, of: Precision) -> Result<Vec<u8>> {
     let source = CString::new(KERNELS).map_err(|e| Error::Compile(e.to_string()))?;
-    let program = nvrtc::create_program(&source, Some(c"kernels.cu"))?;
+    let known = architectures()?;
+    let is_known = known.contains(&architecture);
+    let older = known.iter().filter(|known| **known < architecture).max();
+    let target = match (is_known, older) {
+        (false, Some(older)) => format!("compute_{older}"),
+        _ => format!("sm_{architecture}"),
+    };
     let mut options = vec![
-        format!("--gpu-architecture=sm_{architecture}"),
+        format!("--gpu-architecture={target}"),
         "--std=c++17".to_owned(),
     ];
     match of {
@@ -210,21 +228,14 @@ fn compile(architecture: &str, of: Precision) -> Result<Vec<u8>> {
         Precision::Tf32 => options.push("-DTF32".to_owned()),
         Precision::Half => options.push("-DHALF".to_owned()),
     }
+    let program = nvrtc::create_program(&source, Some(c"kernels.cu"))?;
     // SAFETY: the program was just made, and is destroyed at the end, whatever happens.
     unsafe {
-        let compiled = nvrtc::compile_program(program, &options);
-        let image = match compiled {
+        let image = match nvrtc::compile_program(program, &options) {
+            Ok(()) if target.starts_with("sm_") => machine_code(program),
             Ok(()) => {
-                let mut size = 0;
-                let mut image = Vec::new();
-                nvrtc_sys::nvrtcGetCUBINSize(program, &mut size)
-                    .result()
-                    .and_then(|()| {
-                        image.resize(size, 0u8);
-                        nvrtc_sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result()
-                    })
-                    .map(|()| image)
-                    .map_err(Error::from)
+                let text = nvrtc::get_ptx(program).map_err(Error::from);
+                text.map(|text| text.iter().map(|c| *c as u8).collect())
             }
             Err(error) => {
                 let log = nvrtc::get_program_log(program).unwrap_or_default();
@@ -239,6 +250,31 @@ fn compile(architecture: &str, of: Precision) -> Result<Vec<u8>> {
         };
         nvrtc::destroy_program(program)?;
         image
+    }
+}
+
+/// Compute capabilities that the compiler knows.
+fn architectures() -> Result<Vec<i32>> {
+    let mut count = 0;
+    // SAFETY: the list has as many places as the compiler said.
+    unsafe {
+        nvrtc_sys::nvrtcGetNumSupportedArchs(&mut count).result()?;
+        let mut known = vec![0; count.max(0) as usize];
+        nvrtc_sys::nvrtcGetSupportedArchs(known.as_mut_ptr()).result()?;
+        Ok(known)
+    }
+}
+
+/// # Safety
+/// `program` was compiled for a card.
+unsafe fn machine_code(program: nvrtc_sys::nvrtcProgram) -> Result<Vec<u8>> {
+    let mut size = 0;
+    // SAFETY: as said above; the image is as large as the compiler said.
+    unsafe {
+        nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+        let mut image = vec![0u8; size];
+        nvrtc_sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result()?;
+        Ok(image)
     }
 }
 

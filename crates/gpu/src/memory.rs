@@ -61,6 +61,10 @@ impl Gpu {
             products: Mutex::default(),
         });
         LANES.with_borrow_mut(|lanes| lanes.push((self.ordinal(), lane.clone())));
+        let mut all = self.lanes();
+        all.retain(|lane| lane.strong_count() > 0);
+        all.push(Arc::downgrade(&lane));
+        drop(all);
         Ok(lane)
     }
 }
@@ -117,8 +121,9 @@ impl Lane {
         if let Ok(address) = unsafe { driver::malloc_sync(size) } {
             return Ok(address);
         }
-        // What waits in other sizes may make room.
-        self.release()?;
+        // What waits in other sizes, or for other threads, may make room.
+        let lanes: Vec<Arc<Self>> = self.gpu.lanes().iter().filter_map(Weak::upgrade).collect();
+        lanes.iter().try_for_each(|lane| lane.release())?;
         // SAFETY: as above.
         unsafe { driver::malloc_sync(size) }.map_err(|_| {
             let (free, total) = driver::mem_get_info().unwrap_or_default();
