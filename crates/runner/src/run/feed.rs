@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::Clip;
-use datasets::transform::{Look, train_view_of};
-use datasets::{Catalogue, Dataset, Item, Pack, Rgb, Stream, drawn, views::randaugment};
-use methods::{Needs, View};
+use datasets::transform::Look;
+use datasets::{Catalogue, Dataset, Item, Pack, Rgb, drawn};
+use methods::Needs;
 use rayon::prelude::*;
 
 use crate::run::cache::Cache;
@@ -21,6 +21,10 @@ use crate::run::trial::Interrupted;
 mod shared;
 
 pub use shared::Series;
+
+mod training;
+
+pub use training::Training;
 
 /// Bytes of decoded pictures that the process keeps because they may be needed again, whatever the number of datasets and
 /// trials; beyond, they are decoded again. Changes no result.
@@ -317,114 +321,15 @@ impl Feed {
             seed,
             stop,
             decoded: Kept::new(&KEPT),
+            ahead: Mutex::default(),
         }
-    }
-}
-
-/// Few-shot pictures as a trial's batches see them.
-pub struct Training<'a> {
-    feed: &'a Feed,
-    items: &'a [Item],
-    /// Hash of the items: what tells one trial's pictures from another's.
-    picks: String,
-    views: Views,
-    view: View,
-    crop: (f64, f64),
-    seed: u64,
-    stop: &'a AtomicBool,
-    decoded: Kept<usize>,
-}
-
-impl Training<'_> {
-    fn picture(&self, index: usize) -> Result<Arc<Rgb>, datasets::Error> {
-        if let Some(picture) = self.decoded.get(&index) {
-            return Ok(picture);
-        }
-        let picture = Arc::new(self.feed.dataset.source.rgb(&self.items[index])?);
-        self.decoded.keep(index, &picture);
-        Ok(picture)
-    }
-
-    /// A view drawn from the seed's own stream for this picture and turn: no method's draws move another's.
-    fn view(
-        &self,
-        view: View,
-        stream: &str,
-        index: usize,
-        turn: u64,
-    ) -> Result<Arc<Rgb>, datasets::Error> {
-        let picture = self.picture(index)?;
-        let place = turn * self.items.len() as u64 + index as u64;
-        let (size, mut stream) = (self.feed.size, Stream::named(self.seed, stream, place));
-        Ok(Arc::new(match view {
-            View::Crop => {
-                let may_flip = self.feed.dataset.flip;
-                train_view_of(&picture, size, self.crop, may_flip, &mut stream)
-            }
-            View::RandAugment => randaugment::view(&picture, size, &mut stream),
-        }))
-    }
-
-    fn views_of(&self, view: View, stream: &str, indices: &[usize], turn: usize) -> Result<Tensor> {
-        let views = indices
-            .par_iter()
-            .map(|i| self.view(view, stream, *i, turn as u64))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.feed.tensor(&views)
-    }
-
-    /// Second views `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`, drawn for themselves.
-    ///
-    /// # Errors
-    /// As [`Training::pixels`].
-    pub fn second(&self, view: View, indices: &[usize], epoch: usize) -> Result<Tensor> {
-        self.views_of(view, "second-views", indices, epoch)
-    }
-
-    /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
-    ///
-    /// # Errors
-    /// A picture that is missing or broken, with its path.
-    pub fn pixels(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
-        let turn = match self.views {
-            Views::None => {
-                let items: Vec<Item> = indices.iter().map(|i| self.items[*i].clone()).collect();
-                return self.feed.test_pixels(&items);
-            }
-            Views::Fresh => epoch,
-            Views::Cached(n) => epoch % n,
-        };
-        self.views_of(self.view, "views", indices, turn)
-    }
-
-    /// Un-normalised features `[n, E]` of the same.
-    ///
-    /// # Errors
-    /// As [`Training::pixels`]; [`Interrupted`].
-    pub fn features(&self, indices: &[usize], epoch: usize) -> Result<Tensor> {
-        let turn = match self.views {
-            Views::Fresh => {
-                return Ok(self.feed.clip.encode_image(&self.pixels(indices, epoch)?)?);
-            }
-            Views::Cached(n) => epoch % n,
-            Views::None => usize::MAX,
-        };
-        let mut cache = self.feed.views.lock().expect("no panic while held");
-        let key = (self.seed, self.picks.clone(), turn);
-        if !cache.contains_key(&key) {
-            let all: Vec<usize> = (0..self.items.len()).collect();
-            let features = self.feed.encode(all.len(), self.stop, |range| {
-                self.pixels(&all[range], epoch)
-            })?;
-            cache.insert(key.clone(), features);
-        }
-        let rows: Vec<u32> = indices.iter().map(|i| *i as u32).collect();
-        Ok(cache[&key].index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use methods::View;
+
     use super::*;
 
     #[test]
@@ -482,6 +387,35 @@ mod tests {
         let twins = |t: &Training| (t.pixels(&[3], 2), t.second(View::RandAugment, &[3], 2));
         let (view, second) = twins(&one);
         assert!(values(view.unwrap()) != values(second.unwrap()));
+    }
+
+    #[test]
+    fn views_made_ahead_are_those_that_their_step_would_make() {
+        let clip = crate::backbone::shipped().unwrap();
+        let dataset = open("drawn-pets", &Catalogue::built_in(), None).unwrap();
+        let feed = Feed::new(dataset, clip);
+        let items = &feed.dataset.split.train[..6];
+        let needs = Needs {
+            second_view: Some(View::Crop),
+            ..Needs::pixels()
+        };
+        let never = AtomicBool::new(false);
+        for views in [Views::Fresh, Views::Cached(2), Views::None] {
+            let of = || feed.training(items, (views, &needs), 1, &never);
+            let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let seen = |t: &Training, epoch| {
+                let second = t.second(View::Crop, &[5, 0, 3], epoch).unwrap();
+                let first = t.pixels(&[5, 0, 3], epoch).unwrap();
+                (values(first), values(second))
+            };
+            let (plain, ahead) = (of(), of());
+            // Of another step that never came, then of this one.
+            ahead.prepare(&needs, &[1, 2], 2);
+            ahead.prepare(&needs, &[0, 3, 5], 3);
+            assert!(seen(&ahead, 3) == seen(&plain, 3), "{views:?}");
+            assert!(seen(&ahead, 2) == seen(&plain, 2), "{views:?}");
+            assert!(ahead.ahead.lock().unwrap().is_empty(), "{views:?}");
+        }
     }
 
     #[test]

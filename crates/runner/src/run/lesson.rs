@@ -129,6 +129,15 @@ impl<'a> Together<'a> {
         Ok(Tensor::cat(&pieces, 0)?.index_select(&rows, 0)?)
     }
 
+    /// Makes the views that a step on the pictures at `indices` will ask for.
+    fn prepare(&self, needs: &Needs, indices: &[usize], epoch: usize) {
+        for (number, (source, _, first, _)) in self.parts.iter().enumerate() {
+            let own = indices.iter().filter(|i| self.part(**i) == number);
+            let own: Vec<usize> = own.map(|i| i - first).collect();
+            source.prepare(needs, &own, epoch);
+        }
+    }
+
     fn images(&self, indices: &[usize], epoch: usize, sees: Sees) -> Result<Images> {
         Ok(match sees {
             Sees::Pixels => Images::Pixels(self.gather(indices, |s, i| s.pixels(i, epoch))?),
@@ -271,7 +280,9 @@ pub fn train(
         let before = at.done as usize - at.step;
         let steps = length.per_epoch.min(length.steps - before);
         let order = Stream::named(task.seed, "batches", stream + epoch as u64).permutation(n);
-        for chunk in order.chunks(training.batch).take(steps).skip(at.step) {
+        let chunks = order.chunks(training.batch).take(steps).skip(at.step);
+        let mut chunks = chunks.peekable();
+        while let Some(chunk) = chunks.next() {
             let seed = Stream::named(task.seed, "steps", stream + at.done).next_u64();
             let batch = batch(task, &source, needs, chunk, epoch, seed);
             let is_stopped = batch.as_ref().is_err_and(|e| e.is::<Interrupted>());
@@ -294,7 +305,15 @@ pub fn train(
             if training.starts_anew(at.done as usize, &length) {
                 optimizer = training.optimizer();
             }
-            let step = methods::step(method, &mut optimizer, &batch?, rate)?;
+            let (batch, next) = (batch?, chunks.peek());
+            // The next step's pictures are decoded and cropped beside this one, which leaves cores idle between its
+            // products, or all of them where it runs on a card.
+            let step = rayon::in_place_scope(|scope| {
+                if let Some(next) = next {
+                    scope.spawn(|_| source.prepare(needs, next, epoch));
+                }
+                methods::step(method, &mut optimizer, &batch, rate)
+            })?;
             let value = step.value;
             if step.gradients.is_none() {
                 spent(out);
