@@ -49,7 +49,7 @@ impl Back<'_> {
         let lane = &self.tape.lane;
         let full = lane.floats(g.count())?;
         if let Some(input) = &g.input {
-            lane.from_input(true, input.address, full.address, g.count())?;
+            lane.widen(true, input.address, full.address, g.count())?;
         }
         Ok(g.full.insert(full).address)
     }

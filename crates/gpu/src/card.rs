@@ -153,6 +153,15 @@ impl Gpu {
         self.0.memory
     }
 
+    /// Compiles the kernels of a precision, unless they are. What uses them does so by itself; here, to know early that they
+    /// compile.
+    ///
+    /// # Errors
+    /// What the compiler says.
+    pub fn prepare(&self, of: Precision) -> Result<()> {
+        self.module(of).map(|_| ())
+    }
+
     pub(crate) fn products(&self) -> lt_sys::cublasLtHandle_t {
         self.0.products
     }

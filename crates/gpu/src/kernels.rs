@@ -468,7 +468,7 @@ impl Lane {
         self.by_numbers("to_input", half, n, arguments![x, out, scale, n])
     }
 
-    pub(crate) fn from_input(&self, half: bool, x: u64, out: u64, n: usize) -> Result<()> {
+    pub(crate) fn widen(&self, half: bool, x: u64, out: u64, n: usize) -> Result<()> {
         self.by_numbers("from_input", half, n, arguments![x, out, n])
     }
 

@@ -436,7 +436,7 @@ impl Tape {
         }
         let wide = self.lane.floats(value.count())?;
         let (from, to) = (value.address, wide.address);
-        self.lane.from_input(true, from, to, value.count())?;
+        self.lane.widen(true, from, to, value.count())?;
         self.lane.download(wide.address, value.count())
     }
 
@@ -557,9 +557,7 @@ impl Tape {
             true => self
                 .lane
                 .to_input(true, x.address, out.address, 1.0, x.count())?,
-            false => self
-                .lane
-                .from_input(true, x.address, out.address, x.count())?,
+            false => self.lane.widen(true, x.address, out.address, x.count())?,
         }
         Ok(out)
     }

@@ -1,7 +1,5 @@
 //! Every kernel against float64 on the emulator: values and gradients of every class of shapes, in every precision.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;

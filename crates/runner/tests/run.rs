@@ -147,6 +147,30 @@ fn a_teacher_is_brought_with_its_prompts_and_teaches_on_every_training_picture()
     );
 }
 
+#[test]
+fn a_teachers_weights_can_be_a_file() {
+    let unknown = TAUGHT.replace("\"drawn\"", "\"elsewhere\"");
+    let plain = unknown.replace("teacher_prompts = \"prompts\"\n", "");
+    let bed = Bed::with_suite(&format!("{plain}config = {{ prompted = false }}\n"));
+    let refused = bed.run(&["run", "suite.toml", "--out", "none"]);
+    assert_ne!(refused.code, Some(0));
+    let told = "teacher (--teacher FILE): backbone \"elsewhere\"";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    assert!(!bed.path("none").exists());
+
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let file = assets.join("drawn-clip.safetensors");
+    let file = file.to_str().unwrap();
+    fine(&bed.run(&["run", "suite.toml", "--out", "taught", "--teacher", file]));
+    assert_eq!(bed.records("taught").len(), 1);
+
+    let without = Bed::with_suite(SUITE);
+    let refused = without.run(&["run", "suite.toml", "--out", "none", "--teacher", file]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    let told = "suite.toml names 0 teachers";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+}
+
 /// The header of a suite says how many trials it is; the published suites need neither pictures nor weights for that.
 #[test]
 fn every_papers_suite_says_how_many_trials_it_is_and_can_be_estimated_without_data() {

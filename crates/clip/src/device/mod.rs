@@ -32,8 +32,9 @@ impl Clip {
     /// what stays on the processor, in words: a tower of a kind that does not run on a card.
     ///
     /// # Errors
-    /// When the card's memory is used up.
+    /// When the kernels do not compile, or the card's memory is used up.
     pub fn use_gpu(&mut self, gpu: &Gpu, precision: Precision) -> Result<Vec<String>> {
+        gpu.prepare(precision).map_err(wrap)?;
         let mut stays = Vec::new();
         let mut stay = |tower: &str, why: &str| {
             stays.push(format!("the {tower} tower stays on the processor: {why}"));

@@ -27,12 +27,15 @@ pub(crate) struct CardText {
     head: Vec<Arc<Matrix>>,
 }
 
+/// Position and count of each time that rows entered.
+type Entered = Vec<(usize, usize)>;
+
 /// What a part of a plan is on the card; made at its first use.
 #[derive(Debug)]
 pub(crate) struct CardPart {
     base: Option<Arc<Buffer>>,
-    /// As the plan has it, and with rows more: by the position and count of each time that some entered.
-    laid: Mutex<HashMap<Vec<(usize, usize)>, Arc<Laid>>>,
+    /// As the plan has it, and with rows more.
+    laid: Mutex<HashMap<Entered, Arc<Laid>>>,
 }
 
 /// Packed rows on the card.

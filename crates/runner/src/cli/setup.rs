@@ -1,6 +1,6 @@
 //! What a suite is run with: where its data and weights are. Kept in the results folder, so that any worker can go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +31,10 @@ pub struct Places {
     /// CLIP weights: a file or folder of any known format, or a name of `model list` [default: the suite's backbone].
     #[arg(long)]
     pub model: Option<PathBuf>,
+    /// Weights of the suite's teacher, as --model [default: the backbone that the suite's `teacher` names].
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
     /// Folder that keeps features of frozen image towers and decoded test pictures between runs [default: none]. Changes no result.
     #[arg(long)]
     pub cache: Option<PathBuf>,
@@ -95,6 +99,19 @@ impl Setup {
         catalogue: &Catalogue,
         place: &Place,
     ) -> Result<Opened> {
+        let named: BTreeSet<&String> = suite
+            .methods
+            .iter()
+            .filter_map(|l| l.teacher.as_ref())
+            .collect();
+        if let (Some(given), true) = (&self.places.teacher, named.len() != 1) {
+            bail!(
+                "--teacher {}: {} names {} teachers; there must be one, whose weights these are",
+                given.display(),
+                path.display(),
+                named.len()
+            );
+        }
         let weights = backbone::weights(&suite.backbone, self.places.model.as_deref(), &self.told)?;
         backbone::takes(&weights, suite.sees())?;
         let architecture = weights.architecture.clone();
@@ -130,9 +147,10 @@ impl Setup {
         let mut teachers = BTreeMap::new();
         for name in suite.methods.iter().filter_map(|l| l.teacher.as_ref()) {
             if !teachers.contains_key(name) {
-                let mut teacher = backbone::weights(name, None, &backbone::Told::default())
+                let given = self.places.teacher.as_deref();
+                let mut teacher = backbone::weights(name, given, &backbone::Told::default())
                     .and_then(|weights| self.kept.load(&weights))
-                    .with_context(|| format!("{}: teacher", path.display()))?;
+                    .with_context(|| format!("{}: teacher (--teacher FILE)", path.display()))?;
                 place.take(Arc::make_mut(&mut teacher))?;
                 teachers.insert(name.clone(), teacher);
             }
@@ -170,14 +188,15 @@ impl Setup {
         let all = |path: &Option<PathBuf>| path.as_ref().map(whole).transpose();
         let places = &self.places;
         // Where there is no such file, it is a name.
-        let model = match &places.model {
-            Some(name) if !name.exists() => Some(name.clone()),
-            path => all(path)?,
+        let weights = |path: &Option<PathBuf>| match path {
+            Some(name) if !name.exists() => Ok(Some(name.clone())),
+            path => all(path),
         };
         let places = Places {
             data: all(&places.data)?,
             catalogue: all(&places.catalogue)?,
-            model,
+            model: weights(&places.model)?,
+            teacher: weights(&places.teacher)?,
             cache: all(&places.cache)?,
         };
         let run = Run {
@@ -219,6 +238,7 @@ impl Places {
             data: here.data.or(there.data),
             catalogue: here.catalogue.or(there.catalogue),
             model: here.model.or(there.model),
+            teacher: here.teacher.or(there.teacher),
             cache: here.cache.or(there.cache),
         };
         let catalogue = catalogue(setup.places.catalogue.as_deref())?;
