@@ -249,6 +249,9 @@ fn a_bound_on_memory_changes_no_bit_and_a_gradient_can_be_asked_for_twice() {
     assert!(all[0] == all[2] && all[1] == all[3] && all[0] != all[1]);
 }
 
+/// Bytes of a card of little memory.
+const ROOM: u64 = 150_000_000;
+
 /// Runs an ignored test of this file in a process of its own.
 fn alone(test: &str, variable: (&str, &str)) -> std::process::Output {
     std::process::Command::new(std::env::current_exe().unwrap())
@@ -263,7 +266,7 @@ fn memory_that_waits_in_one_thread_makes_room_for_another_and_what_is_too_much_i
     if null_driver::card().is_none() {
         return;
     }
-    let output = alone("room_alone", ("NULL_DRIVER_MEMORY", "150000000"));
+    let output = alone("room_alone", ("NULL_DRIVER_MEMORY", &ROOM.to_string()));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(said.contains("the GPU's memory is used up"), "{said}");
@@ -278,26 +281,30 @@ fn room_alone() {
     let clip = on(&gpu, &clip(1), Precision::Float32);
     let tower = clip.transformer().unwrap();
     let encode = |count| tower.encode(&pixels(count), &ImagePrompt::default());
-    // Each takes more than half of what there is, and keeps it waiting for its next call.
-    let (done, over) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let (first, wait) = std::sync::mpsc::channel();
+        let (_done, over) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
-            encode(1000).unwrap();
+            encode(3000).unwrap();
             first.send(()).unwrap();
-            over.recv().unwrap();
+            // Until the other is done, or has failed.
+            let _ = over.recv();
         });
         wait.recv().unwrap();
-        encode(1000).unwrap();
-        done.send(()).unwrap();
+        // Each takes more than half of what there is, and keeps it waiting for its next call.
+        let held = null_driver::counted("null_live_bytes");
+        assert!(2 * held > ROOM, "{held}");
+        encode(3000).unwrap();
     });
-    // A gradient keeps all of its rows.
+    // Pixels alone are more than the card has.
+    let too_many = (ROOM / (3 * 32 * 32 * 4) + 1) as usize;
     let tokens = Var::from_tensor(&noise(&[2, WIDTH], 2, 0.5)).unwrap();
     let prompt = ImagePrompt {
         tokens: Some(tokens.as_tensor().clone()),
         ..ImagePrompt::default()
     };
-    println!("{}", tower.encode(&pixels(3000), &prompt).unwrap_err());
+    let refused = tower.encode(&pixels(too_many), &prompt).unwrap_err();
+    println!("{refused}");
 }
 
 /// Kernels and products of what `f` does, once everything that is made once is there.
