@@ -250,7 +250,7 @@ fn a_bound_on_memory_changes_no_bit_and_a_gradient_can_be_asked_for_twice() {
 }
 
 /// Bytes of a card of little memory.
-const ROOM: u64 = 150_000_000;
+const ROOM: u64 = 130_000_000;
 
 /// Runs an ignored test of this file in a process of its own.
 fn alone(test: &str, variable: (&str, &str)) -> std::process::Output {
