@@ -116,7 +116,8 @@ impl Lane {
         self.take(4 * count)
     }
 
-    fn allocate(&self, size: usize) -> Result<u64> {
+    /// An address with `size` bytes behind it, which the caller frees.
+    pub(crate) fn allocate(&self, size: usize) -> Result<u64> {
         // SAFETY: plain allocation.
         if let Ok(address) = unsafe { driver::malloc_sync(size) } {
             return Ok(address);

@@ -146,11 +146,7 @@ impl Lane {
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
         let room = match products.room {
             Some(room) => room,
-            None => {
-                // SAFETY: plain allocation.
-                let room = unsafe { driver::malloc_sync(ROOM) }?;
-                *products.room.insert(room)
-            }
+            None => *products.room.insert(self.allocate(ROOM)?),
         };
         let handle = self.gpu.products();
         let way = match products.ways.entry(kind) {
