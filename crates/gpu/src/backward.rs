@@ -4,8 +4,9 @@ use crate::attention::Kind;
 use crate::error::{Error, Result};
 use crate::kernels::Attended;
 use crate::memory::Buffer;
+use crate::parts::Value;
 use crate::products::{Mat, Plus};
-use crate::tape::{Node, Tape, Value};
+use crate::tape::{Node, Tape};
 
 /// A gradient `[rows, width]`: in float32, in the numbers of products, or both.
 struct Gradient {

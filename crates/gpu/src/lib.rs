@@ -16,6 +16,7 @@ mod card;
 mod error;
 mod kernels;
 mod memory;
+mod parts;
 mod products;
 mod tape;
 
@@ -23,4 +24,5 @@ pub use attention::Attention;
 pub use card::{Gpu, Precision};
 pub use error::{Error, Result};
 pub use memory::{Buffer, Lane};
-pub use tape::{Activation, Gather, HostBack, LowRank, Matrix, Norm, Puts, Tape, Value, Want};
+pub use parts::{Activation, Gather, HostBack, LowRank, Matrix, Norm, Puts, Value, Want};
+pub use tape::Tape;

@@ -1,251 +1,18 @@
 //! One pass through a tower, noted so that gradients can go back through it.
 
+mod changes;
+mod pictures;
+
 use std::sync::Arc;
 
-use crate::attention::{Attention, Kind, flat};
+use crate::attention::{Attention, Kind};
 use crate::card::{Gpu, Precision};
 use crate::error::{Error, Result};
 use crate::kernels::Heads;
 use crate::memory::{Buffer, Lane};
-use crate::products::{Mat, Plus};
-
-/// Rows `[rows, width]` on the card.
-#[derive(Clone, Debug)]
-pub struct Value {
-    /// Holds the memory.
-    _data: Arc<Buffer>,
-    pub(crate) address: u64,
-    /// Rows.
-    pub rows: usize,
-    /// Numbers of a row.
-    pub width: usize,
-    /// Whether the numbers are half; else float32.
-    pub(crate) half: bool,
-    /// Where its gradient gathers, if it has one.
-    pub(crate) slot: Option<usize>,
-}
-
-impl Value {
-    pub(crate) fn shape(&self) -> (usize, usize) {
-        (self.rows, self.width)
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.rows * self.width
-    }
-
-    pub(crate) fn mat(&self) -> Mat {
-        Mat::new(self.address, self.rows, self.width)
-    }
-
-    /// Frozen rows that are there already.
-    pub fn constant(data: &Arc<Buffer>, rows: usize, width: usize) -> Self {
-        constant(data.clone(), rows, width)
-    }
-
-    /// Whether a gradient goes to it.
-    pub fn is_tracked(&self) -> bool {
-        self.slot.is_some()
-    }
-}
-
-/// What a norm's rows are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// To go on as rows: float32.
-    Stream,
-    /// To be multiplied: in the precision of products.
-    Product,
-}
-
-/// The MLP's non-linearity; see the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(1.702 x)`.
-    QuickGelu,
-    /// `x * Phi(x)`.
-    Gelu,
-    /// The same by a hyperbolic tangent.
-    GeluTanh,
-}
-
-/// Gain and shift of a LayerNorm, `[1, W]` each, and what it adds to the variance.
-#[derive(Clone, Debug)]
-pub struct Norm {
-    /// Multiplies.
-    pub gain: Value,
-    /// Is added.
-    pub bias: Value,
-    /// Added to the variance.
-    pub epsilon: f32,
-}
-
-/// A frozen linear layer `x weight^T + bias`.
-#[derive(Debug)]
-pub struct Matrix {
-    data: Buffer,
-    bias: Option<Buffer>,
-    /// Numbers that come out.
-    pub columns: usize,
-    /// Numbers that go in.
-    pub inner: usize,
-    half: bool,
-    /// Whether it lies as `[inner, columns]`.
-    turned: bool,
-}
-
-impl Matrix {
-    /// Of `weight` `[columns, inner]`, or with `turned` `[inner, columns]`, and `bias` `[columns]`.
-    ///
-    /// # Errors
-    /// When sizes do not fit, or the card's memory is used up.
-    pub fn new(
-        lane: &Lane,
-        weight: &[f32],
-        [columns, inner]: [usize; 2],
-        turned: bool,
-        bias: Option<&[f32]>,
-        precision: Precision,
-    ) -> Result<Self> {
-        if weight.len() != columns * inner || bias.is_some_and(|b| b.len() != columns) {
-            return Err(Error::Shape(format!(
-                "a matrix [{columns}, {inner}] of {} numbers",
-                weight.len()
-            )));
-        }
-        // The units of half products want rows that are multiples of 16 bytes.
-        let lead = if turned { columns } else { inner };
-        let half =
-            precision == Precision::Half && lead.is_multiple_of(8) && inner.is_multiple_of(8);
-        let data = if half {
-            let half: Vec<half::f16> = weight.iter().map(|v| half::f16::from_f32(*v)).collect();
-            lane.upload_shared(&half)?
-        } else {
-            lane.upload_shared(weight)?
-        };
-        Ok(Self {
-            data,
-            bias: bias.map(|b| lane.upload_shared(b)).transpose()?,
-            columns,
-            inner,
-            half,
-            turned,
-        })
-    }
-
-    pub(crate) fn is_half(&self) -> bool {
-        self.half
-    }
-
-    /// `[columns, inner]`.
-    pub(crate) fn mat(&self) -> Mat {
-        if self.turned {
-            Mat::new(self.data.address, self.inner, self.columns).t()
-        } else {
-            Mat::new(self.data.address, self.columns, self.inner)
-        }
-    }
-}
-
-/// Which prompt row goes to which row.
-#[derive(Debug)]
-pub struct Puts {
-    pub(crate) source: Buffer,
-    pub(crate) offset: Buffer,
-    pub(crate) list: Buffer,
-    rows: usize,
-    pub(crate) sources: usize,
-}
-
-impl Puts {
-    /// For each `(row, source)`, prompt row `source` of `sources` goes to `row` of `rows`.
-    ///
-    /// # Errors
-    /// When one is not there, or a row is named twice.
-    pub fn new(lane: &Lane, rows: usize, sources: usize, puts: &[(usize, usize)]) -> Result<Self> {
-        let mut of_row = vec![-1i32; rows];
-        let mut lists = vec![Vec::new(); sources];
-        for &(row, source) in puts {
-            if row >= rows || source >= sources {
-                return Err(Error::Shape(format!(
-                    "prompt row {source} of {sources} cannot go to row {row} of {rows}"
-                )));
-            }
-            if std::mem::replace(&mut of_row[row], source as i32) >= 0 {
-                return Err(Error::Shape(format!("two prompt rows go to row {row}")));
-            }
-            lists[source].push(row);
-        }
-        let (offset, list) = flat(&lists);
-        Ok(Self {
-            source: lane.upload_shared(&of_row)?,
-            offset: lane.upload_shared(&offset)?,
-            list: lane.upload_shared(&list)?,
-            rows,
-            sources,
-        })
-    }
-}
-
-/// Which row each row is taken from.
-#[derive(Debug)]
-pub struct Gather {
-    from: Buffer,
-    pub(crate) offset: Buffer,
-    pub(crate) list: Buffer,
-    count: usize,
-    pub(crate) rows: usize,
-}
-
-impl Gather {
-    /// Row `i` is row `from[i]` of `rows`; zeros where it is from none.
-    ///
-    /// # Errors
-    /// When a row is not there.
-    pub fn new(lane: &Lane, rows: usize, from: &[Option<usize>]) -> Result<Self> {
-        let mut lists = vec![Vec::new(); rows];
-        let mut ids = Vec::with_capacity(from.len());
-        for (to, row) in from.iter().enumerate() {
-            match *row {
-                Some(row) if row >= rows => {
-                    return Err(Error::Shape(format!("row {row} of {rows} is asked for")));
-                }
-                Some(row) => {
-                    lists[row].push(to);
-                    ids.push(row as i32);
-                }
-                None => ids.push(-1),
-            }
-        }
-        let (offset, list) = flat(&lists);
-        Ok(Self {
-            from: lane.upload_shared(&ids)?,
-            offset: lane.upload_shared(&offset)?,
-            list: lane.upload_shared(&list)?,
-            count: from.len(),
-            rows,
-        })
-    }
-}
-
-/// What a branch on the processor gives back of the gradient of its rows: that of the rows that went in, and of its own
-/// inputs, in their order.
-pub type HostBack = dyn Fn(&[f32]) -> Result<(Vec<f32>, Vec<Vec<f32>>)> + Send + Sync;
-
-/// What `up (down x)` adds to.
-#[derive(Clone, Debug)]
-pub struct LowRank<'a> {
-    /// `[r, inner]`.
-    pub down: &'a Value,
-    /// `[n, r]`.
-    pub up: &'a Value,
-    /// Multiplies the sum.
-    pub scale: f32,
-    /// First of the `n` columns that it is added to.
-    pub column: usize,
-    /// Multiplies `x` number by number, and by this: dropout.
-    pub kept: Option<(&'a Value, f32)>,
-}
+use crate::parts::constant;
+use crate::parts::{Activation, Gather, HostBack, Matrix, Norm, Puts, Value, Want};
+use crate::products::Plus;
 
 /// Notes of one operation, for the way back.
 pub(crate) enum Node {
@@ -365,7 +132,7 @@ impl Tape {
         self.precision == Precision::Half
     }
 
-    fn slot(&mut self, tracked: bool) -> Option<usize> {
+    pub(crate) fn slot(&mut self, tracked: bool) -> Option<usize> {
         tracked.then(|| {
             self.slots += 1;
             self.slots - 1
@@ -373,7 +140,13 @@ impl Tape {
     }
 
     /// Rows that are made here; with a slot if `tracked`.
-    fn made(&mut self, rows: usize, width: usize, half: bool, tracked: bool) -> Result<Value> {
+    pub(crate) fn made(
+        &mut self,
+        rows: usize,
+        width: usize,
+        half: bool,
+        tracked: bool,
+    ) -> Result<Value> {
         let data = self.lane.take(rows * width * if half { 2 } else { 4 })?;
         Ok(Value {
             address: data.address,
@@ -512,10 +285,16 @@ impl Tape {
             bias: matrix.bias.as_ref().map(|b| b.address),
             matrix: residual.map(|r| r.address),
         };
-        let input = self.as_input(x, matrix.half)?;
+        let input = self.as_input(x, matrix.is_half())?;
         let (left, right) = (input.mat(), matrix.mat().t());
-        self.lane
-            .multiply(out.mat(), left, right, plus, matrix.half, self.precision)?;
+        self.lane.multiply(
+            out.mat(),
+            left,
+            right,
+            plus,
+            matrix.is_half(),
+            self.precision,
+        )?;
         if let Some(slot) = out.slot {
             self.nodes.push(Node::Linear {
                 x: x.slot,
@@ -685,209 +464,5 @@ impl Tape {
             self.nodes.push(Node::Gather { x, gather, out });
         }
         Ok(out)
-    }
-
-    /// Adds `scale * up (down x)` to columns of `into`, which must not be used again: what comes out takes its place.
-    ///
-    /// # Errors
-    /// When shapes do not fit, or the card's memory is used up.
-    pub fn low_rank(&mut self, into: Value, x: &Value, low: &LowRank) -> Result<Value> {
-        let (rank, inner) = low.down.shape();
-        let fits = x.width == inner && low.up.width == rank && into.rows == x.rows;
-        if !fits || low.column + low.up.rows > into.width || x.half || into.half {
-            return Err(Error::Shape(format!(
-                "a low rank [{rank}, {inner}] and [{}, {}] of rows [{}, {}]",
-                low.up.rows, low.up.width, x.rows, x.width
-            )));
-        }
-        let masked = match low.kept {
-            None => x.clone(),
-            Some((kept, factor)) => {
-                if kept.shape() != x.shape() {
-                    return Err(Error::Shape(format!(
-                        "dropout of {:?} on rows {:?}: it has one number for each value of the tower's rows",
-                        kept.shape(),
-                        x.shape()
-                    )));
-                }
-                let out = self.made(x.rows, x.width, false, false)?;
-                let (x, kept) = (x.address, kept.address);
-                self.lane.times(x, kept, out.address, factor, out.count())?;
-                out
-            }
-        };
-        let middle = self.made(x.rows, rank, false, false)?;
-        let [down, up] = [low.down, low.up].map(|v| v.mat().t());
-        self.float_product(middle.mat(), masked.mat(), down, false)?;
-        // The scale goes into the narrow rows.
-        let scaled = self.times(&middle, low.scale)?;
-        self.float_product(
-            columns(&into, low.column, low.up.rows),
-            scaled.mat(),
-            up,
-            true,
-        )?;
-        let tracked = [&into, x, low.down, low.up].iter().any(|v| v.is_tracked());
-        let out = Value {
-            slot: self.slot(tracked),
-            ..into.clone()
-        };
-        if let Some(slot) = out.slot {
-            self.nodes.push(Node::LowRank {
-                into: into.slot,
-                x: x.clone(),
-                masked,
-                kept: low.kept.map(|(kept, factor)| (kept.clone(), factor)),
-                middle,
-                down: low.down.clone(),
-                up: low.up.clone(),
-                scale: low.scale,
-                column: low.column,
-                out: slot,
-            });
-        }
-        Ok(out)
-    }
-
-    /// `x` times a number.
-    pub(crate) fn times(&self, x: &Value, factor: f32) -> Result<Value> {
-        let data = self.lane.floats(x.count())?;
-        // Without a half of its own, `to_input` is a product with a number.
-        self.lane
-            .to_input(false, x.address, data.address, factor, x.count())?;
-        Ok(constant(Arc::new(data), x.rows, x.width))
-    }
-
-    /// A product of what is trained: in float32 whatever the weights are.
-    pub(crate) fn float_product(&self, out: Mat, left: Mat, right: Mat, add: bool) -> Result<()> {
-        let plus = Plus {
-            bias: None,
-            matrix: add.then_some(out.address),
-        };
-        self.lane
-            .multiply(out, left, right, plus, false, self.precision)
-    }
-
-    /// `a + b`.
-    ///
-    /// # Errors
-    /// When shapes do not fit, or the card's memory is used up.
-    pub fn sum(&mut self, a: &Value, b: &Value) -> Result<Value> {
-        if a.shape() != b.shape() || a.half || b.half {
-            return Err(Error::Shape(format!(
-                "{:?} and {:?} do not add up",
-                a.shape(),
-                b.shape()
-            )));
-        }
-        let out = self.made(a.rows, a.width, false, a.is_tracked() || b.is_tracked())?;
-        self.lane.copy(out.address, a.address, a.count())?;
-        self.lane
-            .add(false, out.address, b.address, None, a.count())?;
-        if let Some(out) = out.slot {
-            let (a, b) = (a.slot, b.slot);
-            self.nodes.push(Node::Sum { a, b, out });
-        }
-        Ok(out)
-    }
-
-    /// Rows `[x.rows, width]` that the processor computed of `x` and of `inputs`, with what it gives back of their
-    /// gradient.
-    ///
-    /// # Errors
-    /// When the card's memory is used up.
-    pub fn host(
-        &mut self,
-        x: &Value,
-        inputs: &[&Value],
-        computed: &[f32],
-        width: usize,
-        back: Box<HostBack>,
-    ) -> Result<Value> {
-        let tracked = x.is_tracked() || inputs.iter().any(|v| v.is_tracked());
-        let data = self.lane.upload(computed)?;
-        let mut out = constant(Arc::new(data), computed.len() / width.max(1), width);
-        out.slot = self.slot(tracked);
-        if let Some(slot) = out.slot {
-            self.nodes.push(Node::Host {
-                x: x.slot,
-                inputs: inputs.iter().map(|v| v.slot).collect(),
-                back,
-                out: slot,
-            });
-        }
-        Ok(out)
-    }
-
-    /// Patches of `pixels` `[B, 3, G P, G P]` as rows `[B G G, 3 P P]`, to be multiplied.
-    ///
-    /// # Errors
-    /// When the card's memory is used up.
-    pub fn patches(&mut self, pixels: &[f32], [batch, grid, patch]: [usize; 3]) -> Result<Value> {
-        let width = 3 * patch * patch;
-        if pixels.len() != batch * grid * grid * width {
-            return Err(Error::Shape(format!(
-                "{} pixels are not {batch} pictures of {grid} patches of {patch} a side",
-                pixels.len()
-            )));
-        }
-        let pixels = self.lane.upload(pixels)?;
-        let half = self.is_half();
-        let out = self.made(batch * grid * grid, width, half, false)?;
-        self.lane
-            .patches(half, pixels.address, out.address, (batch, grid, patch))?;
-        Ok(out)
-    }
-
-    /// Rows `[B (classes + count + extra), W]`: the class row (where there is one), `count` patch rows and `extra` zeros
-    /// of each picture, with positions `[classes + count, W]` on all but the zeros.
-    ///
-    /// # Errors
-    /// When shapes do not fit, or the card's memory is used up.
-    pub fn embed_pictures(
-        &mut self,
-        patches: &Value,
-        classes: Option<&Value>,
-        positions: &Value,
-        batch: usize,
-        extra: usize,
-    ) -> Result<Value> {
-        let (count, width) = (patches.rows / batch.max(1), patches.width);
-        let length = usize::from(classes.is_some()) + count;
-        if positions.shape() != (length, width) || patches.half {
-            return Err(Error::Shape(format!(
-                "positions {:?} for {length} rows of width {width}",
-                positions.shape()
-            )));
-        }
-        let out = self.made(batch * (length + extra), width, false, false)?;
-        let class = classes.map(|c| c.address);
-        let sizes = (batch, count, extra, width);
-        let (from, to) = (patches.address, out.address);
-        self.lane
-            .embed_pictures(from, class, positions.address, to, sizes)?;
-        Ok(out)
-    }
-}
-
-/// Columns `first..first + count` of `x`.
-pub(crate) fn columns(x: &Value, first: usize, count: usize) -> Mat {
-    Mat {
-        address: x.address + 4 * first as u64,
-        rows: x.rows,
-        columns: count,
-        stride: x.width,
-        turned: false,
-    }
-}
-
-fn constant(data: Arc<Buffer>, rows: usize, width: usize) -> Value {
-    Value {
-        address: data.address,
-        _data: data,
-        rows,
-        width,
-        half: false,
-        slot: None,
     }
 }
