@@ -68,7 +68,7 @@ fn sources(root: &Path) -> u64 {
         .flat_map(|folder| std::fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = files
-        .filter(|path| path.extension().is_none_or(|e| e != "rs"))
+        .filter(|path| path.is_file() && path.extension().is_none_or(|e| e != "rs"))
         .collect();
     files.sort();
     let mut hasher = DefaultHasher::new();
