@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use candle_core::{Device, Result, Tensor, Var, bail};
 
 use crate::image::VisionTransformer;
-use crate::ops::{Activation, scaled_cosine};
+use crate::ops::{Activation, Arithmetic, scaled_cosine};
 use crate::pooled::PooledTransformer;
 use crate::prompts::{ImagePrompt, TextPrompt};
 use crate::resnet::ModifiedResNet;
@@ -53,6 +53,7 @@ pub struct Clip {
     pub logit_scale: Tensor,
     logit_bias: Option<f64>,
     scale: f64,
+    arithmetic: Arithmetic,
     fingerprint: String,
     /// What follows the fingerprint where these tensors are not run as OpenAI's are.
     manner: String,
@@ -135,6 +136,27 @@ impl Clip {
         )
     }
 
+    /// Has frozen blocks of both towers multiply by `arithmetic` from now on. What is trained of a tower's own goes on in
+    /// [`Arithmetic::Portable`].
+    ///
+    /// # Errors
+    /// Where this machine has not the instructions.
+    pub fn use_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
+        if !arithmetic.is_supported() {
+            bail!(
+                "arithmetic {:?}: this machine has no matrix unit that may be used",
+                arithmetic.name()
+            );
+        }
+        self.arithmetic = arithmetic;
+        Ok(())
+    }
+
+    /// What frozen blocks multiply by.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
     fn build(
         origin: Origin,
         activations: [Activation; 2],
@@ -163,6 +185,7 @@ impl Clip {
             logit_scale,
             logit_bias,
             scale,
+            arithmetic: Arithmetic::default(),
             fingerprint: String::new(),
             manner: String::new(),
             look: Look::default(),

@@ -43,6 +43,11 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
+    /// Element `(i, j)`.
+    pub(super) fn at(&self, i: usize, j: usize) -> f32 {
+        self.data[i * self.row_stride + j * self.col_stride]
+    }
+
     /// As an input of panels whose lanes are rows.
     fn source(&self) -> Source<'a> {
         Source {
