@@ -49,7 +49,7 @@ impl<'a> Mat<'a> {
     }
 
     /// As an input of panels whose lanes are rows.
-    fn source(&self) -> Source<'a> {
+    pub(super) fn source(&self) -> Source<'a> {
         Source {
             words: self.data,
             lanes: self.rows,

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::scratch::{self, Buffer};
 
 #[cfg(target_arch = "x86_64")]
-mod kernel;
+pub(super) mod kernel;
 
 /// Rows of the left input, and of the output, that a kernel takes at once.
 pub(super) const ROWS: usize = 12;

@@ -218,7 +218,7 @@ pub(super) unsafe fn copy(source: &Source, width: usize, out: *mut f32) {
 /// Rows to columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(r: [__m512; 16]) -> [__m512; 16] {
+pub(in super::super) fn transposed(r: [__m512; 16]) -> [__m512; 16] {
     let mut four = [_mm512_setzero_ps(); 16];
     for g in 0..4 {
         let [a, b, c, d] = [r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]];

@@ -1,0 +1,458 @@
+//! Inputs as the unit takes them: rounded to bfloat16, or split into two, in tiles.
+//!
+//! A tile is 16 rows of 64 bytes: of the left input 16 rows of 32 values along the inner side; of the right input 16
+//! pairs of values along the inner side (a pair is one word, the earlier value in its lower half) of 16 columns. A step
+//! is 32 values of the inner side, for 32 rows or columns: two tiles of the high half, then, in
+//! [`Grade::Split`](super::Grade::Split), two of the low half. Steps of the same rows or columns follow one another, so
+//! that a kernel reads both inputs from end to end. What is missing to whole tiles is zero.
+//!
+//! Rounding is to nearest, ties to even; subnormal numbers become zero, and NaN stays NaN: what `vcvtne2ps2bf16` does, so
+//! that with or without that instruction the bits are the same. The low half is what rounding took away, rounded in its
+//! turn. Where a half is infinite (its value is, or rounds up to it), the other is not finite either, and nor is what
+//! they are multiplied to: an infinity may come out as NaN, but never as a number.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::super::gemm::Mat;
+use super::super::scratch::{self, Buffer};
+use super::{Grade, SIDE, STEP, TILE, step_words};
+
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
+/// An input of a product in tiles.
+#[derive(Debug)]
+pub(super) struct Tiles {
+    grade: Grade,
+    lanes: usize,
+    inner: usize,
+    buffer: Buffer,
+    /// Of the first word, so that tiles start at cache lines.
+    offset: usize,
+}
+
+impl Tiles {
+    fn empty(grade: Grade, lanes: usize, inner: usize) -> Self {
+        let words = lanes.div_ceil(SIDE) * inner.div_ceil(STEP) * step_words(grade);
+        let (buffer, offset) = aligned(words);
+        Self {
+            grade,
+            lanes,
+            inner,
+            buffer,
+            offset,
+        }
+    }
+
+    /// Rows that `write(i, row)` gives, of `inner` values each.
+    pub(super) fn of_rows(
+        grade: Grade,
+        rows: usize,
+        inner: usize,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let mut all = Self::empty(grade, rows, inner);
+        let steps = all.steps();
+        let out = Out(all.buffer[all.offset..].as_mut_ptr().cast());
+        // A task is a tile's rows.
+        (0..rows.div_ceil(SIDE / 2)).into_par_iter().for_each_init(
+            // What is behind a row stays zero.
+            || scratch::zeros(steps * STEP),
+            |row, tile| {
+                let group = tile / 2 * steps * step_words(grade);
+                for i in 0..SIDE / 2 {
+                    let at = tile * (SIDE / 2) + i;
+                    let to = group + tile % 2 * TILE + 16 * i;
+                    if at < rows {
+                        write(at, &mut row[..inner]);
+                    } else {
+                        row.fill(0.0);
+                    }
+                    // SAFETY: words of a tile's row are one task's alone, and as many as are written.
+                    unsafe { split_row(grade, row, out.at(to)) };
+                }
+                // For the next tile of this task.
+                row[inner..].fill(0.0);
+            },
+        );
+        all
+    }
+
+    /// Columns of `right` `[inner, columns]`.
+    pub(super) fn of_columns(grade: Grade, right: Mat) -> Self {
+        let values = Values::of(right);
+        let mut all = Self::empty(grade, values.columns, values.inner);
+        let (steps, words) = (all.steps(), step_words(grade));
+        let out = Out(all.buffer[all.offset..].as_mut_ptr().cast());
+        let blocks = steps.div_ceil(super::DEPTH);
+        (0..values.columns.div_ceil(SIDE) * blocks)
+            .into_par_iter()
+            .for_each(|task| {
+                let (panel, first) = (task / blocks, task % blocks * super::DEPTH);
+                let range = first..steps.min(first + super::DEPTH);
+                let len = range.len() * words;
+                // SAFETY: a task's steps of a panel are its alone, and inside the buffer.
+                let out = unsafe {
+                    std::slice::from_raw_parts_mut(out.at((panel * steps + first) * words), len)
+                };
+                values.lay_out(grade, panel * SIDE, range, out);
+            });
+        all
+    }
+
+    /// How exact.
+    pub(super) fn grade(&self) -> Grade {
+        self.grade
+    }
+
+    /// Rows of a left input, columns of a right one.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Values along the inner side.
+    pub(super) fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// Steps along the inner side.
+    pub(super) fn steps(&self) -> usize {
+        self.inner.div_ceil(STEP)
+    }
+
+    /// Steps `steps` of the rows or columns from `group * 32` on.
+    pub(super) fn words(&self, group: usize, steps: Range<usize>) -> &[u32] {
+        let words = step_words(self.grade);
+        let first = self.offset + group * self.steps() * words;
+        as_words(&self.buffer[first + steps.start * words..first + steps.end * words])
+    }
+}
+
+/// A buffer with room for `len` words from a cache line on, and where that is.
+pub(super) fn aligned(len: usize) -> (Buffer, usize) {
+    let buffer = scratch::take(len + 16);
+    let offset = buffer.as_ptr().align_offset(64).min(16);
+    (buffer, offset)
+}
+
+pub(super) fn as_words(values: &[f32]) -> &[u32] {
+    // SAFETY: of the same size and alignment, and every pattern of bits is both.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+pub(super) fn as_words_mut(values: &mut [f32]) -> &mut [u32] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+}
+
+/// Where values of a right input lie: the one place that reads them.
+#[derive(Clone, Copy)]
+pub(super) struct Values<'a> {
+    from: &'a [f32],
+    pub(super) columns: usize,
+    pub(super) inner: usize,
+    column_stride: usize,
+    inner_stride: usize,
+}
+
+impl<'a> Values<'a> {
+    /// Of `right` `[inner, columns]`.
+    ///
+    /// # Panics
+    /// When its slice is too short.
+    pub(super) fn of(right: Mat<'a>) -> Self {
+        let source = right.t().source();
+        let values = Self {
+            from: source.words,
+            columns: source.lanes,
+            inner: source.steps,
+            column_stride: source.lane_stride,
+            inner_stride: source.step_stride,
+        };
+        if values.columns > 0 && values.inner > 0 {
+            let last = (values.columns - 1) * values.column_stride
+                + (values.inner - 1) * values.inner_stride;
+            assert!(values.from.len() > last, "a product reads past its inputs");
+        }
+        values
+    }
+
+    /// The panel of 32 columns from `column` on, `steps` of it.
+    ///
+    /// # Panics
+    /// When `out` has another size.
+    pub(super) fn lay_out(
+        &self,
+        grade: Grade,
+        column: usize,
+        steps: Range<usize>,
+        out: &mut [u32],
+    ) {
+        assert_eq!(
+            out.len(),
+            steps.len() * step_words(grade),
+            "a panel has its size"
+        );
+        #[cfg(target_arch = "x86_64")]
+        if wide::is_supported() && (self.column_stride == 1 || self.inner_stride == 1) {
+            // SAFETY: the processor has the instructions.
+            unsafe { wide::lay_out(self, grade, column, steps, out) };
+            return;
+        }
+        self.lay_out_plainly(grade, column, steps, out);
+    }
+
+    /// As [`Values::lay_out`], on any processor.
+    fn lay_out_plainly(&self, grade: Grade, column: usize, steps: Range<usize>, out: &mut [u32]) {
+        for (step, out) in steps.zip(out.chunks_exact_mut(step_words(grade))) {
+            for (k, n) in (0..STEP / 2).flat_map(|k| (0..SIDE).map(move |n| (k, n))) {
+                let value = |odd: usize| {
+                    let (k, n) = (step * STEP + 2 * k + odd, column + n);
+                    let there = k < self.inner && n < self.columns;
+                    if there {
+                        self.from[k * self.inner_stride + n * self.column_stride]
+                    } else {
+                        0.0
+                    }
+                };
+                let [high, low] = split([value(0), value(1)]);
+                let at = n / 16 * TILE + 16 * k + n % 16;
+                out[at] = high;
+                if grade == Grade::Split {
+                    out[2 * TILE + at] = low;
+                }
+            }
+        }
+    }
+}
+
+/// A row of whole steps: 16 words of every step at `out`, and in [`Grade::Split`] 16 more two tiles behind.
+///
+/// # Safety
+/// Those must be valid for writes.
+unsafe fn split_row(grade: Grade, row: &[f32], out: *mut u32) {
+    #[cfg(target_arch = "x86_64")]
+    if wide::is_supported() {
+        // SAFETY: the caller's promise; the processor has the instructions.
+        unsafe { wide::split_row(grade, row, out) };
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { split_row_plainly(grade, row, out) };
+}
+
+/// As [`split_row`], on any processor.
+///
+/// # Safety
+/// As there.
+unsafe fn split_row_plainly(grade: Grade, row: &[f32], out: *mut u32) {
+    for (step, values) in row.chunks_exact(STEP).enumerate() {
+        for (i, pair) in values.chunks_exact(2).enumerate() {
+            let [high, low] = split([pair[0], pair[1]]);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let out = out.add(step * step_words(grade) + i);
+                out.write(high);
+                if grade == Grade::Split {
+                    out.add(2 * TILE).write(low);
+                }
+            }
+        }
+    }
+}
+
+/// The word of the high halves of a pair, and that of the low ones.
+#[inline(always)]
+fn split(pair: [f32; 2]) -> [u32; 2] {
+    let high = pair.map(rounded);
+    let low = [0, 1].map(|i| rounded(pair[i] - f32::from_bits(high[i] << 16)));
+    [high, low].map(|half| half[0] | half[1] << 16)
+}
+
+/// Rounded to bfloat16.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    if x.is_nan() {
+        // Quiet.
+        (bits >> 16) | 0x40
+    } else if x.abs() < f32::MIN_POSITIVE {
+        (bits >> 16) & 0x8000
+    } else {
+        nearest
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Out(*mut u32);
+// SAFETY: every task writes words of its own.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+impl Out {
+    fn at(self, index: usize) -> *mut u32 {
+        // SAFETY: callers stay inside the buffer the pointer was taken from.
+        unsafe { self.0.add(index) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::noise;
+    use super::*;
+
+    fn value(word: u32, odd: usize) -> f32 {
+        f32::from_bits((word >> (16 * odd)) << 16)
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_and_ties_go_to_even() {
+        for (x, want) in [
+            (0x3f80_0000, 0x3f80),
+            (0x3f80_8000, 0x3f80),
+            (0x3f81_8000, 0x3f82),
+            (0x3f80_8001, 0x3f81),
+            (0x7f7f_ffff, 0x7f80),
+            (0xff80_0000, 0xff80),
+            (0x0000_0000, 0x0000),
+            (0x8000_0000, 0x8000),
+            // Subnormal: zero of the same sign, though the largest of them would round to a normal number.
+            (0x007f_ffff, 0x0000),
+            (0x8000_0001, 0x8000),
+            (0x0080_0000, 0x0080),
+            // NaN of any payload.
+            (0x7f80_0001, 0x7fc0),
+            (0xffff_ffff, 0xffff),
+        ] {
+            assert_eq!(rounded(f32::from_bits(x)), want, "{x:08x}");
+        }
+        for bits in (0..=u32::MAX).step_by(65_521) {
+            let x = f32::from_bits(bits);
+            if !x.is_subnormal() && !x.is_nan() {
+                assert_eq!(
+                    rounded(x),
+                    u32::from(half::bf16::from_f32(x).to_bits()),
+                    "{bits:08x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn halves_leave_less_than_a_part_in_2_to_the_17() {
+        for x in noise(10_000, 3) {
+            let [high, low] = split([x, -x]);
+            for (odd, x) in [(0, x), (1, -x)] {
+                let rest = f64::from(x) - f64::from(value(high, odd)) - f64::from(value(low, odd));
+                assert!(
+                    rest.abs() <= f64::from(x.abs()) / f64::from(1 << 17),
+                    "{x}: {rest}"
+                );
+            }
+        }
+        // All that half precision holds is exact.
+        for bits in 0..=u16::MAX {
+            let x = half::f16::from_bits(bits).to_f32();
+            if x.is_finite() {
+                let [high, low] = split([x, 0.0]);
+                assert_eq!(value(high, 0) + value(low, 0), x);
+            }
+        }
+    }
+
+    /// Ordinary values and every kind of odd one.
+    fn odd_values(n: usize, seed: u32) -> Vec<f32> {
+        let mut values = noise(n, seed);
+        for (i, value) in values.iter_mut().enumerate() {
+            let bits = (i as u32).wrapping_mul(2_654_435_761) ^ seed.rotate_left(9);
+            match i % 7 {
+                0 => *value = f32::from_bits(bits),
+                1 => *value = f32::from_bits(bits & 0x80ff_ffff),
+                2 => *value = f32::from_bits(bits | 0x7f00_0000),
+                _ => {}
+            }
+        }
+        values
+    }
+
+    #[test]
+    fn wide_instructions_lay_out_the_same_bits() {
+        #[cfg(target_arch = "x86_64")]
+        if wide::is_supported() {
+            for (inner, columns) in [
+                (1, 1),
+                (2, 31),
+                (33, 32),
+                (63, 33),
+                (64, 65),
+                (100, 17),
+                (3, 70),
+            ] {
+                let data = odd_values(inner * columns, (inner + columns) as u32);
+                for right in [
+                    Mat::new(&data, inner, columns, columns),
+                    Mat::new(&data, columns, inner, inner).t(),
+                ] {
+                    let values = Values::of(right);
+                    for grade in [Grade::Split, Grade::Rounded] {
+                        let steps = inner.div_ceil(STEP);
+                        for column in (0..columns).step_by(SIDE) {
+                            for range in [0..steps, steps - 1..steps] {
+                                let len = range.len() * step_words(grade);
+                                let (mut ours, mut plain) = (vec![1; len], vec![2; len]);
+                                values.lay_out(grade, column, range.clone(), &mut ours);
+                                values.lay_out_plainly(grade, column, range, &mut plain);
+                                assert_eq!(ours, plain, "{inner}x{columns}, {column}, {grade:?}");
+                            }
+                        }
+                    }
+                }
+            }
+            let row = odd_values(64 * STEP, 9);
+            for grade in [Grade::Split, Grade::Rounded] {
+                let len = 64 * step_words(grade);
+                let (mut ours, mut plain) = (vec![1; len], vec![1; len]);
+                // SAFETY: as long as the row's steps.
+                unsafe {
+                    split_row(grade, &row, ours.as_mut_ptr());
+                    split_row_plainly(grade, &row, plain.as_mut_ptr());
+                }
+                assert_eq!(ours, plain);
+            }
+            return;
+        }
+        eprintln!("SKIPPED: this processor has no AVX512-BF16");
+    }
+
+    #[test]
+    fn what_is_missing_to_whole_tiles_is_zero() {
+        // Buffers come back with what was in them.
+        let mut dirty = scratch::take(1 << 16);
+        dirty.fill(f32::NAN);
+        drop(dirty);
+        for (lanes, inner) in [(1, 1), (17, 33), (33, 31), (40, 100)] {
+            let ones = vec![1f32; lanes * inner];
+            let count = |tiles: &Tiles, groups: usize, whole: bool| -> usize {
+                (0..groups)
+                    .flat_map(|group| tiles.words(group, 0..tiles.steps()))
+                    .enumerate()
+                    // The second tile of the last rows may be left as it was, when no row reaches it.
+                    .filter(|(i, _)| {
+                        let last = i / (tiles.steps() * 1024) == groups - 1;
+                        whole || !last || i % 512 < TILE
+                    })
+                    .map(|(_, word)| (0..2).filter(|odd| value(*word, *odd) != 0.0).count())
+                    .sum()
+            };
+            let groups = lanes.div_ceil(SIDE);
+            let rows = Tiles::of_rows(Grade::Split, lanes, inner, |_, row| row.fill(1.0));
+            let whole = (lanes - 1) % SIDE >= SIDE / 2;
+            assert_eq!(count(&rows, groups, whole), lanes * inner);
+            let columns = Tiles::of_columns(Grade::Split, Mat::new(&ones, inner, lanes, lanes));
+            assert_eq!(count(&columns, groups, true), lanes * inner);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Laying out with vectors of 16, and `vcvtne2ps2bf16` for rounding.
+
+use std::arch::x86_64::{
+    __m512, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps,
+    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_si512, _mm512_sub_ps,
+};
+use std::ops::Range;
+
+use super::super::super::panels::kernel::transposed;
+use super::{Grade, STEP, TILE, Values, step_words};
+
+/// Rows of the inner side that are asked for ahead of time, where they are far apart.
+const AHEAD: usize = 16;
+
+/// Whether this processor has the instructions. Any with the matrix unit has.
+#[inline(always)]
+pub(super) fn is_supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
+}
+
+/// As [`super::split_row`].
+///
+/// # Safety
+/// As there; the processor must have the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn split_row(grade: Grade, row: &[f32], out: *mut u32) {
+    for (step, values) in row.chunks_exact(STEP).enumerate() {
+        // SAFETY: the step has 32 values; the caller's promise.
+        unsafe {
+            let pair = [
+                _mm512_loadu_ps(values.as_ptr()),
+                _mm512_loadu_ps(values.as_ptr().add(16)),
+            ];
+            let out = out.add(step * step_words(grade));
+            let high = rounded(pair);
+            _mm512_storeu_si512(out.cast(), high);
+            if grade == Grade::Split {
+                _mm512_storeu_si512(out.add(2 * TILE).cast(), rest(pair, high));
+            }
+        }
+    }
+}
+
+/// As [`Values::lay_out`], where one stride is 1.
+///
+/// # Safety
+/// The processor must have the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn lay_out(
+    values: &Values,
+    grade: Grade,
+    column: usize,
+    steps: Range<usize>,
+    out: &mut [u32],
+) {
+    for (step, out) in steps.zip(out.chunks_exact_mut(step_words(grade))) {
+        for tile in 0..2 {
+            let column = column + 16 * tile;
+            let (high, low) = out.split_at_mut(2 * TILE);
+            let high = &mut high[tile * TILE..(tile + 1) * TILE];
+            let low = (grade == Grade::Split).then(|| &mut low[tile * TILE..(tile + 1) * TILE]);
+            // SAFETY: the caller's promise.
+            unsafe {
+                if values.inner_stride == 1 {
+                    across(values, column, step * STEP, high, low);
+                } else {
+                    along(values, column, step * STEP, high, low);
+                }
+            }
+        }
+    }
+}
+
+/// A tile whose columns lie in memory one by one, pairs side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn across(values: &Values, column: usize, first: usize, high: &mut [u32], low: Option<&mut [u32]>) {
+    let columns = values.columns.saturating_sub(column).min(16);
+    let inner = values.inner - first;
+    let (mut highs, mut lows) = ([_mm512_setzero_ps(); 16], [_mm512_setzero_ps(); 16]);
+    for i in 0..columns {
+        let from = &values.from[(column + i) * values.column_stride + first..];
+        let pair = [
+            read(from, inner),
+            read(from.get(16..).unwrap_or(&[]), inner.saturating_sub(16)),
+        ];
+        let words = rounded(pair);
+        highs[i] = _mm512_castsi512_ps(words);
+        if low.is_some() {
+            lows[i] = _mm512_castsi512_ps(rest(pair, words));
+        }
+    }
+    let store = |words: [__m512; 16], out: &mut [u32]| {
+        for (words, out) in transposed(words).into_iter().zip(out.chunks_exact_mut(16)) {
+            // SAFETY: sixteen words.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_castps_si512(words)) };
+        }
+    };
+    store(highs, high);
+    if let Some(low) = low {
+        store(lows, low);
+    }
+}
+
+/// A tile whose columns lie side by side in memory.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn along(
+    values: &Values,
+    column: usize,
+    first: usize,
+    high: &mut [u32],
+    mut low: Option<&mut [u32]>,
+) {
+    let columns = values.columns.saturating_sub(column).min(16);
+    // Of two vectors that follow one another, a value of the first, then one of the second.
+    let mut order = [0u16; 32];
+    for (i, order) in order.iter_mut().enumerate() {
+        *order = (i / 2 + i % 2 * 16) as u16;
+    }
+    // SAFETY: a whole vector.
+    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+    let lower = _mm512_set1_epi32(0xffff_0000u32 as i32);
+    for k in 0..STEP / 2 {
+        let row = |odd: usize| {
+            let inner = first + 2 * k + odd;
+            if inner >= values.inner || columns == 0 {
+                return _mm512_setzero_ps();
+            }
+            let from = inner * values.inner_stride + column;
+            // Rows are far apart, often a page or more: the processor does not guess the next.
+            let ahead = values
+                .from
+                .as_ptr()
+                .wrapping_add(from + AHEAD * values.inner_stride);
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            read(&values.from[from..], columns)
+        };
+        let (even, odd) = (row(0), row(1));
+        let words = _mm512_permutexvar_epi16(order, rounded([even, odd]));
+        store(words, &mut high[16 * k..16 * (k + 1)]);
+        if let Some(low) = &mut low {
+            let even = _mm512_sub_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)));
+            let odd = _mm512_sub_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(words, lower)));
+            let words = _mm512_permutexvar_epi16(order, rounded([even, odd]));
+            store(words, &mut low[16 * k..16 * (k + 1)]);
+        }
+    }
+}
+
+/// The first `count` values of `from`, at most 16, then zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn read(from: &[f32], count: usize) -> __m512 {
+    let count = count.min(16);
+    assert!(from.len() >= count, "a tile lies inside its input");
+    // SAFETY: masked to the values that there are.
+    unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as __mmask16, from.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(words: __m512i, out: &mut [u32]) {
+    assert!(out.len() >= 16, "a vector is sixteen words");
+    // SAFETY: as just asserted.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), words) };
+}
+
+/// Thirty-two values as bfloat16, in order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded([first, second]: [__m512; 2]) -> __m512i {
+    // SAFETY: every pattern of bits is a vector of words.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second, first)) }
+}
+
+/// What [`rounded`] took away from them, rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rest([first, second]: [__m512; 2], high: __m512i) -> __m512i {
+    let wide = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+    let (below, above) = (
+        _mm512_castsi512_si256(high),
+        _mm512_extracti64x4_epi64::<1>(high),
+    );
+    rounded([
+        _mm512_sub_ps(first, wide(below)),
+        _mm512_sub_ps(second, wide(above)),
+    ])
+}
