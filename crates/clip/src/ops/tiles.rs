@@ -11,6 +11,7 @@
 
 use std::sync::OnceLock;
 
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::gemm::Mat;
@@ -254,6 +255,7 @@ impl Source<'_> {
 
 /// A product.
 struct Work<'a> {
+    arch: Arch,
     unit: Unit,
     left: &'a Tiles,
     right: Source<'a>,
@@ -287,6 +289,7 @@ impl<'a> Work<'a> {
             "a product is asked of a unit that can multiply"
         );
         Self {
+            arch: Arch::new(),
             unit,
             left: &left.0,
             right,
@@ -372,37 +375,49 @@ impl<'a> Work<'a> {
     /// # Safety
     /// Those must be inside the output, and nobody else may touch them.
     unsafe fn finish(&self, [row, column]: [usize; 2], size: [usize; 2], sums: &[f32]) {
-        for i in 0..size[0] {
-            for (tile, first) in (0..size[1]).step_by(SIDE / 2).enumerate() {
-                let width = (size[1] - first).min(SIDE / 2);
-                let at = (row + i) * self.columns + column + first;
-                let sums = &sums[place(i / 16, tile) + i % 16 * 16..][..width];
-                // SAFETY: the caller's promise.
-                let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(at), width) };
-                match self.start {
-                    Start::Zero => out.copy_from_slice(sums),
-                    Start::Output => {
-                        for (out, sum) in out.iter_mut().zip(sums) {
-                            *out += sum;
-                        }
-                    }
-                    Start::Bias(bias) => {
-                        let bias = &bias[column + first..][..width];
-                        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-                            *out = bias + sum;
-                        }
-                    }
-                    Start::Onto(bias, base) => {
-                        let bias = &bias[column + first..][..width];
-                        let base = &base[at..][..width];
-                        for (((out, sum), bias), base) in
-                            out.iter_mut().zip(sums).zip(bias).zip(base)
-                        {
-                            *out = base + bias + sum;
+        self.arch.dispatch(
+            #[inline(always)]
+            || {
+                for i in 0..size[0] {
+                    for (tile, first) in (0..size[1]).step_by(SIDE / 2).enumerate() {
+                        let width = (size[1] - first).min(SIDE / 2);
+                        let (column, at) =
+                            (column + first, (row + i) * self.columns + column + first);
+                        let sums = &sums[place(i / 16, tile) + i % 16 * 16..][..width];
+                        // SAFETY: the caller's promise.
+                        let out =
+                            unsafe { std::slice::from_raw_parts_mut(self.out.add(at), width) };
+                        match self.start {
+                            Start::Zero => out.copy_from_slice(sums),
+                            Start::Output => end([sums], out, |out, [sum]| out + sum),
+                            Start::Bias(bias) => {
+                                end([&bias[column..][..width], sums], out, |_, [bias, sum]| {
+                                    bias + sum
+                                });
+                            }
+                            Start::Onto(bias, base) => {
+                                let from = [&base[at..][..width], &bias[column..][..width], sums];
+                                end(from, out, |_, [base, bias, sum]| base + bias + sum);
+                            }
                         }
                     }
                 }
-            }
+            },
+        );
+    }
+}
+
+/// `out = of(out, from)`, at most 16 values; all of them, nearly always, in one vector.
+#[inline(always)]
+fn end<const N: usize>(from: [&[f32]; N], out: &mut [f32], of: impl Fn(f32, [f32; N]) -> f32) {
+    if let Ok(out) = <&mut [f32; 16]>::try_from(&mut *out) {
+        let from = from.map(|from| *from.first_chunk::<16>().expect("as many as the output"));
+        for i in 0..16 {
+            out[i] = of(out[i], from.map(|from| from[i]));
+        }
+    } else {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = of(*out, from.map(|from| from[i]));
         }
     }
 }

@@ -39,102 +39,102 @@ pub(super) fn multiply(
     sums: &mut [f32],
     keep: bool,
 ) {
-    let arch = Arch::new();
     let height = if tall { 2 } else { 1 };
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            let (mut lefts, mut rights) = ([[[[0f32; 16]; 2]; 16]; 2], [[[[0f32; 32]; 2]; 16]; 2]);
-            if !keep {
-                sums[..height * 2 * TILE].fill(0.0);
+    if !keep {
+        sums[..height * 2 * TILE].fill(0.0);
+    }
+    let mut of_sums = [i32::MAX; 2];
+    for (i, of_sums) in of_sums.iter_mut().enumerate().take(height) {
+        *of_sums = unit_of_sums(&sums[place(i, 0)..place(i, 0) + 2 * TILE]);
+    }
+    let halves = grade.halves();
+    let (mut lefts, mut rights) = ([[[[0f32; 16]; 2]; 16]; 2], [[[[0f32; 32]; 2]; 16]; 2]);
+    let steps = left.chunks_exact(step_words(grade));
+    for (left, right) in steps.zip(right.chunks_exact(step_words(grade))) {
+        let mut of_rights = [i32::MAX; 2];
+        for half in 0..halves {
+            let words = &right[half * 2 * TILE..(half + 1) * 2 * TILE];
+            of_rights[half] = spread_columns(words, &mut rights[half]);
+        }
+        for (tile, of_sums) in of_sums.iter_mut().enumerate().take(height) {
+            let mut of_lefts = [i32::MAX; 2];
+            for half in 0..halves {
+                let at = (2 * half + tile) * TILE;
+                of_lefts[half] = spread_rows(&left[at..at + TILE], &mut lefts[half]);
             }
-            let mut of_sums = [i32::MAX; 2];
-            for (i, of_sums) in of_sums.iter_mut().enumerate().take(height) {
-                // Sums are float32: 23 bits behind the leading one.
-                *of_sums = unit(&sums[place(i, 0)..place(i, 0) + 2 * TILE], 23);
-            }
-            let halves = grade.halves();
-            let steps = left.chunks_exact(step_words(grade));
-            for (left, right) in steps.zip(right.chunks_exact(step_words(grade))) {
-                let mut of_rights = [i32::MAX; 2];
-                for half in 0..halves {
-                    let words = &right[half * 2 * TILE..(half + 1) * 2 * TILE];
-                    spread_columns(words, &mut rights[half]);
-                    of_rights[half] = unit(rights[half].as_flattened().as_flattened(), 7);
-                }
-                for (tile, of_sums) in of_sums.iter_mut().enumerate().take(height) {
-                    let mut of_lefts = [i32::MAX; 2];
-                    for half in 0..halves {
-                        let at = (2 * half + tile) * TILE;
-                        spread_rows(&left[at..at + TILE], &mut lefts[half]);
-                        of_lefts[half] = unit(lefts[half].as_flattened().as_flattened(), 7);
-                    }
-                    let to = place(tile, 0);
-                    let sums = &mut sums[to..to + 2 * TILE];
-                    for (l, r) in grade.order() {
-                        let of_products = of_lefts[*l].saturating_add(of_rights[*r]);
-                        *of_sums = (*of_sums).min(of_products);
-                        let (rows, columns) = (&lefts[*l], &rights[*r]);
-                        if *of_sums < NORMAL {
-                            exactly(rows, columns, sums);
-                        } else {
-                            quickly(rows, columns, sums);
-                        }
-                    }
+            let to = place(tile, 0);
+            let sums = &mut sums[to..to + 2 * TILE];
+            for (l, r) in grade.order() {
+                let of_products = of_lefts[*l].saturating_add(of_rights[*r]);
+                *of_sums = (*of_sums).min(of_products);
+                let (rows, columns) = (&lefts[*l], &rights[*r]);
+                if *of_sums < NORMAL {
+                    exactly(rows, columns, sums);
+                } else {
+                    quickly(rows, columns, sums);
                 }
             }
-        },
-    );
-}
-
-/// The exponent of a power of two that all of `values` are multiples of, when there are `behind` bits behind the leading
-/// one. Rounded sums of multiples are multiples too. Subnormal values give a number so low that nobody computes quickly.
-#[inline(always)]
-fn unit(values: &[f32], behind: i32) -> i32 {
-    let mut least = [u32::MAX; 32];
-    let chunks = values.chunks_exact(32);
-    for chunk in chunks {
-        for (least, value) in least.iter_mut().zip(chunk) {
-            // Zero becomes the largest: it is a multiple of everything.
-            let bits = (value.to_bits() & 0x7fff_ffff).wrapping_sub(1);
-            *least = bits.min(*least);
         }
     }
-    let least = least.iter().fold(u32::MAX, |a, b| a.min(*b));
+}
+
+/// The exponent of a power of two that all values are multiples of: of the least that is not zero, less the bits behind
+/// its leading one. Rounded sums of multiples are multiples too. Subnormal values give a number so low that nobody
+/// computes quickly. `least` is the least pattern of bits without signs, less one, so that zero is the largest.
+fn unit(least: u32, behind: i32) -> i32 {
     match least.wrapping_add(1) >> 23 {
-        // Nothing but zeros, or a subnormal value.
         0 if least == u32::MAX => i32::MAX,
         0 => i32::MIN,
         exponent => exponent as i32 - 127 - behind,
     }
 }
 
-#[inline(always)]
-fn spread_rows(words: &[u32], out: &mut Rows) {
-    for (words, out) in words.chunks_exact(16).zip(out) {
-        for k in 0..16 {
-            out[0][k] = f32::from_bits(words[k] << 16);
-            out[1][k] = f32::from_bits(words[k] & 0xffff_0000);
-        }
-    }
+/// [`unit`] of sums.
+fn unit_of_sums(sums: &[f32]) -> i32 {
+    let least = |bits: &f32| (bits.to_bits() & 0x7fff_ffff).wrapping_sub(1);
+    unit(sums.iter().map(least).min().unwrap_or(u32::MAX), 23)
 }
 
-#[inline(always)]
-fn spread_columns(words: &[u32], out: &mut Columns) {
+/// A tile's values, and [`unit`] of them.
+fn spread_rows(words: &[u32], out: &mut Rows) -> i32 {
+    let out = out.as_flattened_mut().as_flattened_mut();
+    unit(spread(words, out, [32, 16]), 7)
+}
+
+/// Two tiles' values, and [`unit`] of them.
+fn spread_columns(words: &[u32], out: &mut Columns) -> i32 {
+    let out = out.as_flattened_mut().as_flattened_mut();
     let (first, second) = words.split_at(TILE);
-    for (k, out) in out.iter_mut().enumerate() {
-        for (tile, words) in [first, second].into_iter().enumerate() {
-            let words = &words[16 * k..16 * (k + 1)];
-            for n in 0..16 {
-                out[0][16 * tile + n] = f32::from_bits(words[n] << 16);
-                out[1][16 * tile + n] = f32::from_bits(words[n] & 0xffff_0000);
+    let least = spread(first, out, [64, 32]);
+    unit(least.min(spread(second, &mut out[16..], [64, 32])), 7)
+}
+
+/// Writes the even and the odd values of rows of 16 words apart: those of row `i` from `i * stride` on, and from
+/// `i * stride + odd` on. Returns the least of them, as [`unit`] takes it.
+fn spread(words: &[u32], out: &mut [f32], [stride, odd]: [usize; 2]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if wide::is_supported() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { wide::spread(words, out, [stride, odd]) };
+    }
+    spread_plainly(words, out, [stride, odd])
+}
+
+/// As [`spread`], on any processor.
+fn spread_plainly(words: &[u32], out: &mut [f32], [stride, odd]: [usize; 2]) -> u32 {
+    let mut least = u32::MAX;
+    for (words, out) in words.chunks_exact(16).zip(out.chunks_mut(stride)) {
+        for (i, word) in words.iter().enumerate() {
+            for (at, bits) in [(i, word << 16), (i + odd, word & 0xffff_0000)] {
+                out[at] = f32::from_bits(bits);
+                least = least.min((bits & 0x7fff_ffff).wrapping_sub(1));
             }
         }
     }
+    least
 }
 
 /// Two `tdpbf16ps` of one tile of rows, where nothing can be subnormal.
-#[inline(always)]
 fn quickly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if wide::is_supported() {
@@ -146,37 +146,45 @@ fn quickly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
 }
 
 /// As [`quickly`], on any processor.
-#[inline(always)]
 fn plainly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
-    for (m, row) in rows.iter().enumerate() {
-        let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
-        for (k, columns) in columns.iter().enumerate() {
-            for n in 0..32 {
-                even[n] = row[0][k].mul_add(columns[0][n], even[n]);
-                odd[n] = row[1][k].mul_add(columns[1][n], odd[n]);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (m, row) in rows.iter().enumerate() {
+                let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
+                for (k, columns) in columns.iter().enumerate() {
+                    for n in 0..32 {
+                        even[n] = row[0][k].mul_add(columns[0][n], even[n]);
+                        odd[n] = row[1][k].mul_add(columns[1][n], odd[n]);
+                    }
+                }
+                for n in 0..32 {
+                    sums[at(m, n)] += even[n] + odd[n];
+                }
             }
-        }
-        for n in 0..32 {
-            sums[at(m, n)] += even[n] + odd[n];
-        }
-    }
+        },
+    );
 }
 
 /// Two `tdpbf16ps` of one tile of rows, whatever the values.
-#[inline(always)]
 fn exactly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
-    for (m, row) in rows.iter().enumerate() {
-        let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
-        for (k, columns) in columns.iter().enumerate() {
-            for n in 0..32 {
-                even[n] = fused(row[0][k], columns[0][n], even[n]);
-                odd[n] = fused(row[1][k], columns[1][n], odd[n]);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (m, row) in rows.iter().enumerate() {
+                let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
+                for (k, columns) in columns.iter().enumerate() {
+                    for n in 0..32 {
+                        even[n] = fused(row[0][k], columns[0][n], even[n]);
+                        odd[n] = fused(row[1][k], columns[1][n], odd[n]);
+                    }
+                }
+                for n in 0..32 {
+                    sums[at(m, n)] = added(sums[at(m, n)], added(even[n], odd[n]));
+                }
             }
-        }
-        for n in 0..32 {
-            sums[at(m, n)] = added(sums[at(m, n)], added(even[n], odd[n]));
-        }
-    }
+        },
+    );
 }
 
 /// Where column `n` of row `m` lies in two tiles of sums that follow one another.
@@ -335,6 +343,12 @@ pub(super) mod tests {
         let (mut rows, mut columns) = ([[[0f32; 16]; 2]; 16], [[[0f32; 32]; 2]; 16]);
         spread_rows(&left, &mut rows);
         spread_columns(&right, &mut columns);
+        for layout in [[32, 16], [64, 32]] {
+            let (mut ours, mut plain) = (vec![0f32; 1024], vec![0f32; 1024]);
+            let least = spread(&left, &mut ours, layout);
+            assert_eq!(least, spread_plainly(&left, &mut plain, layout));
+            assert_eq!(bits(&ours), bits(&plain));
+        }
         let mut three = [(); 3].map(|()| vec![0.25f32; 2 * TILE]);
         quickly(&rows, &columns, &mut three[0]);
         plainly(&rows, &columns, &mut three[1]);

@@ -1,8 +1,10 @@
-//! Quick sums with vectors of 16.
+//! The quick way with vectors of 16.
 
 use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    __m512, __m512i, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_min_epu32, _mm512_reduce_min_epu32,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_sub_epi32,
 };
 
 use super::{Columns, Rows, TILE};
@@ -61,4 +63,28 @@ fn load(values: &[f32; 32]) -> [__m512; 2] {
             _mm512_loadu_ps(values.as_ptr().add(16)),
         ]
     }
+}
+
+/// As [`super::spread`].
+///
+/// # Safety
+/// The processor must have AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn spread(words: &[u32], out: &mut [f32], [stride, odd]: [usize; 2]) -> u32 {
+    let upper = _mm512_set1_epi32(0xffff_0000u32 as i32);
+    let (unsigned, one) = (_mm512_set1_epi32(i32::MAX), _mm512_set1_epi32(1));
+    let mut least = _mm512_set1_epi32(-1);
+    let mut write = |bits: __m512i, out: &mut [f32]| {
+        // SAFETY: sixteen values.
+        unsafe { _mm512_storeu_ps(out[..16].as_mut_ptr(), _mm512_castsi512_ps(bits)) };
+        let size = _mm512_sub_epi32(_mm512_and_si512(bits, unsigned), one);
+        least = _mm512_min_epu32(least, size);
+    };
+    for (words, out) in words.chunks_exact(16).zip(out.chunks_mut(stride)) {
+        // SAFETY: sixteen words.
+        let words = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        write(_mm512_slli_epi32::<16>(words), out);
+        write(_mm512_and_si512(words, upper), &mut out[odd..]);
+    }
+    _mm512_reduce_min_epu32(least)
 }

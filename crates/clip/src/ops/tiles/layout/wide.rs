@@ -58,21 +58,27 @@ pub(super) unsafe fn lay_out(
     steps: Range<usize>,
     out: &mut [u32],
 ) {
-    for (step, out) in steps.zip(out.chunks_exact_mut(step_words(grade))) {
-        for tile in 0..2 {
-            let column = column + 16 * tile;
-            let (high, low) = out.split_at_mut(2 * TILE);
-            let high = &mut high[tile * TILE..(tile + 1) * TILE];
-            let low = (grade == Grade::Split).then(|| &mut low[tile * TILE..(tile + 1) * TILE]);
-            // SAFETY: the caller's promise.
-            unsafe {
-                if values.inner_stride == 1 {
-                    across(values, column, step * STEP, high, low);
-                } else {
-                    along(values, column, step * STEP, high, low);
-                }
-            }
+    let mut tile = |tile: usize, step: usize| {
+        let words = step_words(grade);
+        let out = &mut out[(step - steps.start) * words..][..words];
+        let (high, low) = out.split_at_mut(2 * TILE);
+        let high = &mut high[tile * TILE..(tile + 1) * TILE];
+        let low = (grade == Grade::Split).then(|| &mut low[tile * TILE..(tile + 1) * TILE]);
+        let column = column + 16 * tile;
+        if values.inner_stride == 1 {
+            across(values, column, step * STEP, high, low);
+        } else {
+            along(values, column, step * STEP, high, low);
         }
+    };
+    if values.inner_stride == 1 {
+        // All steps of 16 columns first: of twice as many, cache lines that are fetched ahead would drive each other out, as
+        // columns of weights lie at the same place of a page, or of a quarter of it.
+        (0..2).for_each(|i| steps.clone().for_each(|step| tile(i, step)));
+    } else {
+        steps
+            .clone()
+            .for_each(|step| (0..2).for_each(|i| tile(i, step)));
     }
 }
 
@@ -81,29 +87,44 @@ pub(super) unsafe fn lay_out(
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn across(values: &Values, column: usize, first: usize, high: &mut [u32], low: Option<&mut [u32]>) {
     let columns = values.columns.saturating_sub(column).min(16);
-    let inner = values.inner - first;
+    let inner = (values.inner - first).min(STEP);
     let (mut highs, mut lows) = ([_mm512_setzero_ps(); 16], [_mm512_setzero_ps(); 16]);
-    for i in 0..columns {
-        let from = &values.from[(column + i) * values.column_stride + first..];
-        let pair = [
-            read(from, inner),
-            read(from.get(16..).unwrap_or(&[]), inner.saturating_sub(16)),
-        ];
+    for (i, (high, low)) in highs.iter_mut().zip(&mut lows).enumerate().take(columns) {
+        let from = &values.from[(column + i) * values.column_stride + first..][..inner];
+        // More streams than a processor follows by itself.
+        for line in [0, 16] {
+            let ahead = from.as_ptr().wrapping_add(4 * STEP + line);
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        }
+        let pair = if let Some(whole) = from.first_chunk::<STEP>() {
+            // SAFETY: the step has 32 values.
+            unsafe {
+                [
+                    _mm512_loadu_ps(whole.as_ptr()),
+                    _mm512_loadu_ps(whole.as_ptr().add(16)),
+                ]
+            }
+        } else {
+            let (first, second) = from.split_at(inner.min(16));
+            [read(first, first.len()), read(second, second.len())]
+        };
         let words = rounded(pair);
-        highs[i] = _mm512_castsi512_ps(words);
-        if low.is_some() {
-            lows[i] = _mm512_castsi512_ps(rest(pair, words));
-        }
+        *high = _mm512_castsi512_ps(words);
+        *low = _mm512_castsi512_ps(rest(pair, words));
     }
-    let store = |words: [__m512; 16], out: &mut [u32]| {
-        for (words, out) in transposed(words).into_iter().zip(out.chunks_exact_mut(16)) {
-            // SAFETY: sixteen words.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_castps_si512(words)) };
-        }
-    };
-    store(highs, high);
+    turn(highs, high);
     if let Some(low) = low {
-        store(lows, low);
+        turn(lows, low);
+    }
+}
+
+/// Columns of words to rows of a tile.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn turn(columns: [__m512; 16], out: &mut [u32]) {
+    let rows = transposed(columns);
+    for i in 0..16 {
+        store(_mm512_castps_si512(rows[i]), &mut out[16 * i..16 * (i + 1)]);
     }
 }
 
