@@ -24,7 +24,7 @@ static BY: OnceLock<By> = OnceLock::new();
 
 /// Makes the instructions work, once a process, and says who carries them out.
 pub(in super::super) fn install() -> By {
-    let by = *BY.get_or_init(|| {
+    *BY.get_or_init(|| {
         if Unit::is_there() {
             return By::Processor;
         }
@@ -40,9 +40,7 @@ pub(in super::super) fn install() -> By {
             );
         }
         By::Handler
-    });
-    eprintln!("the matrix unit's instructions are carried out by: {by:?}");
-    by
+    })
 }
 
 /// Whether they work.

@@ -100,7 +100,8 @@ fn far_apart(n: usize, seed: u32) -> Vec<f32> {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
 fn the_processors_instructions_give_the_bits_of_the_emulation() {
-    signals::install();
+    let by = signals::install();
+    eprintln!("the unit's instructions are carried out by: {by:?}");
     let pool = pool(2);
     for grade in GRADES {
         for [m, k, n] in [
