@@ -1,13 +1,15 @@
 //! Laying out with vectors of 16, and `vcvtne2ps2bf16` for rounding.
 
 use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
-    _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps,
-    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_storeu_si512, _mm512_sub_ps,
+    __m256i, __m512, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256,
+    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_castsi512_si256,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_extracti64x4_epi64,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
+    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
 };
 use std::ops::Range;
+
+use half::{bf16, f16};
 
 use super::super::super::panels::kernel::transposed;
 use super::{Grade, STEP, TILE, Values, step_words};
@@ -46,13 +48,69 @@ pub(super) unsafe fn split_row(grade: Grade, row: &[f32], out: *mut u32) {
     }
 }
 
-/// As [`Values::lay_out`], where one stride is 1.
+/// Numbers as they are kept.
+pub(super) trait Number: Copy {
+    /// The first `count` of them, at most 16, then zeros.
+    ///
+    /// # Safety
+    /// They must be there, and the processor must have AVX-512.
+    unsafe fn read(from: *const Self, count: usize) -> __m512;
+}
+
+impl Number for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn read(from: *const Self, count: usize) -> __m512 {
+        // SAFETY: masked to the numbers that there are.
+        unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as __mmask16, from) }
+    }
+}
+
+impl Number for f16 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn read(from: *const Self, count: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        _mm512_cvtph_ps(unsafe { sixteen(from.cast(), count) })
+    }
+}
+
+impl Number for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn read(from: *const Self, count: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        let words = _mm512_cvtepu16_epi32(unsafe { sixteen(from.cast(), count) });
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+    }
+}
+
+/// The first `count` of 16 numbers of 16 bits, then zeros.
+///
+/// # Safety
+/// They must be there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn sixteen(from: *const u16, count: usize) -> __m256i {
+    let mut last = [0u16; 16];
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count == 16 {
+            return _mm256_loadu_si256(from.cast());
+        }
+        std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), count);
+        _mm256_loadu_si256(last.as_ptr().cast())
+    }
+}
+
+/// As [`Values::lay_out`], of the numbers that `values` lie in, where one stride is 1.
 ///
 /// # Safety
 /// The processor must have the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn lay_out(
+pub(super) unsafe fn lay_out<N: Number>(
     values: &Values,
+    from: &[N],
     grade: Grade,
     column: usize,
     steps: Range<usize>,
@@ -66,9 +124,9 @@ pub(super) unsafe fn lay_out(
         let low = (grade == Grade::Split).then(|| &mut low[tile * TILE..(tile + 1) * TILE]);
         let column = column + 16 * tile;
         if values.inner_stride == 1 {
-            across(values, column, step * STEP, high, low);
+            across(values, from, [column, step * STEP], high, low);
         } else {
-            along(values, column, step * STEP, high, low);
+            along(values, from, [column, step * STEP], high, low);
         }
     };
     if values.inner_stride == 1 {
@@ -85,29 +143,25 @@ pub(super) unsafe fn lay_out(
 /// A tile whose columns lie in memory one by one, pairs side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn across(values: &Values, column: usize, first: usize, high: &mut [u32], low: Option<&mut [u32]>) {
+fn across<N: Number>(
+    values: &Values,
+    from: &[N],
+    [column, first]: [usize; 2],
+    high: &mut [u32],
+    low: Option<&mut [u32]>,
+) {
     let columns = values.columns.saturating_sub(column).min(16);
     let inner = (values.inner - first).min(STEP);
     let (mut highs, mut lows) = ([_mm512_setzero_ps(); 16], [_mm512_setzero_ps(); 16]);
     for (i, (high, low)) in highs.iter_mut().zip(&mut lows).enumerate().take(columns) {
-        let from = &values.from[(column + i) * values.column_stride + first..][..inner];
+        let from = &from[(column + i) * values.column_stride + first..][..inner];
         // More streams than a processor follows by itself.
         for line in [0, 16] {
             let ahead = from.as_ptr().wrapping_add(4 * STEP + line);
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
         }
-        let pair = if let Some(whole) = from.first_chunk::<STEP>() {
-            // SAFETY: the step has 32 values.
-            unsafe {
-                [
-                    _mm512_loadu_ps(whole.as_ptr()),
-                    _mm512_loadu_ps(whole.as_ptr().add(16)),
-                ]
-            }
-        } else {
-            let (first, second) = from.split_at(inner.min(16));
-            [read(first, first.len()), read(second, second.len())]
-        };
+        let (below, above) = from.split_at(inner.min(16));
+        let pair = [read(below, below.len()), read(above, above.len())];
         let words = rounded(pair);
         *high = _mm512_castsi512_ps(words);
         *low = _mm512_castsi512_ps(rest(pair, words));
@@ -131,10 +185,10 @@ fn turn(columns: [__m512; 16], out: &mut [u32]) {
 /// A tile whose columns lie side by side in memory.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn along(
+fn along<N: Number>(
     values: &Values,
-    column: usize,
-    first: usize,
+    from: &[N],
+    [column, first]: [usize; 2],
     high: &mut [u32],
     mut low: Option<&mut [u32]>,
 ) {
@@ -153,14 +207,11 @@ fn along(
             if inner >= values.inner || columns == 0 {
                 return _mm512_setzero_ps();
             }
-            let from = inner * values.inner_stride + column;
+            let at = inner * values.inner_stride + column;
             // Rows are far apart, often a page or more: the processor does not guess the next.
-            let ahead = values
-                .from
-                .as_ptr()
-                .wrapping_add(from + AHEAD * values.inner_stride);
+            let ahead = from.as_ptr().wrapping_add(at + AHEAD * values.inner_stride);
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            read(&values.from[from..], columns)
+            read(&from[at..], columns)
         };
         let (even, odd) = (row(0), row(1));
         let words = _mm512_permutexvar_epi16(order, rounded([even, odd]));
@@ -177,11 +228,13 @@ fn along(
 /// The first `count` values of `from`, at most 16, then zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn read(from: &[f32], count: usize) -> __m512 {
-    let count = count.min(16);
-    assert!(from.len() >= count, "a tile lies inside its input");
-    // SAFETY: masked to the values that there are.
-    unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as __mmask16, from.as_ptr()) }
+fn read<N: Number>(from: &[N], count: usize) -> __m512 {
+    assert!(
+        from.len() >= count && count <= 16,
+        "a tile lies inside its input"
+    );
+    // SAFETY: as just asserted; callers have the instructions.
+    unsafe { N::read(from.as_ptr(), count) }
 }
 
 #[inline]
