@@ -11,7 +11,7 @@
 
 use std::sync::OnceLock;
 
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use super::gemm::Mat;
@@ -363,47 +363,62 @@ impl<'a> Work<'a> {
                 // SAFETY: tiles are configured where the unit needs it.
                 unsafe { multiply(self.unit, grade, tall, left, right, sums, block > 0) };
                 if range.end == steps {
-                    // SAFETY: the caller's promise; these are inside the output.
-                    unsafe { self.finish([row, column], size, sums) };
+                    // Inside the output, and this task's, as the caller promises.
+                    self.arch.dispatch(End {
+                        work: self,
+                        place: [row, column],
+                        size,
+                        sums,
+                    });
                 }
             }
         }
     }
+}
 
-    /// Writes sums to the output, `size` rows and columns of it from `[row, column]` on.
-    ///
-    /// # Safety
-    /// Those must be inside the output, and nobody else may touch them.
-    unsafe fn finish(&self, [row, column]: [usize; 2], size: [usize; 2], sums: &[f32]) {
-        self.arch.dispatch(
-            #[inline(always)]
-            || {
-                for i in 0..size[0] {
-                    for (tile, first) in (0..size[1]).step_by(SIDE / 2).enumerate() {
-                        let width = (size[1] - first).min(SIDE / 2);
-                        let (column, at) =
-                            (column + first, (row + i) * self.columns + column + first);
-                        let sums = &sums[place(i / 16, tile) + i % 16 * 16..][..width];
-                        // SAFETY: the caller's promise.
-                        let out =
-                            unsafe { std::slice::from_raw_parts_mut(self.out.add(at), width) };
-                        match self.start {
-                            Start::Zero => out.copy_from_slice(sums),
-                            Start::Output => end([sums], out, |out, [sum]| out + sum),
-                            Start::Bias(bias) => {
-                                end([&bias[column..][..width], sums], out, |_, [bias, sum]| {
-                                    bias + sum
-                                });
-                            }
-                            Start::Onto(bias, base) => {
-                                let from = [&base[at..][..width], &bias[column..][..width], sums];
-                                end(from, out, |_, [base, bias, sum]| base + bias + sum);
-                            }
-                        }
+/// Sums that go to the output, `size` rows and columns of it from `place` on: inside the output, and touched by no one
+/// else. No closure: the way to vectors passes a function that the compiler need not inline, and then makes for the oldest
+/// processors.
+struct End<'a> {
+    work: &'a Work<'a>,
+    place: [usize; 2],
+    size: [usize; 2],
+    sums: &'a [f32],
+}
+
+impl NullaryFnOnce for End<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Work {
+            columns,
+            start,
+            out,
+            ..
+        } = *self.work;
+        for i in 0..self.size[0] {
+            for (tile, first) in (0..self.size[1]).step_by(SIDE / 2).enumerate() {
+                let width = (self.size[1] - first).min(SIDE / 2);
+                let column = self.place[1] + first;
+                let at = (self.place[0] + i) * columns + column;
+                let sums = &self.sums[place(i / 16, tile) + i % 16 * 16..][..width];
+                // SAFETY: inside the output, as whoever made this promised.
+                let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), width) };
+                match start {
+                    Start::Zero => out.copy_from_slice(sums),
+                    Start::Output => end([sums], out, |out, [sum]| out + sum),
+                    Start::Bias(bias) => {
+                        let from = [&bias[column..][..width], sums];
+                        end(from, out, |_, [bias, sum]| bias + sum);
+                    }
+                    Start::Onto(bias, base) => {
+                        let from = [&base[at..][..width], &bias[column..][..width], sums];
+                        end(from, out, |_, [base, bias, sum]| base + bias + sum);
                     }
                 }
-            },
-        );
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 //! when rounded once (Figueroa, *When is double rounding innocuous?*, 1995: 53 >= 2 * 24 + 2). A result is tiny, as with
 //! SSE's FTZ, when it is below the smallest normal number after rounding to 24 bits of unbounded exponent.
 
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 
 use super::{Grade, SUMS, TILE, place, step_words};
 
@@ -147,50 +147,61 @@ fn quickly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
 
 /// As [`quickly`], on any processor.
 fn plainly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (m, row) in rows.iter().enumerate() {
-                let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
-                for (k, columns) in columns.iter().enumerate() {
-                    for n in 0..32 {
-                        even[n] = row[0][k].mul_add(columns[0][n], even[n]);
-                        odd[n] = row[1][k].mul_add(columns[1][n], odd[n]);
-                    }
-                }
-                for n in 0..32 {
-                    sums[at(m, n)] += even[n] + odd[n];
-                }
-            }
-        },
-    );
+    Arch::new().dispatch(Multiply::<false> {
+        rows,
+        columns,
+        sums,
+    });
 }
 
 /// Two `tdpbf16ps` of one tile of rows, whatever the values.
 fn exactly(rows: &Rows, columns: &Columns, sums: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (m, row) in rows.iter().enumerate() {
-                let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
-                for (k, columns) in columns.iter().enumerate() {
-                    for n in 0..32 {
-                        even[n] = fused(row[0][k], columns[0][n], even[n]);
-                        odd[n] = fused(row[1][k], columns[1][n], odd[n]);
-                    }
-                }
-                for n in 0..32 {
-                    sums[at(m, n)] = added(sums[at(m, n)], added(even[n], odd[n]));
-                }
-            }
-        },
-    );
+    Arch::new().dispatch(Multiply::<true> {
+        rows,
+        columns,
+        sums,
+    });
 }
 
-/// Where column `n` of row `m` lies in two tiles of sums that follow one another.
-#[inline(always)]
-fn at(m: usize, n: usize) -> usize {
-    n / 16 * TILE + 16 * m + n % 16
+/// What is between [`exactly`] or [`plainly`] and vectors. No closure: the way to one passes a function that the compiler
+/// need not inline, and then makes for the oldest processors.
+struct Multiply<'a, const EXACTLY: bool> {
+    rows: &'a Rows,
+    columns: &'a Columns,
+    sums: &'a mut [f32],
+}
+
+impl<const EXACTLY: bool> NullaryFnOnce for Multiply<'_, EXACTLY> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (m, row) in self.rows.iter().enumerate() {
+            let (mut even, mut odd) = ([0f32; 32], [0f32; 32]);
+            for (k, [evens, odds]) in self.columns.iter().enumerate() {
+                for n in 0..32 {
+                    if EXACTLY {
+                        even[n] = fused(row[0][k], evens[n], even[n]);
+                        odd[n] = fused(row[1][k], odds[n], odd[n]);
+                    } else {
+                        even[n] = row[0][k].mul_add(evens[n], even[n]);
+                        odd[n] = row[1][k].mul_add(odds[n], odd[n]);
+                    }
+                }
+            }
+            for tile in 0..2 {
+                let sums = &mut self.sums[tile * TILE + 16 * m..][..16];
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    let (even, odd) = (even[16 * tile + n], odd[16 * tile + n]);
+                    *sum = if EXACTLY {
+                        added(*sum, added(even, odd))
+                    } else {
+                        *sum + (even + odd)
+                    };
+                }
+            }
+        }
+    }
 }
 
 /// `a b + c` for bfloat16 values `a` and `b`, rounded once.
