@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use clip::ops::attention::{self, Heads, Plan};
-use clip::ops::bfloat::{self, BfloatBlock};
+use clip::ops::bfloat;
 use clip::ops::gemm::{Mat, Threads, product};
 use clip::ops::{Activation, Block, BlockShape, Group, Layout, Norms, rows};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -60,16 +60,6 @@ fn products(c: &mut Criterion) {
             b.iter(|| {
                 let (a, w) = (Mat::new(&a, m, k, k), Mat::new(&w, n, k, k));
                 product(&mut out, n, a, w.t(), false, Threads::Pool);
-            });
-        });
-        if !bfloat::is_supported() {
-            continue;
-        }
-        let packed = bfloat::Packed::new(&w, n, k);
-        group.bench_function(format!("bfloat16 {m}x{k}x{n}"), |b| {
-            b.iter(|| {
-                let row = |i: usize, row: &mut [f32]| row.copy_from_slice(&a[i * k..(i + 1) * k]);
-                packed.product(&mut out, &bfloat::Rows::new(m, k, row));
             });
         });
     }
@@ -137,12 +127,17 @@ fn blocks(c: &mut Criterion) {
             &Device::Cpu,
         )
         .expect("rows of the width");
-        let block = Block { shape, theta };
+        let halves = theta.to_dtype(DType::F16).expect("on the CPU");
+        let block = Block::new(shape, theta);
         c.bench_function(&format!("block forward, {name}"), |b| {
             b.iter(|| black_box(block.forward(&x, &layout, None).expect("shapes fit")));
         });
+        let compact = Block::new(shape, halves);
+        c.bench_function(&format!("block forward of half precision, {name}"), |b| {
+            b.iter(|| black_box(compact.forward(&x, &layout, None).expect("shapes fit")));
+        });
         if bfloat::is_supported() {
-            let rounded = BfloatBlock::new(&block).expect("on the CPU");
+            let rounded = block.rounded();
             c.bench_function(&format!("block forward in bfloat16, {name}"), |b| {
                 b.iter(|| black_box(rounded.forward(&x, &layout, None).expect("shapes fit")));
             });

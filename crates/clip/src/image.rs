@@ -8,9 +8,11 @@ use rayon::prelude::*;
 
 use crate::changes::{BlockChange, Norm};
 use crate::device::{self, CardImage, Read};
-use crate::ops::bfloat::{self, BfloatBlock};
-use crate::ops::gemm::{Mat, Threads, product};
-use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, rows, scratch, with_values};
+use crate::ops::gemm::Mat;
+use crate::ops::products::{Left, Products, Start};
+use crate::ops::{
+    Arithmetic, Block, Layout, Put, Work, layer_norm_by, put_rows, scratch, with_values,
+};
 use crate::prompts::{DeepImage, ImagePrompt};
 
 /// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
@@ -23,7 +25,8 @@ impl crate::Clip {
         let identity = self.identity();
         let numbers = match &self.image {
             crate::ImageTower::Transformer(tower) => tower.arithmetic(),
-            _ => "",
+            crate::ImageTower::Pooled(tower) => tower.products().suffix(),
+            crate::ImageTower::ResNet(_) => "",
         };
         match identity.as_str() {
             "" => identity,
@@ -73,41 +76,64 @@ pub struct VisionTransformer {
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm_after: (Tensor, Tensor),
     pub(crate) projection: Tensor,
-    /// The blocks once more in bfloat16, for pictures without prompts; empty where all is float32.
-    pub(crate) bfloat: Arc<Vec<BfloatBlock>>,
+    /// Whether pictures without prompts go through the blocks in bfloat16.
+    pub(crate) is_bfloat16: bool,
     /// Its insides on a card, where they run as long as nothing of the tower's own is trained.
     pub(crate) card: Option<Arc<CardImage>>,
 }
 
 impl VisionTransformer {
     /// Makes pictures without prompts, and without a gradient, go through the blocks in bfloat16 from now on; see
-    /// [`bfloat`]. With prompts, and where a gradient is asked for, everything stays float32.
+    /// [`crate::ops::bfloat`]. With prompts, and where a gradient is asked for, everything stays of float32's grade.
     ///
     /// # Errors
-    /// On a processor without the instructions; off the CPU.
+    /// On a processor without the instructions, in the arithmetic that the tower has then.
     pub fn use_bfloat16(&mut self) -> Result<()> {
-        if !bfloat::is_supported() {
+        Self::check_bfloat16(self.products())?;
+        self.is_bfloat16 = true;
+        Ok(())
+    }
+
+    /// Has the blocks and the patch embedding multiply by `arithmetic` from now on.
+    ///
+    /// # Errors
+    /// When pictures go through in bfloat16, which this machine cannot in that arithmetic.
+    pub(crate) fn use_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
+        if self.is_bfloat16 {
+            Self::check_bfloat16(Products::exact(arithmetic))?;
+        }
+        for block in &mut self.blocks {
+            block.use_arithmetic(arithmetic);
+        }
+        Ok(())
+    }
+
+    fn check_bfloat16(exact: Products) -> Result<()> {
+        if !exact.rounded().is_supported() {
             bail!(
                 "bfloat16 needs a processor with AVX512-BF16, which this one has not; use float32"
             );
         }
-        let blocks = self.blocks.iter().map(BfloatBlock::new);
-        self.bfloat = Arc::new(blocks.collect::<Result<_>>()?);
         Ok(())
+    }
+
+    /// What frozen pictures with prompts in them are multiplied by.
+    fn products(&self) -> Products {
+        self.blocks.first().map(Block::products).unwrap_or_default()
     }
 
     /// What features are told apart by: the numbers that pictures go through in.
     fn arithmetic(&self) -> &'static str {
         match &self.card {
             Some(card) => device::arithmetic(card.precision),
-            None if self.is_bfloat16() => "-bfloat16",
-            None => "",
+            None if self.is_bfloat16 => self.products().rounded().suffix(),
+            None => self.products().suffix(),
         }
     }
 
     /// Whether pictures without prompts go through in bfloat16.
     pub fn is_bfloat16(&self) -> bool {
-        !self.bfloat.is_empty()
+        self.is_bfloat16
     }
 
     /// `W`.
@@ -281,7 +307,7 @@ impl VisionTransformer {
         }
         let class_rows = vec![0; batch];
         let is_plain = prompt.is_empty() && !tracked;
-        let rounded = if is_plain { &self.bfloat[..] } else { &[] };
+        let is_rounded = is_plain && self.is_bfloat16;
         let plain = BlockChange::default();
         for (i, block) in self.blocks.iter().enumerate() {
             if i > 0
@@ -310,9 +336,10 @@ impl VisionTransformer {
             let last = class_only && i + 1 == self.blocks.len();
             let select = last.then_some(&class_rows[..]);
             let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
-            x = match rounded.get(i) {
-                Some(block) => block.forward(&x, &layout, select)?,
-                None => block.forward_with(&x, &layout, select, change)?,
+            x = if is_rounded {
+                block.rounded().forward(&x, &layout, select)?
+            } else {
+                block.forward_with(&x, &layout, select, change)?
             };
         }
         Ok(x)
@@ -321,7 +348,7 @@ impl VisionTransformer {
     /// Class token and patches of each picture with their positions, `[B, 1 + G G, W]`.
     fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
         let (batch, w, tokens) = (pixels.dim(0)?, self.width(), 1 + self.grid() * self.grid());
-        let patches = self.patches(pixels)?;
+        let patches = Patches::new(pixels, self.grid(), self.patch_size)?;
         let own = [
             &self.patch_embedding,
             &self.class_embedding,
@@ -329,7 +356,7 @@ impl VisionTransformer {
         ];
         let mut own = own.into_iter().chain([pixels]).chain(&self.patch_bias);
         if !pixels.device().is_cpu() || own.any(Tensor::track_op) {
-            let mut patch_rows = patches.matmul(&self.patch_embedding.t()?)?;
+            let mut patch_rows = patches.rows(pixels)?.matmul(&self.patch_embedding.t()?)?;
             if let Some(bias) = &self.patch_bias {
                 patch_rows = patch_rows.broadcast_add(bias)?;
             }
@@ -341,23 +368,22 @@ impl VisionTransformer {
             return Tensor::cat(&[&class.contiguous()?, &patch_rows], 1)?
                 .broadcast_add(&self.positional_embedding);
         }
-        // The same in one product and one pass.
-        let size = patches.dim(1)?;
-        let mut embedded = scratch::take(batch * (tokens - 1) * w);
-        if let Some(bias) = &self.patch_bias {
-            with_values(bias, |bias| {
-                rows::fill_rows(&mut embedded, bias, None);
-                Ok(())
-            })?;
-        }
-        let has_bias = self.patch_bias.is_some();
-        with_values(&patches, |patches| {
+        // The same in one product, of rows that are read where the pixels are, and one pass.
+        let count = batch * (tokens - 1);
+        let mut embedded = scratch::take(count * w);
+        with_values(pixels, |pixels| {
             with_values(&self.patch_embedding, |weights| {
-                let (a, b) = (
-                    Mat::new(patches, batch * (tokens - 1), size, size),
-                    Mat::new(weights, w, size, size),
-                );
-                product(&mut embedded, w, a, b.t(), has_bias, Threads::Pool);
+                let size = patches.len();
+                let write = |i: usize, row: &mut [f32]| patches.write(pixels, i, row);
+                let left = Left::written(self.products(), [count, size], w, write);
+                let weights = Mat::new(weights, w, size, size).t();
+                match &self.patch_bias {
+                    None => left.product(&mut embedded, weights, Start::Zero),
+                    Some(bias) => with_values(bias, |bias| {
+                        left.product(&mut embedded, weights, Start::Bias(bias));
+                        Ok(())
+                    })?,
+                }
                 Ok(())
             })
         })?;
@@ -418,42 +444,61 @@ impl VisionTransformer {
         .chain(norms.flat_map(|(gain, bias)| [gain, bias]));
         prompt.is_tracked() || own.any(Tensor::track_op)
     }
-
-    fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
-        patches(pixels, self.grid(), self.patch_size)
-    }
 }
 
-/// Patches as rows `[B G G, 3 P P]`: with them the patch convolution is one product.
-pub(crate) fn patches(pixels: &Tensor, g: usize, p: usize) -> Result<Tensor> {
-    let (batch, channels, height, width) = pixels.dims4()?;
-    if (channels, height, width) != (3, g * p, g * p) {
-        bail!(
-            "this backbone takes pixels [B, 3, {r}, {r}], got {:?}",
-            pixels.dims(),
-            r = g * p
-        );
+/// Pictures as patches, `G` a side of `P` pixels a side: with them the patch convolution is one product.
+pub(crate) struct Patches {
+    g: usize,
+    p: usize,
+}
+
+impl Patches {
+    /// Of `pixels` `[B, 3, G P, G P]`.
+    pub(crate) fn new(pixels: &Tensor, g: usize, p: usize) -> Result<Self> {
+        let (_, channels, height, width) = pixels.dims4()?;
+        if (channels, height, width) != (3, g * p, g * p) {
+            bail!(
+                "this backbone takes pixels [B, 3, {r}, {r}], got {:?}",
+                pixels.dims(),
+                r = g * p
+            );
+        }
+        Ok(Self { g, p })
     }
-    if !pixels.device().is_cpu() {
-        return pixels
-            .reshape(&[batch, 3, g, p, g, p][..])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((batch * g * g, 3 * p * p));
+
+    /// Values of a patch.
+    fn len(&self) -> usize {
+        3 * self.p * self.p
     }
-    with_values(pixels, |data| {
+
+    /// Patch `i` of the pixels of all pictures.
+    fn write(&self, pixels: &[f32], i: usize, row: &mut [f32]) {
+        let (g, p) = (self.g, self.p);
         let side = g * p;
-        let mut rows = vec![0f32; data.len()];
-        rows.par_chunks_mut(3 * p * p)
-            .enumerate()
-            .for_each(|(i, row)| {
-                let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
-                for c in 0..3 {
-                    for y in 0..p {
-                        let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
-                        row[(c * p + y) * p..][..p].copy_from_slice(&data[from..from + p]);
-                    }
-                }
-            });
-        Tensor::from_vec(rows, (batch * g * g, 3 * p * p), pixels.device())
-    })
+        let (b, gy, gx) = (i / (g * g), i / g % g, i % g);
+        for c in 0..3 {
+            for y in 0..p {
+                let from = ((b * 3 + c) * side + gy * p + y) * side + gx * p;
+                row[(c * p + y) * p..][..p].copy_from_slice(&pixels[from..from + p]);
+            }
+        }
+    }
+
+    /// All of them as rows `[B G G, 3 P P]`.
+    pub(crate) fn rows(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (batch, g, p, len) = (pixels.dim(0)?, self.g, self.p, self.len());
+        if !pixels.device().is_cpu() {
+            return pixels
+                .reshape(&[batch, 3, g, p, g, p][..])?
+                .permute([0, 2, 4, 1, 3, 5])?
+                .reshape((batch * g * g, len));
+        }
+        with_values(pixels, |data| {
+            let mut rows = vec![0f32; data.len()];
+            rows.par_chunks_mut(len)
+                .enumerate()
+                .for_each(|(i, row)| self.write(data, i, row));
+            Tensor::from_vec(rows, (batch * g * g, len), pixels.device())
+        })
+    }
 }

@@ -136,17 +136,25 @@ impl Clip {
         )
     }
 
-    /// Has frozen blocks of both towers multiply by `arithmetic` from now on. What is trained of a tower's own goes on in
-    /// [`Arithmetic::Portable`].
+    /// Has frozen blocks of both towers multiply by `arithmetic` from now on, and the patch embedding of a vision
+    /// transformer. What is trained of a tower's own goes on in [`Arithmetic::Portable`], and so does a ResNet.
     ///
     /// # Errors
-    /// Where this machine has not the instructions.
+    /// Where this machine has not the instructions, for bfloat16 too where pictures go through in that.
     pub fn use_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
         if !arithmetic.is_supported() {
             bail!(
                 "arithmetic {:?}: this machine has no matrix unit that may be used",
                 arithmetic.name()
             );
+        }
+        match &mut self.image {
+            ImageTower::Transformer(tower) => tower.use_arithmetic(arithmetic)?,
+            ImageTower::Pooled(tower) => tower.use_arithmetic(arithmetic),
+            ImageTower::ResNet(_) => {}
+        }
+        for block in &mut self.text.blocks {
+            block.use_arithmetic(arithmetic);
         }
         self.arithmetic = arithmetic;
         Ok(())

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use crate::image::patches;
-use crate::ops::{Block, Layout, layer_norm_by, linear, parts};
+use crate::image::Patches;
+use crate::ops::products::Products;
+use crate::ops::{Arithmetic, Block, Layout, layer_norm_by, parts};
 
 /// Rows that go through the blocks at once; changes no number, as pictures do not see each other.
 const ROWS_AT_ONCE: usize = 1600;
@@ -47,6 +48,18 @@ impl PooledTransformer {
         self.grid() * self.patch_size
     }
 
+    /// Has the blocks and the pool multiply by `arithmetic` from now on; the patch embedding stays as it is.
+    pub(crate) fn use_arithmetic(&mut self, arithmetic: Arithmetic) {
+        for block in &mut self.blocks {
+            block.use_arithmetic(arithmetic);
+        }
+    }
+
+    /// What rows are multiplied with weights by.
+    pub(crate) fn products(&self) -> Products {
+        self.blocks.first().map(Block::products).unwrap_or_default()
+    }
+
     /// Features `[B, W]`, not normalised, of `pixels` `[B, 3, R, R]`.
     ///
     /// # Errors
@@ -64,7 +77,8 @@ impl PooledTransformer {
     fn piece(&self, pixels: &Tensor) -> Result<Tensor> {
         let (batch, g) = (pixels.dim(0)?, self.grid());
         let (rows, width) = self.positional_embedding.dims2()?;
-        let mut x = patches(pixels, g, self.patch_size)?.matmul(&self.patch_embedding.t()?)?;
+        let patches = Patches::new(pixels, g, self.patch_size)?.rows(pixels)?;
+        let mut x = patches.matmul(&self.patch_embedding.t()?)?;
         if let Some(bias) = &self.patch_bias {
             x = x.broadcast_add(bias)?;
         }
@@ -82,6 +96,9 @@ impl PooledTransformer {
     fn pool(&self, x: &Tensor, layout: &Layout) -> Result<Tensor> {
         let shape = self.blocks[0].shape;
         let (w, epsilon) = (shape.width, shape.norms.epsilon());
+        let by = self.products();
+        let linear =
+            |x: &Tensor, weight: &Tensor, bias: &Tensor| parts::linear_by(by, x, weight, bias);
         let x = layer_norm_by(x, &self.norm_after.0, &self.norm_after.1, epsilon)?;
         let (of_query, of_rest) = (
             self.weight_in.narrow(0, 0, w)?,

@@ -81,7 +81,7 @@ impl CardBlock {
             b_fc,
             w_proj,
             b_proj,
-        ] = shape.split(&theta);
+        ] = shape.ranges().map(|part| &theta[part]);
         let (w, h) = (shape.width, shape.hidden);
         let matrix = |weight: &[f32], sizes, bias: &[f32]| {
             let made = Matrix::new(lane, weight, sizes, false, Some(bias), precision);

@@ -224,7 +224,7 @@ impl Source<'_> {
             .map(|(i, block)| {
                 let (shape, theta) = block?;
                 let theta = self.own(&format!("{base}.{i}"), theta)?;
-                Ok(Block { shape, theta })
+                Ok(Block::new(shape, theta))
             })
             .collect()
     }

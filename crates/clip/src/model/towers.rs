@@ -110,7 +110,7 @@ pub(super) fn image(
         blocks,
         norm_after,
         projection: source.get("visual.proj")?,
-        bfloat: Default::default(),
+        is_bfloat16: false,
         card: None,
     }))
 }

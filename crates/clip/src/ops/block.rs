@@ -4,17 +4,22 @@
 //! released model code). Frozen weights get no gradient and cost no backward product; trainable ones (pre-training)
 //! do. `R` packed rows, `W` width, `H` hidden width of the MLP.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, Layout as Strides, Result, Shape, Tensor, bail};
+use pulp::Arch;
 
 use super::attention::{self, Heads, Plan};
-use super::gemm::{Mat, Threads, product};
+use super::gemm::Mat;
 use super::layout::Layout;
-use super::rows;
+use super::products::{Arithmetic, Left, Products, Start};
 use super::scratch::{self, Buffer};
-use super::{composed, on_pool, parts, values, widened, with_values};
+use super::{Kept, composed, on_pool, parts, rows, values, with_kept, with_values};
 use crate::changes::BlockChange;
+
+mod backward;
 
 pub use super::variants::{Activation, Norms};
 
@@ -82,12 +87,13 @@ impl BlockShape {
         false
     }
 
-    pub(crate) fn split<'a>(&self, theta: &'a [f32]) -> [&'a [f32]; 12] {
+    /// Where [`PARTS`] lie in the flat weights.
+    pub(crate) fn ranges(&self) -> [Range<usize>; 12] {
         let mut at = 0;
         self.parts().map(|p| {
             let n = p.iter().product::<usize>();
             at += n;
-            &theta[at - n..at]
+            at - n..at
         })
     }
 
@@ -105,11 +111,51 @@ pub struct Block {
     /// Sizes.
     pub shape: BlockShape,
     /// All weights in the order of [`PARTS`]. A `Var` here trains them. Frozen ones may be kept in half precision or
-    /// bfloat16; they are widened for each use.
+    /// bfloat16; they are widened where they are multiplied.
     pub theta: Tensor,
+    products: Products,
 }
 
 impl Block {
+    /// In the portable arithmetic.
+    pub fn new(shape: BlockShape, theta: Tensor) -> Self {
+        Self {
+            shape,
+            theta,
+            products: Products::default(),
+        }
+    }
+
+    /// With other weights of the same shape.
+    pub(crate) fn with(&self, theta: Tensor) -> Self {
+        Self {
+            theta,
+            ..self.clone()
+        }
+    }
+
+    /// Multiplies by `arithmetic` from now on, in float32's grade; see [`Block::products`].
+    pub fn use_arithmetic(&mut self, arithmetic: Arithmetic) {
+        self.products = Products::exact(arithmetic);
+    }
+
+    /// The same block with the inputs of its products rounded to bfloat16, in the same arithmetic.
+    pub fn rounded(&self) -> Self {
+        Self {
+            products: self.products.rounded(),
+            ..self.clone()
+        }
+    }
+
+    /// What its rows are multiplied with weights by: trained weights by multiply-adds of float32 whatever was asked for.
+    pub(crate) fn products(&self) -> Products {
+        if self.theta.track_op() {
+            Products::Float32
+        } else {
+            self.products
+        }
+    }
+
     /// `[R, W]` to `[R, W]`; or, with `select`, to `[sequences, W]`: the row at own position `select[s]` of each
     /// sequence.
     ///
@@ -142,6 +188,7 @@ impl Block {
         };
         let op = Fused {
             shape: self.shape,
+            by: self.products(),
             plan,
             selected,
             keep: x.track_op() || self.theta.track_op(),
@@ -163,6 +210,7 @@ struct Saved {
 
 struct Fused {
     shape: BlockShape,
+    by: Products,
     plan: Plan,
     /// Packed rows that go on, when not all do.
     selected: Option<Vec<usize>>,
@@ -171,124 +219,135 @@ struct Fused {
     saved: Mutex<Option<Saved>>,
 }
 
-pub(super) fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(rows.len() * width);
-    for &r in rows {
-        out.extend_from_slice(&x[r * width..(r + 1) * width]);
+/// Gain and bias of a norm.
+struct Norm<'a> {
+    gain: Cow<'a, [f32]>,
+    bias: Cow<'a, [f32]>,
+}
+
+/// The parts of a block's flat weights: matrices as they are kept, `[out, inner]`, the others in float32.
+struct Weights<'a> {
+    norm_1: Norm<'a>,
+    query: Mat<'a>,
+    key_value: Mat<'a>,
+    bias_in: Cow<'a, [f32]>,
+    out: Mat<'a>,
+    bias_out: Cow<'a, [f32]>,
+    norm_2: Norm<'a>,
+    expand: Mat<'a>,
+    bias_expand: Cow<'a, [f32]>,
+    contract: Mat<'a>,
+    bias_contract: Cow<'a, [f32]>,
+}
+
+impl<'a> Weights<'a> {
+    fn new(shape: &BlockShape, theta: Kept<'a>) -> Self {
+        let (w, h) = (shape.width, shape.hidden);
+        let ranges = shape.ranges();
+        let part = |i: usize| theta.slice(ranges[i].clone());
+        let norm = |i: usize| Norm {
+            gain: part(i).floats(),
+            bias: part(i + 1).floats(),
+        };
+        Self {
+            norm_1: norm(0),
+            query: Mat::kept(part(2).slice(0..w * w), w, w),
+            key_value: Mat::kept(part(2).slice(w * w..3 * w * w), 2 * w, w),
+            bias_in: part(3).floats(),
+            out: Mat::kept(part(4), w, w),
+            bias_out: part(5).floats(),
+            norm_2: norm(6),
+            expand: Mat::kept(part(8), h, w),
+            bias_expand: part(9).floats(),
+            contract: Mat::kept(part(10), w, h),
+            bias_contract: part(11).floats(),
+        }
+    }
+}
+
+/// Row `i` of rows of `width`.
+fn row(x: &[f32], i: usize, width: usize) -> &[f32] {
+    &x[i * width..(i + 1) * width]
+}
+
+/// Rows of `x`, one after the other.
+fn gather(x: &[f32], rows: &[usize], width: usize) -> Buffer {
+    let mut out = scratch::take(rows.len() * width);
+    for (out, &r) in out.chunks_exact_mut(width).zip(rows) {
+        out.copy_from_slice(row(x, r, width));
     }
     out
 }
 
 impl Fused {
-    fn forward(&self, x: &[f32], theta: &[f32]) -> Vec<f32> {
-        let (w, h) = (self.shape.width, self.shape.hidden);
-        let epsilon = self.shape.norms.epsilon();
+    /// Of rows `x`. Between two products a row is read once, and written as the next takes it.
+    fn forward(&self, x: &[f32], theta: Kept) -> Vec<f32> {
+        let (by, w, h) = (self.by, self.shape.width, self.shape.hidden);
+        let (arch, epsilon) = (Arch::new(), self.shape.norms.epsilon());
+        let weights = Weights::new(&self.shape, theta);
         let r = x.len() / w;
-        let [
-            g1,
-            b1,
-            w_in,
-            b_in,
-            w_out,
-            b_out,
-            g2,
-            b2,
-            w_fc,
-            b_fc,
-            w_proj,
-            b_proj,
-        ] = self.shape.split(theta);
+        let normed_row = |x: &[f32], norm: &Norm, out: &mut [f32]| {
+            rows::norm_row(arch, x, (&norm.gain, &norm.bias), epsilon, out);
+        };
 
-        let mut normed = scratch::take(r * w);
-        rows::norm_forward(x, g1, b1, epsilon, &mut normed);
+        let first = |i: usize, out: &mut [f32]| normed_row(row(x, i, w), &weights.norm_1, out);
+        let normed = Left::written(by, [r, w], w, first);
+        let (bias_q, bias_kv) = weights.bias_in.split_at(w);
         let mut kv = scratch::take(r * 2 * w);
-        rows::fill_rows(&mut kv, &b_in[w..], None);
-        let w_kv = Mat::new(&w_in[w * w..], 2 * w, w, w);
-        product(
-            &mut kv,
-            2 * w,
-            Mat::new(&normed, r, w, w),
-            w_kv.t(),
-            true,
-            Threads::Pool,
-        );
-        let chosen = self
-            .selected
-            .as_ref()
-            .map(|s| (gather(&normed, s, w), gather(x, s, w)));
-        let (asking, residual) = chosen
-            .as_ref()
-            .map_or((&normed[..], x), |(n, x)| (&n[..], &x[..]));
-        let rs = asking.len() / w;
+        normed.product(&mut kv, weights.key_value.t(), Start::Bias(bias_kv));
+        let (asking, gathered) = match &self.selected {
+            None => (normed, None),
+            Some(selected) => {
+                drop(normed);
+                let first = |i: usize, out: &mut [f32]| first(selected[i], out);
+                let asking = Left::written(by, [selected.len(), w], w, first);
+                (asking, Some(gather(x, selected, w)))
+            }
+        };
+        let residual = gathered.as_deref().unwrap_or(x);
+        let rs = residual.len() / w;
         let mut q = scratch::take(rs * w);
-        rows::fill_rows(&mut q, &b_in[..w], None);
-        product(
-            &mut q,
-            w,
-            Mat::new(asking, rs, w, w),
-            Mat::new(w_in, w, w, w).t(),
-            true,
-            Threads::Pool,
-        );
+        asking.product(&mut q, weights.query.t(), Start::Bias(bias_q));
+        drop(asking);
 
         let mut attended = scratch::take(rs * w);
         let mut logsum = scratch::take(rs * self.shape.heads);
-        attention::forward(
-            &self.plan,
-            self.shape.heads(),
-            &q,
-            &kv,
-            &mut attended,
-            &mut logsum,
-        );
+        let heads = self.shape.heads();
+        attention::forward(&self.plan, heads, &q, &kv, &mut attended, &mut logsum);
 
         let mut middle = scratch::take(rs * w);
-        rows::fill_rows(&mut middle, b_out, Some(residual));
-        product(
-            &mut middle,
-            w,
-            Mat::new(&attended, rs, w, w),
-            Mat::new(w_out, w, w, w).t(),
-            true,
-            Threads::Pool,
-        );
+        let start = Start::Onto(&weights.bias_out, residual);
+        let asked = Left::of(by, [rs, w], w, &attended);
+        asked.product(&mut middle, weights.out.t(), start);
+        drop(asked);
 
-        drop(normed);
-        let mut normed = scratch::take(rs * w);
-        rows::norm_forward(&middle, g2, b2, epsilon, &mut normed);
-        let mut hidden = scratch::take(rs * h);
-        let in_place = !self.keep && self.shape.activation == Activation::QuickGelu;
-        if !in_place {
-            rows::fill_rows(&mut hidden, b_fc, None);
-        }
-        product(
-            &mut hidden,
-            h,
-            Mat::new(&normed, rs, w, w),
-            Mat::new(w_fc, h, w, w).t(),
-            !in_place,
-            Threads::Pool,
-        );
-        drop(normed);
-        let mut active = Buffer::default();
-        let activated = if in_place {
-            rows::quick_gelu_in_place(&mut hidden, b_fc);
-            &hidden
-        } else {
-            active = scratch::take(rs * h);
-            self.shape.activation.forward(&hidden, &mut active);
-            &active
+        let second = |i: usize, out: &mut [f32]| {
+            normed_row(row(&middle, i, w), &weights.norm_2, out);
         };
+        let normed = Left::written(by, [rs, w], h, second);
+        let mut hidden = scratch::take(rs * h);
+        // Where nothing is kept, this bias came behind the sum ever since, and features of years are kept on disks.
+        let is_behind =
+            by == Products::Float32 && !self.keep && self.shape.activation == Activation::QuickGelu;
+        let bias = &weights.bias_expand;
+        let start = if is_behind {
+            Start::Zero
+        } else {
+            Start::Bias(bias)
+        };
+        normed.product(&mut hidden, weights.expand.t(), start);
+        drop(normed);
+        let active = Left::written(by, [rs, h], w, |i, out| {
+            let hidden = row(&hidden, i, h);
+            if is_behind {
+                rows::quick_gelu_of_sum(arch, hidden, bias, out);
+            } else {
+                self.shape.activation.row(arch, hidden, out);
+            }
+        });
         let mut out = vec![0f32; rs * w];
-        rows::fill_rows(&mut out, b_proj, Some(&middle));
-        product(
-            &mut out,
-            w,
-            Mat::new(activated, rs, h, h),
-            Mat::new(w_proj, w, h, h).t(),
-            true,
-            Threads::Pool,
-        );
+        let start = Start::Onto(&weights.bias_contract, &middle);
+        active.product(&mut out, weights.contract.t(), start);
         drop(active);
         if self.keep {
             let saved = Saved {
@@ -306,211 +365,6 @@ impl Fused {
         }
         out
     }
-
-    /// Gradients of the rows and, when training, of the flat weights.
-    fn backward(&self, x: &[f32], theta: &[f32], grad: &[f32]) -> (Vec<f32>, Option<Vec<f32>>) {
-        let (w, h) = (self.shape.width, self.shape.hidden);
-        let epsilon = self.shape.norms.epsilon();
-        let (r, rs) = (x.len() / w, grad.len() / w);
-        let [g1, b1, w_in, _, w_out, _, g2, b2, w_fc, _, w_proj, _] = self.shape.split(theta);
-        let guard = self
-            .saved
-            .lock()
-            .expect("no thread panics while it holds this");
-        let s = guard
-            .as_ref()
-            .expect("backward runs after forward, which kept this because the graph is tracked");
-        let mut weights = self.train.then(|| WeightGradients::new(&self.shape));
-
-        let mut d_hidden = scratch::take(rs * h);
-        product(
-            &mut d_hidden,
-            h,
-            Mat::new(grad, rs, w, w),
-            Mat::new(w_proj, w, h, h),
-            false,
-            Threads::Pool,
-        );
-        if let Some(weights) = &mut weights {
-            let mut active = vec![0f32; rs * h];
-            self.shape.activation.forward(&s.hidden, &mut active);
-            weights.linear(10, grad, w, &active, h);
-        }
-        self.shape.activation.backward(&s.hidden, &mut d_hidden);
-        let mut d_normed = scratch::take(rs * w);
-        product(
-            &mut d_normed,
-            w,
-            Mat::new(&d_hidden, rs, h, h),
-            Mat::new(w_fc, h, w, w),
-            false,
-            Threads::Pool,
-        );
-        if let Some(weights) = &mut weights {
-            let mut normed = vec![0f32; rs * w];
-            rows::norm_forward(&s.middle, g2, b2, epsilon, &mut normed);
-            weights.linear(8, &d_hidden, h, &normed, w);
-            weights.norm(6, &s.middle, &d_normed);
-        }
-        let mut d_middle = grad.to_vec();
-        rows::norm_backward(&s.middle, g2, &d_normed, epsilon, &mut d_middle);
-
-        let mut d_attended = d_normed; // same size, written anew
-        product(
-            &mut d_attended,
-            w,
-            Mat::new(&d_middle, rs, w, w),
-            Mat::new(w_out, w, w, w),
-            false,
-            Threads::Pool,
-        );
-        drop(d_hidden);
-        let mut dq = scratch::zeros(rs * w);
-        let mut dkv = scratch::zeros(r * 2 * w);
-        let saved = attention::Saved {
-            q: &s.q,
-            kv: &s.kv,
-            out: &s.attended,
-            logsum: &s.logsum,
-        };
-        attention::backward(
-            &self.plan,
-            self.shape.heads(),
-            &saved,
-            &d_attended,
-            &mut dq,
-            &mut dkv,
-        );
-
-        let mut d_first = scratch::take(r * w);
-        product(
-            &mut d_first,
-            w,
-            Mat::new(&dkv, r, 2 * w, 2 * w),
-            Mat::new(&w_in[w * w..], 2 * w, w, w),
-            false,
-            Threads::Pool,
-        );
-        let query_weights = Mat::new(w_in, w, w, w);
-        let mut dx = match &self.selected {
-            None => {
-                product(
-                    &mut d_first,
-                    w,
-                    Mat::new(&dq, rs, w, w),
-                    query_weights,
-                    true,
-                    Threads::Pool,
-                );
-                if weights.is_some() {
-                    d_middle.clone()
-                } else {
-                    std::mem::take(&mut d_middle)
-                }
-            }
-            Some(selected) => {
-                let mut from_queries = scratch::take(rs * w);
-                product(
-                    &mut from_queries,
-                    w,
-                    Mat::new(&dq, rs, w, w),
-                    query_weights,
-                    false,
-                    Threads::Pool,
-                );
-                let mut dx = vec![0f32; r * w];
-                for (i, &row) in selected.iter().enumerate() {
-                    for j in 0..w {
-                        d_first[row * w + j] += from_queries[i * w + j];
-                        dx[row * w + j] = d_middle[i * w + j];
-                    }
-                }
-                dx
-            }
-        };
-        if let Some(weights) = &mut weights {
-            weights.linear(4, &d_middle, w, &s.attended, w);
-            let mut normed = vec![0f32; r * w];
-            rows::norm_forward(x, g1, b1, epsilon, &mut normed);
-            let asking = self
-                .selected
-                .as_ref()
-                .map_or_else(|| normed.clone(), |s| gather(&normed, s, w));
-            weights.attention_inputs(&dq, &asking, &dkv, &normed);
-            weights.norm(0, x, &d_first);
-        }
-        rows::norm_backward(x, g1, &d_first, epsilon, &mut dx);
-        (dx, weights.map(|w| w.flat))
-    }
-}
-
-struct WeightGradients {
-    flat: Vec<f32>,
-    starts: Vec<usize>,
-    width: usize,
-    epsilon: f32,
-}
-
-impl WeightGradients {
-    fn new(shape: &BlockShape) -> Self {
-        let mut starts = vec![0];
-        for part in shape.parts() {
-            starts.push(starts[starts.len() - 1] + part.iter().product::<usize>());
-        }
-        Self {
-            flat: vec![0.0; shape.len()],
-            starts,
-            width: shape.width,
-            epsilon: shape.norms.epsilon(),
-        }
-    }
-
-    /// Part `index` is a weight `[out, inner]`, the part after it its bias.
-    fn linear(&mut self, index: usize, grad: &[f32], out: usize, input: &[f32], inner: usize) {
-        let n = grad.len() / out;
-        let (weight, bias) =
-            self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(out * inner);
-        product(
-            weight,
-            inner,
-            Mat::new(grad, n, out, out).t(),
-            Mat::new(input, n, inner, inner),
-            false,
-            Threads::Pool,
-        );
-        rows::column_sums(grad, bias);
-    }
-
-    fn attention_inputs(&mut self, dq: &[f32], asking: &[f32], dkv: &[f32], normed: &[f32]) {
-        let w = self.width;
-        let (weight, bias) = self.flat[self.starts[2]..self.starts[4]].split_at_mut(3 * w * w);
-        let (wq, wkv) = weight.split_at_mut(w * w);
-        let (rs, r) = (dq.len() / w, normed.len() / w);
-        product(
-            wq,
-            w,
-            Mat::new(dq, rs, w, w).t(),
-            Mat::new(asking, rs, w, w),
-            false,
-            Threads::Pool,
-        );
-        product(
-            wkv,
-            w,
-            Mat::new(dkv, r, 2 * w, 2 * w).t(),
-            Mat::new(normed, r, w, w),
-            false,
-            Threads::Pool,
-        );
-        rows::column_sums(dq, &mut bias[..w]);
-        rows::column_sums(dkv, &mut bias[w..]);
-    }
-
-    fn norm(&mut self, index: usize, x: &[f32], grad: &[f32]) {
-        let (gain, bias) =
-            self.flat[self.starts[index]..self.starts[index + 2]].split_at_mut(self.width);
-        rows::norm_weights_backward(x, grad, self.epsilon, gain, bias);
-    }
 }
 
 impl CustomOp2 for Fused {
@@ -526,7 +380,8 @@ impl CustomOp2 for Fused {
         l2: &Strides,
     ) -> Result<(CpuStorage, Shape)> {
         let x = values(s1, l1)?;
-        let out = widened(s2, l2, |theta| Ok(on_pool(|| self.forward(x, theta))))?;
+        let theta = Kept::of(s2, l2)?;
+        let out = on_pool(|| self.forward(x, theta));
         let shape = Shape::from((out.len() / self.shape.width, self.shape.width));
         Ok((CpuStorage::F32(out), shape))
     }
@@ -539,7 +394,7 @@ impl CustomOp2 for Fused {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dx, dtheta) = with_values(x, |x| {
-            with_values(theta, |theta| {
+            with_kept(theta, |theta| {
                 with_values(grad, |grad| Ok(on_pool(|| self.backward(x, theta, grad))))
             })
         })?;

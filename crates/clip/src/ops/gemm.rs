@@ -4,11 +4,13 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::panels::{self, COLUMNS, Panels, ROWS, Source, Words};
+use super::products::Start;
+use super::{Kept, scratch};
 
 /// A strided view of a matrix: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
-    data: &'a [f32],
+    data: Kept<'a>,
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -19,10 +21,18 @@ impl<'a> Mat<'a> {
     /// Rows of `cols` values that lie `row_stride` apart.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         Self {
+            row_stride,
+            ..Self::kept(Kept::Float32(data), rows, cols)
+        }
+    }
+
+    /// Rows of `cols` numbers that follow one another, however they are kept.
+    pub(crate) fn kept(data: Kept<'a>, rows: usize, cols: usize) -> Self {
+        Self {
             data,
             rows,
             cols,
-            row_stride,
+            row_stride: cols,
             col_stride: 1,
         }
     }
@@ -38,6 +48,11 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
@@ -45,17 +60,39 @@ impl<'a> Mat<'a> {
 
     /// Element `(i, j)`.
     pub(super) fn at(&self, i: usize, j: usize) -> f32 {
-        self.data[i * self.row_stride + j * self.col_stride]
+        self.data.at(i * self.row_stride + j * self.col_stride)
     }
 
     /// As an input of panels whose lanes are rows.
     pub(super) fn source(&self) -> Source<'a> {
         Source {
-            words: self.data,
+            numbers: self.data,
             lanes: self.rows,
             lane_stride: self.row_stride,
-            steps: self.cols,
-            step_stride: self.col_stride,
+            inner: self.cols,
+            inner_stride: self.col_stride,
+        }
+    }
+
+    /// Runs `f` on the same matrix in float32: as it is, or widened into a buffer that is used again.
+    pub(super) fn widened<T>(&self, f: impl FnOnce(Mat) -> T) -> T {
+        if let Kept::Float32(_) = self.data {
+            return f(*self);
+        }
+        let numbers = self.data.slice(0..self.data.len().min(self.last() + 1));
+        let mut buffer = scratch::take(numbers.len());
+        numbers.widen(&mut buffer);
+        f(Mat {
+            data: Kept::Float32(&buffer),
+            ..*self
+        })
+    }
+
+    /// Where the values of [`Mat::widened`] begin.
+    fn values(&self) -> *const f32 {
+        match self.data {
+            Kept::Float32(values) => values.as_ptr(),
+            _ => unreachable!("halves were widened before"),
         }
     }
 
@@ -113,21 +150,42 @@ pub unsafe fn product_into(
             "product reads past its inputs"
         );
     }
-    let shared = threads == Threads::Pool && m * n * k >= 1 << 18;
-    if shared && m > FEW_ROWS && n >= 2 * COLUMNS && k >= ROWS && Words::Float32.are_supported() {
-        let words = Words::Float32;
-        let (left, right) = (Panels::of(words, &a.source(), ROWS), b.t().source());
+    if threads == Threads::Pool && panels_take(m, k, n) {
+        let left = Panels::of(Words::Float32, &a.source(), ROWS);
+        let start = if keep { Start::Output } else { Start::Zero };
         // SAFETY: the caller's promise; inputs are inside the slices (asserted).
-        unsafe {
-            if m < MANY_ROWS && panels::pieces(n) >= 2 * rayon::current_num_threads() {
-                panels::multiply_in_pieces(words, out, out_stride, &left, &right, keep);
-            } else {
-                let right = Panels::of(words, &right, COLUMNS);
-                panels::multiply(words, out, out_stride, &left, &right, keep);
-            }
-        }
+        unsafe { panels::product(out, out_stride, &left, &b.t().source(), start) };
         return;
     }
+    a.widened(|a| {
+        b.widened(|b| {
+            // SAFETY: the caller's promise.
+            unsafe { by_gemm(out, out_stride, a, b, keep, threads) }
+        });
+    });
+}
+
+/// Whether a product of `m` rows, `k` inner numbers and `n` columns that all threads share goes over panels.
+pub(super) fn panels_take(m: usize, k: usize, n: usize) -> bool {
+    is_shared(m, k, n)
+        && m > FEW_ROWS
+        && n >= 2 * COLUMNS
+        && k >= ROWS
+        && Words::Float32.are_supported()
+}
+
+/// Whether it is worth more threads than one.
+fn is_shared(m: usize, k: usize, n: usize) -> bool {
+    m * n * k >= 1 << 18
+}
+
+/// The product by the `gemm` crate.
+///
+/// # Safety
+/// As [`product_into`], whose checks were made.
+unsafe fn by_gemm(out: *mut f32, out_stride: usize, a: Mat, b: Mat, keep: bool, threads: Threads) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    let shared = threads == Threads::Pool && is_shared(m, k, n);
     if !shared || n < 2 * LANE_STEP {
         let parallelism = if shared && rayon::current_num_threads() > 1 {
             Parallelism::Rayon(rayon::current_num_threads())
@@ -165,8 +223,6 @@ pub unsafe fn product_into(
 
 /// Products of so few rows are left to `gemm`, which lays out less and cuts the inner dimension of small ones otherwise.
 const FEW_ROWS: usize = 64;
-/// From so many rows on, laying out the right input costs next to nothing, and small tasks keep all threads busy to the end.
-const MANY_ROWS: usize = 1024;
 /// Pieces a product shared by threads is cut into.
 const PIECES: usize = 8;
 /// Columns the widest kernel takes at once.
@@ -208,10 +264,10 @@ unsafe fn call(
             1,
             out_stride as isize,
             keep,
-            a.data.as_ptr(),
+            a.values(),
             a.col_stride as isize,
             a.row_stride as isize,
-            b.data.as_ptr().wrapping_add(first * b.col_stride),
+            b.values().wrapping_add(first * b.col_stride),
             b.col_stride as isize,
             b.row_stride as isize,
             1.0f32,

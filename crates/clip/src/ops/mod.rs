@@ -11,11 +11,12 @@ pub mod block;
 pub mod composed;
 pub mod cosine;
 pub mod gemm;
+mod kept;
 pub mod layout;
 pub mod norm;
 mod panels;
 pub mod parts;
-mod products;
+pub(crate) mod products;
 pub mod replace;
 pub mod rows;
 pub mod scale;
@@ -26,6 +27,7 @@ pub mod work;
 
 pub use block::{Activation, Block, BlockShape, Norms};
 pub use cosine::{cross_entropy, scaled_cosine, unit};
+pub(crate) use kept::Kept;
 pub use layout::{Group, Layout, Node};
 pub use norm::{layer_norm, layer_norm_by};
 pub use parts::linear;
@@ -35,8 +37,6 @@ pub use scale::scale_gradient;
 pub use work::Work;
 
 use candle_core::{CpuStorage, Layout as Strides, Result, bail};
-use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 
 /// The contiguous `f32` values behind a custom op's argument.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Strides) -> Result<&'a [f32]> {
@@ -45,35 +45,6 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Strides) -> Result<&'
         Some((start, end)) => Ok(&data[start..end]),
         None => bail!("fused ops take contiguous rows; call `.contiguous()` first"),
     }
-}
-
-/// Runs `f` on the contiguous `f32` values of a custom op's argument: as they are, or, where they are kept in half
-/// precision or bfloat16, widened into a buffer that is used again.
-pub(crate) fn widened<T>(
-    storage: &CpuStorage,
-    layout: &Strides,
-    f: impl FnOnce(&[f32]) -> Result<T>,
-) -> Result<T> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("fused ops take contiguous rows; call `.contiguous()` first")
-    };
-    let mut buffer = match storage {
-        CpuStorage::F16(_) | CpuStorage::BF16(_) => scratch::take(end - start),
-        _ => return f(values(storage, layout)?),
-    };
-    const PIECE: usize = 1 << 16;
-    match storage {
-        CpuStorage::F16(kept) => buffer
-            .par_chunks_mut(PIECE)
-            .zip(kept[start..end].par_chunks(PIECE))
-            .for_each(|(out, kept)| kept.convert_to_f32_slice(out)),
-        CpuStorage::BF16(kept) => buffer
-            .par_chunks_mut(PIECE)
-            .zip(kept[start..end].par_chunks(PIECE))
-            .for_each(|(out, kept)| kept.convert_to_f32_slice(out)),
-        _ => {}
-    }
-    f(&buffer)
 }
 
 /// Runs `f` on a thread of the current pool: once on it, parallel pieces of work start at once, whereas a thread from
@@ -86,15 +57,30 @@ pub(crate) fn on_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// Runs `f` on a contiguous view of a CPU tensor's values, copy-free where they are `f32`.
-pub(crate) fn with_values<T>(
+/// Runs `f` on a contiguous view of a CPU tensor's numbers as they are kept.
+pub(crate) fn with_kept<T>(
     tensor: &candle_core::Tensor,
-    f: impl FnOnce(&[f32]) -> Result<T>,
+    f: impl FnOnce(Kept) -> Result<T>,
 ) -> Result<T> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        candle_core::Storage::Cpu(cpu) => widened(cpu, layout, f),
+        candle_core::Storage::Cpu(cpu) => f(Kept::of(cpu, layout)?),
         _ => bail!("fused ops run on the CPU; use the composed path elsewhere"),
     }
+}
+
+/// As [`with_kept`], in float32: copy-free where they are, else widened into a buffer that is used again.
+pub(crate) fn with_values<T>(
+    tensor: &candle_core::Tensor,
+    f: impl FnOnce(&[f32]) -> Result<T>,
+) -> Result<T> {
+    with_kept(tensor, |kept| {
+        if let Kept::Float32(values) = kept {
+            return f(values);
+        }
+        let mut buffer = scratch::take(kept.len());
+        kept.widen(&mut buffer);
+        f(&buffer)
+    })
 }

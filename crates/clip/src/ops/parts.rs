@@ -16,7 +16,8 @@ use super::block::BlockShape;
 use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::norm::layer_norm_by;
-use super::{Activation, Block, on_pool, rows, values, widened, with_values};
+use super::products::{Left, Products, Start};
+use super::{Activation, Block, Kept, on_pool, rows, values, with_kept, with_values};
 use crate::changes::{BlockChange, Norm, Projection};
 
 /// [`Block::forward`] with a change inside of the block, or of a block whose norms stand behind.
@@ -34,6 +35,8 @@ pub(super) fn forward(
     let [norm_1, norm_2] = block.norms_with(change)?;
     let parts = block.parts()?;
     let (w_in, b_in) = (&parts[2], &parts[3]);
+    let by = block.products();
+    let linear = |x: &Tensor, weight: &Tensor, bias: &Tensor| linear_by(by, x, weight, bias);
 
     let norms = block.shape.norms;
     let normed = norms.inside(x, &norm_1, layer_norm_by)?;
@@ -189,6 +192,19 @@ pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
 /// # Errors
 /// When shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    linear_by(Products::Float32, x, weight, bias)
+}
+
+/// As [`linear`], by a kind of product where the weight is frozen.
+///
+/// # Errors
+/// As there.
+pub(crate) fn linear_by(
+    by: Products,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+) -> Result<Tensor> {
     let ((_, i), (o, wi)) = (x.dims2()?, weight.dims2()?);
     if i != wi || bias.dims() != [o] {
         bail!(
@@ -198,14 +214,14 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         );
     }
     let train = weight.track_op() || bias.track_op();
-    x.contiguous()?.apply_op3(
-        &weight.contiguous()?,
-        &bias.contiguous()?,
-        Linear { o, i, train },
-    )
+    let by = if train { Products::Float32 } else { by };
+    let linear = Linear { by, o, i, train };
+    let x = x.contiguous()?;
+    x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, linear)
 }
 
 struct Linear {
+    by: Products,
     o: usize,
     i: usize,
     train: bool,
@@ -226,18 +242,14 @@ impl CustomOp3 for Linear {
         l3: &Strides,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, (o, i)) = (values(s1, l1)?, (self.o, self.i));
+        let (weight, bias) = (Kept::of(s2, l2)?, Kept::of(s3, l3)?.floats());
         let n = x.len() / i;
-        let out = widened(s2, l2, |weight| {
-            widened(s3, l3, |bias| {
-                let mut out = vec![0f32; n * o];
-                on_pool(|| {
-                    rows::fill_rows(&mut out, bias, None);
-                    let (a, b) = (Mat::new(x, n, i, i), Mat::new(weight, o, i, i));
-                    product(&mut out, o, a, b.t(), true, Threads::Pool);
-                });
-                Ok(out)
-            })
-        })?;
+        let mut out = vec![0f32; n * o];
+        on_pool(|| {
+            let rows = Left::of(self.by, [n, i], o, x);
+            let weight = Mat::kept(weight, o, i);
+            rows.product(&mut out, weight.t(), Start::Bias(&bias));
+        });
         Ok((CpuStorage::F32(out), Shape::from((n, o))))
     }
 
@@ -251,10 +263,12 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (n, o, i) = (x.dim(0)?, self.o, self.i);
         with_values(grad, |grad| {
-            let dx = with_values(weight, |weight| {
+            let dx = with_kept(weight, |weight| {
                 let mut dx = vec![0f32; n * i];
-                let (a, b) = (Mat::new(grad, n, o, o), Mat::new(weight, o, i, i));
-                on_pool(|| product(&mut dx, i, a, b, false, Threads::Pool));
+                on_pool(|| {
+                    let upstream = Left::of(self.by, [n, o], i, grad);
+                    upstream.product(&mut dx, Mat::kept(weight, o, i), Start::Zero);
+                });
                 Tensor::from_vec(dx, (n, i), x.device())
             })?;
             if !self.train {

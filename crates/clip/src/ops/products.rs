@@ -1,6 +1,16 @@
 //! What rows are multiplied with weights by.
+//!
+//! A left input is laid out once, as its kind of product takes it, from rows that a function writes one by one: what a norm
+//! or an activation gives is never written as a matrix that would be read again. What sums begin with (a bias, a residual
+//! sum) is loaded where they are made.
 
-use super::tiles;
+use rayon::prelude::*;
+
+use super::gemm::{self, Mat, Threads, panels_take};
+use super::panels::{self, Panels, ROWS, Words};
+use super::rows::{self, ROWS_PER_TASK};
+use super::scratch::{self, Buffer};
+use super::tiles::{self, Grade, Unit};
 
 /// Instructions that multiply, whatever the precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +41,12 @@ impl Arithmetic {
 
     /// Whether this machine can.
     pub fn is_supported(self) -> bool {
-        self != Self::Amx || tiles::Unit::is_there()
+        self != Self::Amx || Unit::is_there()
+    }
+
+    /// Whether this machine can with inputs rounded to bfloat16: in the portable arithmetic processors with AVX512-BF16 can.
+    pub fn is_supported_in_bfloat16(self) -> bool {
+        self.is_supported() && Products::exact(self).rounded().is_supported()
     }
 
     /// The fastest of float32's grade here.
@@ -41,14 +56,185 @@ impl Arithmetic {
             false => Self::Portable,
         }
     }
+}
 
-    /// What multiplies tiles, where tiles are multiplied.
-    pub(crate) fn unit(self) -> Option<tiles::Unit> {
-        match self {
-            Self::Portable => None,
-            Self::Amx => Some(tiles::Unit::Amx),
-            Self::Emulated => Some(tiles::Unit::Emulated),
+/// A kind of product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Products {
+    /// Multiply-adds of float32.
+    #[default]
+    Float32,
+    /// Multiply-adds of pairs of bfloat16, sums in float32 (AVX512-BF16).
+    Pairs,
+    /// Tiles of the matrix unit, or of what follows it.
+    Tiles(Unit, Grade),
+}
+
+impl Products {
+    /// Those of float32's grade.
+    pub(crate) fn exact(arithmetic: Arithmetic) -> Self {
+        match arithmetic {
+            Arithmetic::Portable => Self::Float32,
+            Arithmetic::Amx => Self::Tiles(Unit::Amx, Grade::Split),
+            Arithmetic::Emulated => Self::Tiles(Unit::Emulated, Grade::Split),
         }
+    }
+
+    /// Of inputs rounded to bfloat16, by the same arithmetic.
+    pub(crate) fn rounded(self) -> Self {
+        match self {
+            Self::Float32 | Self::Pairs => Self::Pairs,
+            Self::Tiles(unit, _) => Self::Tiles(unit, Grade::Rounded),
+        }
+    }
+
+    /// Whether this machine has the instructions.
+    pub(crate) fn is_supported(self) -> bool {
+        match self {
+            Self::Float32 | Self::Tiles(Unit::Emulated, _) => true,
+            Self::Pairs => Words::Bfloat16.are_supported(),
+            Self::Tiles(Unit::Amx, _) => Unit::is_there(),
+        }
+    }
+
+    /// What names of kept results end in: other bits, another name. The unit and what follows it give the same.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Float32 => "",
+            Self::Pairs => "-bfloat16",
+            Self::Tiles(_, Grade::Split) => "-amx",
+            Self::Tiles(_, Grade::Rounded) => "-bfloat16-amx",
+        }
+    }
+}
+
+/// Rows `[rows, inner]` as products take them.
+pub(crate) struct Left<'a> {
+    rows: usize,
+    inner: usize,
+    laid: Laid<'a>,
+}
+
+enum Laid<'a> {
+    /// One after the other, for products of float32 that panels do not take (few rows, other processors).
+    Given(&'a [f32]),
+    Written(Buffer),
+    Panels(Panels),
+    Tiles(Unit, tiles::Left),
+}
+
+impl<'a> Left<'a> {
+    /// Rows that `write(i, row)` gives, `inner` values each; for products of at least `columns` columns.
+    pub(crate) fn written(
+        by: Products,
+        [rows, inner]: [usize; 2],
+        columns: usize,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let laid = match Self::words(by, [rows, inner], columns) {
+            Some(words) => Laid::Panels(Panels::written(words, rows, inner, ROWS, write)),
+            None => match by {
+                Products::Tiles(unit, grade) => {
+                    Laid::Tiles(unit, tiles::Left::new(grade, rows, inner, write))
+                }
+                _ => {
+                    let mut buffer = scratch::take(rows * inner);
+                    let tasks = buffer.par_chunks_mut((ROWS_PER_TASK * inner).max(1));
+                    tasks.enumerate().for_each(|(task, some)| {
+                        for (i, row) in some.chunks_exact_mut(inner).enumerate() {
+                            write(task * ROWS_PER_TASK + i, row);
+                        }
+                    });
+                    Laid::Written(buffer)
+                }
+            },
+        };
+        Self { rows, inner, laid }
+    }
+
+    /// As [`Left::written`], of rows that are there.
+    pub(crate) fn of(
+        by: Products,
+        [rows, inner]: [usize; 2],
+        columns: usize,
+        values: &'a [f32],
+    ) -> Self {
+        assert_eq!(values.len(), rows * inner, "rows have their shape");
+        let laid = match Self::words(by, [rows, inner], columns) {
+            Some(words) => {
+                let source = Mat::new(values, rows, inner, inner).source();
+                Laid::Panels(Panels::of(words, &source, ROWS))
+            }
+            None => match by {
+                Products::Tiles(unit, grade) => {
+                    let write = |i: usize, row: &mut [f32]| {
+                        row.copy_from_slice(&values[i * inner..][..inner])
+                    };
+                    Laid::Tiles(unit, tiles::Left::new(grade, rows, inner, write))
+                }
+                _ => Laid::Given(values),
+            },
+        };
+        Self { rows, inner, laid }
+    }
+
+    /// What panels hold, where panels are multiplied.
+    fn words(by: Products, [rows, inner]: [usize; 2], columns: usize) -> Option<Words> {
+        match by {
+            Products::Float32 if panels_take(rows, inner, columns) => Some(Words::Float32),
+            Products::Pairs if rows > 0 => Some(Words::Bfloat16),
+            _ => None,
+        }
+    }
+
+    /// `out = start + left right`: `right` is `[inner, columns]`, `out` `[rows, columns]`.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub(crate) fn product(&self, out: &mut [f32], right: Mat, start: Start) {
+        let columns = right.cols();
+        assert_eq!(
+            (right.rows(), out.len()),
+            (self.inner, self.rows * columns),
+            "shapes of a product fit"
+        );
+        if out.is_empty() {
+            return;
+        }
+        let (of_bias, of_base) = start.len();
+        assert!(
+            of_bias.is_none_or(|n| n == columns) && of_base.is_none_or(|n| n == out.len()),
+            "what sums begin with fits them"
+        );
+        let values = match &self.laid {
+            Laid::Panels(panels) => {
+                // SAFETY: the output is exclusively borrowed, and it and the start are as large as was just asserted.
+                unsafe {
+                    panels::product(
+                        out.as_mut_ptr(),
+                        columns,
+                        panels,
+                        &right.t().source(),
+                        start,
+                    );
+                }
+                return;
+            }
+            Laid::Tiles(unit, left) => {
+                right.widened(|right| tiles::product(*unit, out, left, right, start));
+                return;
+            }
+            Laid::Given(values) => values,
+            Laid::Written(values) => &values[..],
+        };
+        match start {
+            Start::Zero | Start::Output => {}
+            Start::Bias(bias) => rows::fill_rows(out, bias, None),
+            Start::Onto(bias, base) => rows::fill_rows(out, bias, Some(base)),
+        }
+        let keep = !matches!(start, Start::Zero);
+        let left = Mat::new(values, self.rows, self.inner, self.inner);
+        gemm::product(out, columns, left, right, keep, Threads::Pool);
     }
 }
 
@@ -64,3 +250,17 @@ pub(crate) enum Start<'a> {
     /// A value for each column, on top of rows `[rows, columns]`: `base + bias`.
     Onto(&'a [f32], &'a [f32]),
 }
+
+impl Start<'_> {
+    /// Values of the bias and of the base.
+    fn len(&self) -> (Option<usize>, Option<usize>) {
+        match self {
+            Self::Zero | Self::Output => (None, None),
+            Self::Bias(bias) => (Some(bias.len()), None),
+            Self::Onto(bias, base) => (Some(bias.len()), Some(base.len())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -161,34 +161,72 @@ pub fn norm_backward(x: &[f32], gain: &[f32], grad: &[f32], epsilon: f32, into: 
                         .zip(x.chunks_exact(width))
                         .zip(grad.chunks_exact(width))
                     {
-                        let (mean, scale) = moments(x, epsilon);
-                        let mut first = [0f32; LANES];
-                        let mut second = [0f32; LANES];
-                        let whole = width - width % LANES;
-                        for base in (0..whole).step_by(LANES) {
-                            for l in 0..LANES {
-                                let g = grad[base + l] * gain[base + l];
-                                first[l] += g;
-                                second[l] += g * (x[base + l] - mean);
-                            }
-                        }
-                        let (mut a, mut b) =
-                            (first.iter().sum::<f32>(), second.iter().sum::<f32>());
-                        for i in whole..width {
-                            let g = grad[i] * gain[i];
-                            a += g;
-                            b += g * (x[i] - mean);
-                        }
-                        let (a, b) = (a / width as f32, b * scale * scale / width as f32);
-                        let (into, x) = (&mut into[..width], &x[..width]);
-                        let (grad, gain) = (&grad[..width], &gain[..width]);
-                        for i in 0..width {
-                            into[i] += scale * (grad[i] * gain[i] - a - (x[i] - mean) * b);
-                        }
+                        add_norm_gradient(x, gain, grad, epsilon, into);
                     }
                 },
             );
         });
+}
+
+/// As [`norm_backward`], with `out = base + dx`.
+pub(crate) fn norm_backward_onto(
+    x: &[f32],
+    gain: &[f32],
+    grad: &[f32],
+    epsilon: f32,
+    base: &[f32],
+    out: &mut [f32],
+) {
+    let width = gain.len();
+    let arch = Arch::new();
+    let task = width * ROWS_PER_TASK;
+    out.par_chunks_mut(task)
+        .zip(base.par_chunks(task))
+        .zip(x.par_chunks(task).zip(grad.par_chunks(task)))
+        .for_each(|((out, base), (x, grad))| {
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    out.copy_from_slice(base);
+                    for ((out, x), grad) in out
+                        .chunks_exact_mut(width)
+                        .zip(x.chunks_exact(width))
+                        .zip(grad.chunks_exact(width))
+                    {
+                        add_norm_gradient(x, gain, grad, epsilon, out);
+                    }
+                },
+            );
+        });
+}
+
+/// [`norm_backward`] of one row.
+#[inline(always)]
+fn add_norm_gradient(x: &[f32], gain: &[f32], grad: &[f32], epsilon: f32, into: &mut [f32]) {
+    let width = gain.len();
+    let (mean, scale) = moments(x, epsilon);
+    let mut first = [0f32; LANES];
+    let mut second = [0f32; LANES];
+    let whole = width - width % LANES;
+    for base in (0..whole).step_by(LANES) {
+        for l in 0..LANES {
+            let g = grad[base + l] * gain[base + l];
+            first[l] += g;
+            second[l] += g * (x[base + l] - mean);
+        }
+    }
+    let (mut a, mut b) = (first.iter().sum::<f32>(), second.iter().sum::<f32>());
+    for i in whole..width {
+        let g = grad[i] * gain[i];
+        a += g;
+        b += g * (x[i] - mean);
+    }
+    let (a, b) = (a / width as f32, b * scale * scale / width as f32);
+    let (into, x) = (&mut into[..width], &x[..width]);
+    let (grad, gain) = (&grad[..width], &gain[..width]);
+    for i in 0..width {
+        into[i] += scale * (grad[i] * gain[i] - a - (x[i] - mean) * b);
+    }
 }
 
 /// Gradients of LayerNorm's own weights: `gain += sum dy * normalised x`, `bias += sum dy`.
@@ -258,22 +296,11 @@ fn quick(x: f32) -> f32 {
     x / (1.0 + exp(-1.702 * x))
 }
 
-/// QuickGELU of rows plus `bias`, in place; nothing is kept for a backward pass.
-pub fn quick_gelu_in_place(h: &mut [f32], bias: &[f32]) {
-    let width = bias.len();
-    let arch = Arch::new();
-    h.par_chunks_mut(width * ROWS_PER_TASK).for_each(|h| {
-        arch.dispatch(
-            #[inline(always)]
-            || {
-                for row in h.chunks_exact_mut(width) {
-                    for (x, b) in row.iter_mut().zip(bias) {
-                        *x = quick(*x + b);
-                    }
-                }
-            },
-        );
-    });
+/// Its slope.
+#[inline(always)]
+fn quick_slope(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-1.702 * x));
+    s + 1.702 * x * s * (1.0 - s)
 }
 
 /// QuickGELU, `x * sigmoid(1.702 x)`, of every value of `h`.
@@ -305,6 +332,18 @@ pub(crate) fn quick_gelu_row(arch: Arch, h: &[f32], out: &mut [f32]) {
     );
 }
 
+/// As [`quick_gelu_row`], of `h + bias`.
+pub(crate) fn quick_gelu_of_sum(arch: Arch, h: &[f32], bias: &[f32], out: &mut [f32]) {
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            for ((o, x), b) in out.iter_mut().zip(h).zip(bias) {
+                *o = quick(x + b);
+            }
+        },
+    );
+}
+
 /// `grad *= d quick_gelu(h) / dh`.
 pub fn quick_gelu_backward(h: &[f32], grad: &mut [f32]) {
     let arch = Arch::new();
@@ -315,12 +354,23 @@ pub fn quick_gelu_backward(h: &[f32], grad: &mut [f32]) {
                 #[inline(always)]
                 || {
                     for (g, &x) in grad.iter_mut().zip(h) {
-                        let s = 1.0 / (1.0 + exp(-1.702 * x));
-                        *g *= s + 1.702 * x * s * (1.0 - s);
+                        *g *= quick_slope(x);
                     }
                 },
             );
         });
+}
+
+/// As [`quick_gelu_backward`], of one row: `out = grad * d quick_gelu(h) / dh`.
+pub(crate) fn quick_gelu_backward_row(arch: Arch, h: &[f32], grad: &[f32], out: &mut [f32]) {
+    arch.dispatch(
+        #[inline(always)]
+        || {
+            for ((o, g), &x) in out.iter_mut().zip(grad).zip(h) {
+                *o = g * quick_slope(x);
+            }
+        },
+    );
 }
 
 /// GELU with the error function, `x * Phi(x)`, of every value of `h`.
@@ -347,10 +397,21 @@ pub fn erf_gelu_backward(h: &[f32], grad: &mut [f32]) {
         .zip(h.par_chunks(1 << 12))
         .for_each(|(grad, h)| {
             for (g, &x) in grad.iter_mut().zip(h) {
-                let density = (-0.5 * x * x).exp() * 0.398_942_3;
-                *g *= normal_cdf(x) + x * density;
+                *g *= erf_slope(x);
             }
         });
+}
+
+/// As [`erf_gelu_backward`], of one row: `out = grad * d gelu(h) / dh`.
+pub(crate) fn erf_gelu_backward_row(h: &[f32], grad: &[f32], out: &mut [f32]) {
+    for ((o, g), &x) in out.iter_mut().zip(grad).zip(h) {
+        *o = g * erf_slope(x);
+    }
+}
+
+fn erf_slope(x: f32) -> f32 {
+    let density = (-0.5 * x * x).exp() * 0.398_942_3;
+    normal_cdf(x) + x * density
 }
 
 /// `tanh` of GELU's approximation: `sqrt(2 / pi) (x + 0.044715 x^3)`, and its slope.
@@ -382,10 +443,22 @@ pub fn tanh_gelu_backward(h: &[f32], grad: &mut [f32]) {
         .zip(h.par_chunks(1 << 12))
         .for_each(|(grad, h)| {
             for (g, &x) in grad.iter_mut().zip(h) {
-                let (t, slope) = approximated(x);
-                *g *= 0.5 * (1.0 + t) + 0.5 * x * slope;
+                *g *= tanh_slope(x);
             }
         });
+}
+
+/// As [`tanh_gelu_backward`], of one row: `out = grad * d gelu(h) / dh`.
+pub(crate) fn tanh_gelu_backward_row(h: &[f32], grad: &[f32], out: &mut [f32]) {
+    for ((o, g), &x) in out.iter_mut().zip(grad).zip(h) {
+        *o = g * tanh_slope(x);
+    }
+}
+
+#[inline(always)]
+fn tanh_slope(x: f32) -> f32 {
+    let (t, slope) = approximated(x);
+    0.5 * (1.0 + t) + 0.5 * x * slope
 }
 
 fn normal_cdf(x: f32) -> f32 {

@@ -1,6 +1,7 @@
 //! What differs between published blocks: the non-linearity, where norms stand, and what they add to the variance.
 
 use candle_core::{Result, Tensor, bail};
+use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 use super::rows;
@@ -26,6 +27,24 @@ impl Activation {
             Self::QuickGelu => rows::quick_gelu(h, out),
             Self::Gelu => rows::erf_gelu(h, out),
             Self::GeluTanh => rows::tanh_gelu(h, out),
+        }
+    }
+
+    /// Of one row.
+    pub(super) fn row(self, arch: Arch, h: &[f32], out: &mut [f32]) {
+        match self {
+            Self::QuickGelu => rows::quick_gelu_row(arch, h, out),
+            Self::Gelu => rows::erf_gelu_row(h, out),
+            Self::GeluTanh => rows::tanh_gelu_row(h, out),
+        }
+    }
+
+    /// Of one row: `out = grad * d f(h) / dh`.
+    pub(super) fn backward_row(self, arch: Arch, h: &[f32], grad: &[f32], out: &mut [f32]) {
+        match self {
+            Self::QuickGelu => rows::quick_gelu_backward_row(arch, h, grad, out),
+            Self::Gelu => rows::erf_gelu_backward_row(h, grad, out),
+            Self::GeluTanh => rows::tanh_gelu_backward_row(h, grad, out),
         }
     }
 

@@ -272,12 +272,11 @@ impl TextTower {
             "positional_embedding".to_owned(),
             &self.positional_embedding,
         )?;
-        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
-            Ok(Block {
-                shape: b.shape,
-                theta: f(format!("transformer.resblocks.{i}"), &b.theta)?,
-            })
-        });
+        let blocks = self
+            .blocks
+            .iter()
+            .enumerate()
+            .map(|(i, b)| Ok(b.with(f(format!("transformer.resblocks.{i}"), &b.theta)?)));
         let blocks = blocks.collect::<Result<_>>()?;
         let mut both = |name: &str, norm: &Option<(Tensor, Tensor)>| -> Result<_> {
             let Some((gain, bias)) = norm else {

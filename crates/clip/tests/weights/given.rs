@@ -171,10 +171,7 @@ fn heads_of_any_width_run_as_candles_own_operations_have_them() {
                 tensors[&name].flatten_all().unwrap()
             })
             .collect();
-        let block = Block {
-            shape,
-            theta: Tensor::cat(&theta, 0).unwrap(),
-        };
+        let block = Block::new(shape, Tensor::cat(&theta, 0).unwrap());
         let layout = Arc::new(Layout::full(2, 5));
         let x = tensor(3, &[10, width]);
         let fast = block.forward(&x, &layout, None).unwrap();

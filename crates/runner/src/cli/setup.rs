@@ -128,7 +128,7 @@ impl Setup {
         if suite.precision == Precision::Bfloat16 {
             backbone::use_bfloat16(Arc::make_mut(&mut clip))
                 .with_context(|| format!("{}: precision", path.display()))?;
-            let gain = clip::ops::bfloat::gain();
+            let gain = clip::ops::bfloat::gain(clip.arithmetic());
             if gain < 1.2 {
                 crate::say!(
                     "note: precision: on this processor bfloat16 multiplies {gain:.1} times as fast as float32, so \

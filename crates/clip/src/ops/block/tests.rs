@@ -1,6 +1,7 @@
 use candle_core::{Device, Tensor, Var};
 
 use super::super::composed;
+use super::super::gemm::{Threads, product};
 use super::super::layout::{Group, Layout};
 use super::super::norm::layer_norm;
 use super::super::replace::{Put, put_rows};
@@ -38,7 +39,7 @@ fn block_of(activation: Activation, norms: Norms, train: bool) -> Block {
     } else {
         theta
     };
-    Block { shape, theta }
+    Block::new(shape, theta)
 }
 
 pub(in crate::ops) fn layouts() -> Vec<Layout> {
@@ -158,6 +159,274 @@ fn fused_block_and_its_gradients_equal_the_composed_ones() {
     }
 }
 
+/// A block's forward pass and the gradient of its rows as a chain of whole passes, each of which reads and writes matrices:
+/// what the fused one has to equal bit for bit in the portable arithmetic.
+struct Passes<'a> {
+    shape: BlockShape,
+    theta: &'a [f32],
+    layout: &'a Layout,
+    select: Option<&'a [usize]>,
+}
+
+impl Passes<'_> {
+    fn part(&self, i: usize) -> &[f32] {
+        &self.theta[self.shape.ranges()[i].clone()]
+    }
+
+    fn normed(&self, x: &[f32], part: usize) -> Vec<f32> {
+        let mut out = vec![0f32; x.len()];
+        let (gain, bias) = (self.part(part), self.part(part + 1));
+        rows::norm_forward(x, gain, bias, self.shape.norms.epsilon(), &mut out);
+        out
+    }
+
+    /// Rows times a weight `[out, inner]`, on top of a bias and perhaps of rows.
+    fn onto(&self, x: &[f32], weight: &[f32], bias: &[f32], base: Option<&[f32]>) -> Vec<f32> {
+        let (o, k) = (bias.len(), weight.len() / bias.len());
+        let n = x.len() / k;
+        let mut out = vec![0f32; n * o];
+        rows::fill_rows(&mut out, bias, base);
+        let (x, weight) = (Mat::new(x, n, k, k), Mat::new(weight, o, k, k));
+        product(&mut out, o, x, weight.t(), true, Threads::Pool);
+        out
+    }
+
+    /// Rows `[n, out]` times a weight `[out, inner]`, kept or not.
+    fn back(&self, grad: &[f32], weight: &[f32], inner: usize, out: &mut [f32], keep: bool) {
+        let (n, o) = (out.len() / inner, weight.len() / inner);
+        let (grad, weight) = (Mat::new(grad, n, o, o), Mat::new(weight, o, inner, inner));
+        product(out, inner, grad, weight, keep, Threads::Pool);
+    }
+
+    fn chosen(&self, x: &[f32]) -> Vec<f32> {
+        match self.select {
+            None => x.to_vec(),
+            Some(positions) => gather(x, &self.layout.chosen(positions), self.shape.width).to_vec(),
+        }
+    }
+
+    /// The output where nothing is kept (of QuickGELU), the output where it is, and the gradient of the rows for an upstream
+    /// one.
+    fn run(&self, x: &[f32], upstream: &[f32]) -> [Vec<f32>; 3] {
+        let (w, h, epsilon) = (
+            self.shape.width,
+            self.shape.hidden,
+            self.shape.norms.epsilon(),
+        );
+        let plan = match self.select {
+            None => Plan::all(self.layout),
+            Some(positions) => Plan::one_a_sequence(self.layout, positions),
+        };
+        let (w_in, b_in) = (self.part(2), self.part(3));
+        let normed = self.normed(x, 0);
+        let kv = self.onto(&normed, &w_in[w * w..], &b_in[w..], None);
+        let q = self.onto(&self.chosen(&normed), &w_in[..w * w], &b_in[..w], None);
+        let (mut attended, rs) = (vec![0f32; q.len()], q.len() / w);
+        let mut logsum = vec![0f32; rs * self.shape.heads];
+        let heads = self.shape.heads();
+        attention::forward(&plan, heads, &q, &kv, &mut attended, &mut logsum);
+        let residual = self.chosen(x);
+        let middle = self.onto(&attended, self.part(4), self.part(5), Some(&residual));
+        let normed = self.normed(&middle, 6);
+        let (w_fc, b_fc) = (self.part(8), self.part(9));
+        let hidden = self.onto(&normed, w_fc, b_fc, None);
+        let mut active = vec![0f32; rs * h];
+        self.shape.activation.forward(&hidden, &mut active);
+        let (w_proj, b_proj) = (self.part(10), self.part(11));
+        let kept = self.onto(&active, w_proj, b_proj, Some(&middle));
+        let mut sums = vec![0f32; rs * h];
+        let rows = Mat::new(&normed, rs, w, w);
+        product(
+            &mut sums,
+            h,
+            rows,
+            Mat::new(w_fc, h, w, w).t(),
+            false,
+            Threads::Pool,
+        );
+        for row in sums.chunks_mut(h) {
+            row.iter_mut().zip(b_fc).for_each(|(v, b)| *v += b);
+        }
+        self.shape.activation.forward(&sums, &mut active);
+        let plain = self.onto(&active, w_proj, b_proj, Some(&middle));
+
+        let mut d_hidden = vec![0f32; rs * h];
+        self.back(upstream, w_proj, h, &mut d_hidden, false);
+        self.shape.activation.backward(&hidden, &mut d_hidden);
+        let mut d_normed = vec![0f32; rs * w];
+        self.back(&d_hidden, w_fc, w, &mut d_normed, false);
+        let mut d_middle = upstream.to_vec();
+        rows::norm_backward(&middle, self.part(6), &d_normed, epsilon, &mut d_middle);
+        let mut d_attended = vec![0f32; rs * w];
+        self.back(&d_middle, self.part(4), w, &mut d_attended, false);
+        let (mut dq, mut dkv) = (vec![0f32; q.len()], vec![0f32; kv.len()]);
+        let saved = attention::Saved {
+            q: &q,
+            kv: &kv,
+            out: &attended,
+            logsum: &logsum,
+        };
+        attention::backward(&plan, heads, &saved, &d_attended, &mut dq, &mut dkv);
+        let mut d_first = vec![0f32; x.len()];
+        self.back(&dkv, &w_in[w * w..], w, &mut d_first, false);
+        let mut dx = vec![0f32; x.len()];
+        match self.select {
+            None => {
+                self.back(&dq, &w_in[..w * w], w, &mut d_first, true);
+                dx = d_middle;
+            }
+            Some(positions) => {
+                let mut of_queries = vec![0f32; rs * w];
+                self.back(&dq, &w_in[..w * w], w, &mut of_queries, false);
+                for (i, at) in self.layout.chosen(positions).into_iter().enumerate() {
+                    for j in 0..w {
+                        d_first[at * w + j] += of_queries[i * w + j];
+                        dx[at * w + j] = d_middle[i * w + j];
+                    }
+                }
+            }
+        }
+        rows::norm_backward(x, self.part(0), &d_first, epsilon, &mut dx);
+        [plain, kept, dx]
+    }
+}
+
+#[test]
+fn fused_passes_in_the_portable_arithmetic_have_the_bits_of_one_pass_after_the_other() {
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    // Products of few rows and of many, whose inner side is cut into one block and into several.
+    for (w, hidden) in [(32, 128), (640, 1300)] {
+        for activation in [
+            Activation::QuickGelu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+        ] {
+            for layout in [branching(), Layout::full(1, 130), Layout::full(70, 3)] {
+                for select in [false, true] {
+                    let shape = BlockShape {
+                        width: w,
+                        heads: w / 16,
+                        hidden,
+                        activation,
+                        norms: Norms::Clip,
+                    };
+                    let theta = noise(&[shape.len()], 7, 0.1);
+                    let layout = Arc::new(layout.clone());
+                    let ends: Vec<usize> = layout.ends().map(|n| n.length - 1).collect();
+                    let select = select.then_some(&ends[..]);
+                    let block = Block::new(shape, theta.clone());
+                    let x = Var::from_tensor(&noise(&[layout.rows(), w], 3, 1.0)).unwrap();
+                    let plain = block.forward(&x.detach(), &layout, select).unwrap();
+                    let kept = block.forward(x.as_tensor(), &layout, select).unwrap();
+                    let upstream = noise(kept.dims(), 11, 1.0);
+                    let loss = (&kept * &upstream).unwrap().sum_all().unwrap();
+                    let grads = loss.backward().unwrap();
+                    let passes = Passes {
+                        shape,
+                        theta: &flat(&theta),
+                        layout: &layout,
+                        select,
+                    };
+                    let [a, b, c] = passes.run(&flat(&x), &flat(&upstream));
+                    let told = format!("{w} {activation:?} {} rows, {select:?}", layout.rows());
+                    let a = if activation == Activation::QuickGelu {
+                        &a
+                    } else {
+                        &b
+                    };
+                    assert!(flat(&plain) == *a, "nothing kept: {told}");
+                    assert!(flat(&kept) == b, "kept: {told}");
+                    assert!(flat(grads.get(&x).unwrap()) == c, "gradient: {told}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_of_every_kind_of_product_equal_the_composed_one_within_its_grade() {
+    use super::super::tiles::{Grade, Unit};
+    for (by, grade) in [
+        (Products::Float32, 2e-5),
+        (Products::Tiles(Unit::Amx, Grade::Split), 5e-5),
+        (Products::Tiles(Unit::Emulated, Grade::Split), 5e-5),
+        (Products::Pairs, 3e-2),
+        (Products::Tiles(Unit::Amx, Grade::Rounded), 3e-2),
+        (Products::Tiles(Unit::Emulated, Grade::Rounded), 3e-2),
+    ] {
+        if !by.is_supported() {
+            eprintln!("SKIPPED: this processor has no {by:?}");
+            continue;
+        }
+        for layout in layouts() {
+            for select in [false, true] {
+                let layout = Arc::new(layout.clone());
+                let ends: Vec<usize> = layout.ends().map(|n| n.length - 1).collect();
+                let select = select.then_some(&ends[..]);
+                let mut block = block(Activation::QuickGelu, false);
+                block.products = by;
+                let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
+                let plain = BlockChange::default();
+                let parts = |x: &Tensor| parts::forward(&block, &plain, x, &layout, select);
+                let composed = composed::block(&block, x.as_tensor(), &layout, select, &plain);
+                let composed = composed.unwrap();
+                let wanted = weighted(&composed).backward().unwrap();
+                let fused = block.forward(x.as_tensor(), &layout, select).unwrap();
+                for out in [fused, parts(x.as_tensor()).unwrap()] {
+                    let gap = largest_gap(&out, &composed);
+                    assert!(gap < grade, "{by:?} {select:?}: {gap}");
+                    let grads = weighted(&out).backward().unwrap();
+                    let gap = largest_gap(grads.get(&x).unwrap(), wanted.get(&x).unwrap());
+                    assert!(
+                        gap < 4.0 * grade,
+                        "{by:?} {select:?}: {gap} of the gradient"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_trained_stay_in_the_portable_arithmetic() {
+    let layout = Arc::new(branching());
+    let x = noise(&[layout.rows(), 32], 3, 1.0);
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for change in [false, true] {
+        let run = |arithmetic| {
+            let mut block = block(Activation::QuickGelu, true);
+            block.use_arithmetic(arithmetic);
+            let norm_1 = change.then(|| block.norms().unwrap()[0].clone());
+            let change = BlockChange {
+                norm_1,
+                ..BlockChange::default()
+            };
+            let y = block.forward_with(&x, &layout, None, &change).unwrap();
+            let grads = weighted(&y).backward().unwrap();
+            (flat(&y), flat(grads.get(&block.theta).unwrap()))
+        };
+        assert!(run(Arithmetic::Portable) == run(Arithmetic::Emulated));
+    }
+}
+
+#[test]
+fn a_block_kept_in_halves_gives_the_bits_of_its_numbers_in_float32() {
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let layout = Arc::new(Layout::full(1, 130));
+    let block = block(Activation::QuickGelu, false);
+    for kind in [candle_core::DType::F16, candle_core::DType::BF16] {
+        let small = block.with(block.theta.to_dtype(kind).unwrap());
+        let whole = block.with(small.theta.to_dtype(candle_core::DType::F32).unwrap());
+        let [a, b] = [small, whole].map(|block| {
+            let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
+            let y = block.forward(x.as_tensor(), &layout, None).unwrap();
+            let grads = weighted(&y).backward().unwrap();
+            (flat(&y), flat(grads.get(&x).unwrap()))
+        });
+        assert!(a == b, "{kind:?}");
+    }
+}
+
 /// Slope of `loss` along a random direction, by central differences, against the gradient's.
 pub(in crate::ops) fn check_slope(x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
     for seed in 1..4 {
@@ -201,18 +470,21 @@ pub(in crate::ops) fn number(t: &Tensor) -> f64 {
 fn block_gradient_agrees_with_finite_differences() {
     for layout in layouts() {
         let layout = Arc::new(layout);
-        let block = block(Activation::QuickGelu, false);
-        let x = Var::from_tensor(&noise(&[layout.rows(), 32], 5, 1.0)).unwrap();
-        let y = block.forward(x.as_tensor(), &layout, None).unwrap();
-        let weights = noise(y.dims(), 13, 1.0);
-        let grads = weighted(&y).backward().unwrap();
-        assert!(
-            grads.get(&block.theta).is_none(),
-            "frozen weights get no gradient"
-        );
-        check_slope(&x.as_detached_tensor(), grads.get(&x).unwrap(), |x| {
-            number(&(block.forward(x, &layout, None).unwrap() * &weights).unwrap())
-        });
+        for arithmetic in [Arithmetic::Portable, Arithmetic::Emulated] {
+            let mut block = block(Activation::QuickGelu, false);
+            block.use_arithmetic(arithmetic);
+            let x = Var::from_tensor(&noise(&[layout.rows(), 32], 5, 1.0)).unwrap();
+            let y = block.forward(x.as_tensor(), &layout, None).unwrap();
+            let weights = noise(y.dims(), 13, 1.0);
+            let grads = weighted(&y).backward().unwrap();
+            assert!(
+                grads.get(&block.theta).is_none(),
+                "frozen weights get no gradient"
+            );
+            check_slope(&x.as_detached_tensor(), grads.get(&x).unwrap(), |x| {
+                number(&(block.forward(x, &layout, None).unwrap() * &weights).unwrap())
+            });
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! The instructions themselves.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castpd_ps,
-    _mm512_castps_pd, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m256i, __m512, __m512bh, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256,
+    _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_slli_epi32, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
-use super::{COLUMNS, ROWS, Source, Words};
+use super::{Begin, COLUMNS, ROWS, Source, Words};
+use crate::ops::Kept;
 
 /// Vectors of a panel's columns.
 const VECTORS: usize = COLUMNS / 16;
@@ -27,7 +30,7 @@ pub(super) unsafe fn tile(
     [height, width]: [usize; 2],
     out: *mut f32,
     stride: usize,
-    keep: bool,
+    begin: Begin,
 ) {
     let steps = weights.len() / COLUMNS;
     assert!(
@@ -41,7 +44,7 @@ pub(super) unsafe fn tile(
         width,
         out,
         stride,
-        keep,
+        begin,
     };
     macro_rules! of_height {
         ($($n:literal)*) => {
@@ -64,7 +67,7 @@ struct Tile {
     width: usize,
     out: *mut f32,
     stride: usize,
-    keep: bool,
+    begin: Begin,
 }
 
 /// `M` rows and 32 columns: 24 sums stay in registers while the weights stream past.
@@ -118,16 +121,19 @@ fn pairs(words: __m512) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// Brings the output near while the sums are made.
+/// Brings what sums are added to near while they are made.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn ask_for<const M: usize>(t: &Tile) {
-    if t.keep {
-        for i in 0..M {
-            let row = t.out.wrapping_add(i * t.stride);
-            _mm_prefetch::<_MM_HINT_T0>(row.cast());
-            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(16).cast());
-        }
+    let rows = match t.begin {
+        Begin::Zero | Begin::Bias(_) => return,
+        Begin::Output => t.out.cast_const(),
+        Begin::Onto(_, base) => base,
+    };
+    for i in 0..M {
+        let row = rows.wrapping_add(i * t.stride);
+        _mm_prefetch::<_MM_HINT_T0>(row.cast());
+        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(16).cast());
     }
 }
 
@@ -136,14 +142,22 @@ fn ask_for<const M: usize>(t: &Tile) {
 unsafe fn store<const M: usize>(t: &Tile, sums: &[[__m512; VECTORS]; M]) {
     for (i, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
-            // SAFETY: masked to the columns there are, of which the caller promises that they may be written.
+            // SAFETY: masked to the columns there are, of which the caller promises that they may be written, and that
+            // what sums begin with has as many.
             unsafe {
                 let mask = first(t.width.saturating_sub(16 * v));
-                let to = t.out.wrapping_add(i * t.stride + 16 * v);
-                let sum = if t.keep {
-                    _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), *sum)
-                } else {
-                    *sum
+                let at = i * t.stride + 16 * v;
+                let to = t.out.wrapping_add(at);
+                let there = |from: *const f32| _mm512_maskz_loadu_ps(mask, from);
+                let sum = match t.begin {
+                    Begin::Zero => *sum,
+                    Begin::Output => _mm512_add_ps(there(to), *sum),
+                    Begin::Bias(bias) => _mm512_add_ps(there(bias.wrapping_add(16 * v)), *sum),
+                    Begin::Onto(bias, base) => {
+                        let bias = there(bias.wrapping_add(16 * v));
+                        let begin = _mm512_add_ps(there(base.wrapping_add(at)), bias);
+                        _mm512_add_ps(begin, *sum)
+                    }
                 };
                 _mm512_mask_storeu_ps(to, mask, sum);
             }
@@ -156,63 +170,257 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count.min(16)) - 1) as __mmask16
 }
 
-/// A panel of a source whose steps follow one another: 16 lanes by 16 steps at a time.
+/// As [`super::lay_out`].
 ///
 /// # Safety
-/// As [`super::lay_out`].
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn transpose(source: &Source, width: usize, out: *mut f32) {
-    for lane in (0..width).step_by(16) {
-        let lanes = source.lanes.saturating_sub(lane).min(16);
-        let kept = first(width - lane);
-        for step in (0..source.steps).step_by(16) {
-            let steps = (source.steps - step).min(16);
-            // SAFETY: masked to the steps and lanes that there are.
-            unsafe {
-                let from = source.words.as_ptr();
-                let rows: [__m512; 16] = std::array::from_fn(|i| {
-                    if i < lanes {
-                        let at = from.add((lane + i) * source.lane_stride + step);
-                        _mm512_maskz_loadu_ps(first(steps), at)
-                    } else {
-                        _mm512_setzero_ps()
-                    }
-                });
-                let columns = transposed(rows);
-                for (i, column) in columns.iter().take(steps).enumerate() {
-                    _mm512_mask_storeu_ps(out.add((step + i) * width + lane), kept, *column);
+/// As there.
+pub(super) unsafe fn lay_out(words: Words, source: &Source, width: usize, out: *mut f32) {
+    let follow = source.inner_stride == 1;
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (words, source.numbers) {
+            (Words::Float32, Kept::Float32(n)) => {
+                let n = n.as_ptr();
+                if follow {
+                    transpose_floats(n, source, width, out);
+                } else {
+                    copy_floats(n, source, width, out);
+                }
+            }
+            (Words::Float32, Kept::Half(n)) => {
+                let n = n.as_ptr().cast();
+                if follow {
+                    transpose_halves(n, source, width, out);
+                } else {
+                    copy_halves(n, source, width, out);
+                }
+            }
+            (Words::Float32, Kept::Bfloat16(n)) => {
+                let n = n.as_ptr().cast();
+                if follow {
+                    transpose_bfloats(n, source, width, out);
+                } else {
+                    copy_bfloats(n, source, width, out);
+                }
+            }
+            (Words::Bfloat16, Kept::Float32(n)) => {
+                let n = n.as_ptr();
+                if follow {
+                    transpose_float_pairs(n, source, width, out);
+                } else {
+                    copy_float_pairs(n, source, width, out);
+                }
+            }
+            (Words::Bfloat16, Kept::Half(n)) => {
+                let n = n.as_ptr().cast();
+                if follow {
+                    transpose_half_pairs(n, source, width, out);
+                } else {
+                    copy_half_pairs(n, source, width, out);
+                }
+            }
+            (Words::Bfloat16, Kept::Bfloat16(n)) => {
+                let n = n.as_ptr().cast();
+                if follow {
+                    transpose_bfloat_pairs(n, source, width, out);
+                } else {
+                    copy_bfloat_pairs(n, source, width, out);
                 }
             }
         }
     }
 }
 
-/// A panel of a source whose lanes follow one another.
-///
-/// # Safety
-/// As [`super::lay_out`].
+/// Up to sixteen numbers, zeros behind them. The pointer must be valid for as many.
+#[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn copy(source: &Source, width: usize, out: *mut f32) {
-    for step in 0..source.steps {
-        // Steps are far apart, often a page or more: the processor does not guess the next.
-        let ahead = source
-            .words
-            .as_ptr()
-            .wrapping_add((step + AHEAD) * source.step_stride);
-        for lane in (0..width).step_by(16) {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(lane).cast());
-            let there = first(source.lanes.saturating_sub(lane));
-            // SAFETY: masked to the lanes that there are.
-            unsafe {
-                let from = source
-                    .words
-                    .as_ptr()
-                    .wrapping_add(step * source.step_stride + lane);
-                let words = _mm512_maskz_loadu_ps(there, from);
-                _mm512_mask_storeu_ps(out.add(step * width + lane), first(width - lane), words);
+unsafe fn floats(at: *const f32, count: usize) -> __m512 {
+    // SAFETY: masked to the numbers that there are.
+    unsafe { _mm512_maskz_loadu_ps(first(count), at) }
+}
+
+/// As [`floats`], of half precision.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn halves(at: *const u16, count: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    _mm512_cvtph_ps(unsafe { sixteen(at, count) })
+}
+
+/// As [`floats`], of bfloat16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn bfloats(at: *const u16, count: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    let words = _mm512_cvtepu16_epi32(unsafe { sixteen(at, count) });
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn sixteen(at: *const u16, count: usize) -> __m256i {
+    // SAFETY: as many numbers as the caller says are there; sixteen in the buffer.
+    unsafe {
+        if count >= 16 {
+            return _mm256_loadu_si256(at.cast());
+        }
+        // Loads of so small numbers are masked by instructions that AVX-512 alone has not.
+        let mut last = [0u16; 16];
+        std::ptr::copy_nonoverlapping(at, last.as_mut_ptr(), count);
+        _mm256_loadu_si256(last.as_ptr().cast())
+    }
+}
+
+/// Thirty-two numbers as sixteen words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn rounded(low: __m512, high: __m512) -> __m512 {
+    // SAFETY: every pattern of bits is a vector of float32, which nobody computes with.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// Panels of a source whose numbers follow one another along the inner dimension: 16 lanes by 16 steps at a time. A
+/// vector of steps is made by `load(pointer, numbers that are there)`.
+macro_rules! transposes {
+    ($($name:ident, $features:literal, $number:ty, $each:literal, $load:expr;)*) => {$(
+        /// # Safety
+        /// As [`super::lay_out`]; `from` is where the source begins.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(from: *const $number, source: &Source, width: usize, out: *mut f32) {
+            let steps = source.inner.div_ceil($each);
+            for lane in (0..width).step_by(16) {
+                let lanes = source.lanes.saturating_sub(lane).min(16);
+                let kept = first(width - lane);
+                for step in (0..steps).step_by(16) {
+                    let there = (source.inner - step * $each).min(16 * $each);
+                    // SAFETY: masked to the numbers and lanes that there are.
+                    unsafe {
+                        let rows: [__m512; 16] = std::array::from_fn(|i| {
+                            if i < lanes {
+                                let at = (lane + i) * source.lane_stride + step * $each;
+                                $load(from.add(at), there)
+                            } else {
+                                _mm512_setzero_ps()
+                            }
+                        });
+                        let columns = transposed(rows);
+                        for (i, column) in columns.iter().take(steps - step).enumerate() {
+                            _mm512_mask_storeu_ps(out.add((step + i) * width + lane), kept, *column);
+                        }
+                    }
+                }
             }
         }
+    )*};
+}
+
+transposes! {
+    transpose_floats, "avx512f", f32, 1, floats;
+    transpose_halves, "avx512f", u16, 1, halves;
+    transpose_bfloats, "avx512f", u16, 1, bfloats;
+    transpose_float_pairs, "avx512f,avx512bw,avx512bf16", f32, 2, pairs_of_floats;
+    transpose_half_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, pairs_of_halves;
+    transpose_bfloat_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, pairs_of_bfloats;
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs_of_floats(at: *const f32, count: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        rounded(
+            floats(at, count),
+            floats(at.wrapping_add(16), count.saturating_sub(16)),
+        )
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs_of_halves(at: *const u16, count: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        rounded(
+            halves(at, count),
+            halves(at.wrapping_add(16), count.saturating_sub(16)),
+        )
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs_of_bfloats(at: *const u16, count: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        rounded(
+            bfloats(at, count),
+            bfloats(at.wrapping_add(16), count.saturating_sub(16)),
+        )
+    }
+}
+
+/// Panels of a source whose lanes follow one another: a vector of lanes is made by `load(pointer, distance to the next
+/// number of the same lanes, numbers of a lane that are there, lanes that are there)`.
+macro_rules! copies {
+    ($($name:ident, $features:literal, $number:ty, $each:literal, $load:expr;)*) => {$(
+        /// # Safety
+        /// As [`super::lay_out`]; `from` is where the source begins.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(from: *const $number, source: &Source, width: usize, out: *mut f32) {
+            let stride = source.inner_stride;
+            for step in 0..source.inner.div_ceil($each) {
+                // Steps are far apart, often a page or more: the processor does not guess the next.
+                let ahead = from.wrapping_add((step + AHEAD) * $each * stride);
+                for lane in (0..width).step_by(16) {
+                    for row in 0..$each {
+                        let near = ahead.wrapping_add(row * stride + lane);
+                        _mm_prefetch::<_MM_HINT_T0>(near.cast());
+                    }
+                    let lanes = source.lanes.saturating_sub(lane).min(16);
+                    let at = from.wrapping_add(step * $each * stride + lane);
+                    // SAFETY: masked to the numbers and lanes that there are.
+                    unsafe {
+                        let words = $load(at, stride, source.inner - step * $each, lanes);
+                        _mm512_mask_storeu_ps(out.add(step * width + lane), first(width - lane), words);
+                    }
+                }
+            }
+        }
+    )*};
+}
+
+copies! {
+    copy_floats, "avx512f", f32, 1, |at, _, _, lanes| floats(at, lanes);
+    copy_halves, "avx512f", u16, 1, |at, _, _, lanes| halves(at, lanes);
+    copy_bfloats, "avx512f", u16, 1, |at, _, _, lanes| bfloats(at, lanes);
+    copy_float_pairs, "avx512f,avx512bw,avx512bf16", f32, 2, |at: *const f32, stride, there, lanes| {
+        interleaved(floats(at, lanes), floats(at.wrapping_add(stride), if there > 1 { lanes } else { 0 }))
+    };
+    copy_half_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, |at: *const u16, stride, there, lanes| {
+        interleaved(halves(at, lanes), halves(at.wrapping_add(stride), if there > 1 { lanes } else { 0 }))
+    };
+    copy_bfloat_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, |at: *const u16, stride, there, lanes| {
+        interleaved(bfloats(at, lanes), bfloats(at.wrapping_add(stride), if there > 1 { lanes } else { 0 }))
+    };
+}
+
+/// Sixteen words, each of a number of `even` and one of `odd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn interleaved(even: __m512, odd: __m512) -> __m512 {
+    const ORDER: [i16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 2 + 16 * (i % 2)) as i16;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: the order has thirty-two entries.
+    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+    let words = _mm512_castps_si512(rounded(even, odd));
+    _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, words))
 }
 
 /// Rows to columns.
@@ -254,38 +462,4 @@ pub(in super::super) fn transposed(r: [__m512; 16]) -> [__m512; 16] {
         out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_below);
     }
     out
-}
-
-/// As [`super::round`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn round(row: &[f32], out: &mut [f32]) {
-    assert_eq!(row.len(), 2 * out.len(), "a word is two values");
-    let whole = row.chunks_exact(32);
-    let mut last = [0f32; 32];
-    last[..whole.remainder().len()].copy_from_slice(whole.remainder());
-    let mut words = out.chunks_exact_mut(16);
-    for (chunk, words) in whole.zip(&mut words) {
-        // SAFETY: both are whole vectors.
-        unsafe { _mm512_storeu_ps(words.as_mut_ptr(), rounded(chunk.as_ptr())) };
-    }
-    let rest = words.into_remainder();
-    // SAFETY: masked to the words that are left.
-    unsafe {
-        let value = rounded(last.as_ptr());
-        _mm512_mask_storeu_ps(rest.as_mut_ptr(), first(rest.len()), value);
-    }
-}
-
-/// Thirty-two values as sixteen words.
-///
-/// # Safety
-/// They must be there.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn rounded(values: *const f32) -> __m512 {
-    // SAFETY: the caller's promise; every pattern of bits is a vector of float32, which nobody computes with.
-    unsafe {
-        let (low, high) = (_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(16)));
-        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
-    }
 }

@@ -112,10 +112,7 @@ fn a_low_rank_is_the_fused_block_with_its_product_in_the_weights() {
     ];
     let rest = (8..12).map(flat);
     let theta: Vec<Tensor> = theta.into_iter().chain(rest).collect();
-    let merged = Block {
-        shape: block.shape,
-        theta: Tensor::cat(&theta, 0).unwrap(),
-    };
+    let merged = Block::new(block.shape, Tensor::cat(&theta, 0).unwrap());
     for select in [None, Some(&ends[..])] {
         let parts = block.forward_with(&x, &layout, select, &change).unwrap();
         let fused = merged.forward(&x, &layout, select).unwrap();
@@ -234,14 +231,8 @@ fn what_does_not_fit_is_refused_and_halves_are_widened() {
     assert!(linear(&x, &noise(&[4, 3], 1, 1.0), &noise(&[4], 1, 1.0)).is_err());
 
     let (change, _) = everything(layout.rows(), true);
-    let small = Block {
-        shape: block.shape,
-        theta: block.theta.to_dtype(DType::F16).unwrap(),
-    };
-    let widened = Block {
-        shape: block.shape,
-        theta: small.theta.to_dtype(DType::F32).unwrap(),
-    };
+    let small = Block::new(block.shape, block.theta.to_dtype(DType::F16).unwrap());
+    let widened = Block::new(block.shape, small.theta.to_dtype(DType::F32).unwrap());
     let [a, b] = [small, widened].map(|b| b.forward_with(&x, &layout, None, &change).unwrap());
     assert!(largest_gap(&a, &b) == 0.0);
 }

@@ -34,10 +34,7 @@ fn tower() -> TextTower {
         token_rows: None,
         positional_embedding: noise(&[12, 16], 2),
         blocks: (0..3)
-            .map(|i| Block {
-                shape,
-                theta: noise(&[shape.len()], 10 + i),
-            })
+            .map(|i| Block::new(shape, noise(&[shape.len()], 10 + i)))
             .collect(),
         norm: Some((noise(&[16], 3), noise(&[16], 4))),
         head: Head::Linear(noise(&[16, 8], 5), None),
