@@ -8,6 +8,12 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use wide::Number;
+
 /// Numbers that one parallel task widens.
 const PIECE: usize = 1 << 16;
 

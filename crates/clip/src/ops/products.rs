@@ -221,7 +221,7 @@ impl<'a> Left<'a> {
                 return;
             }
             Laid::Tiles(unit, left) => {
-                right.widened(|right| tiles::product(*unit, out, left, right, start));
+                tiles::product(*unit, out, left, right, start);
                 return;
             }
             Laid::Given(values) => values,

@@ -1,17 +1,16 @@
 //! The instructions themselves.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512bh, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-    _mm512_slli_epi32, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    __m512, __m512bh, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castpd_ps,
+    _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
     _mm512_unpacklo_ps,
 };
 
 use super::{Begin, COLUMNS, ROWS, Source, Words};
-use crate::ops::Kept;
+use crate::ops::kept::{Kept, Number};
 
 /// Vectors of a panel's columns.
 const VECTORS: usize = COLUMNS / 16;
@@ -175,99 +174,35 @@ fn first(count: usize) -> __mmask16 {
 /// # Safety
 /// As there.
 pub(super) unsafe fn lay_out(words: Words, source: &Source, width: usize, out: *mut f32) {
-    let follow = source.inner_stride == 1;
     // SAFETY: the caller's promise.
     unsafe {
-        match (words, source.numbers) {
-            (Words::Float32, Kept::Float32(n)) => {
-                let n = n.as_ptr();
-                if follow {
-                    transpose_floats(n, source, width, out);
-                } else {
-                    copy_floats(n, source, width, out);
-                }
-            }
-            (Words::Float32, Kept::Half(n)) => {
-                let n = n.as_ptr().cast();
-                if follow {
-                    transpose_halves(n, source, width, out);
-                } else {
-                    copy_halves(n, source, width, out);
-                }
-            }
-            (Words::Float32, Kept::Bfloat16(n)) => {
-                let n = n.as_ptr().cast();
-                if follow {
-                    transpose_bfloats(n, source, width, out);
-                } else {
-                    copy_bfloats(n, source, width, out);
-                }
-            }
-            (Words::Bfloat16, Kept::Float32(n)) => {
-                let n = n.as_ptr();
-                if follow {
-                    transpose_float_pairs(n, source, width, out);
-                } else {
-                    copy_float_pairs(n, source, width, out);
-                }
-            }
-            (Words::Bfloat16, Kept::Half(n)) => {
-                let n = n.as_ptr().cast();
-                if follow {
-                    transpose_half_pairs(n, source, width, out);
-                } else {
-                    copy_half_pairs(n, source, width, out);
-                }
-            }
-            (Words::Bfloat16, Kept::Bfloat16(n)) => {
-                let n = n.as_ptr().cast();
-                if follow {
-                    transpose_bfloat_pairs(n, source, width, out);
-                } else {
-                    copy_bfloat_pairs(n, source, width, out);
-                }
-            }
+        match source.numbers {
+            Kept::Float32(n) => lay_out_of(words, n.as_ptr(), source, width, out),
+            Kept::Half(n) => lay_out_of(words, n.as_ptr(), source, width, out),
+            Kept::Bfloat16(n) => lay_out_of(words, n.as_ptr(), source, width, out),
         }
     }
 }
 
-/// Up to sixteen numbers, zeros behind them. The pointer must be valid for as many.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn floats(at: *const f32, count: usize) -> __m512 {
-    // SAFETY: masked to the numbers that there are.
-    unsafe { _mm512_maskz_loadu_ps(first(count), at) }
-}
-
-/// As [`floats`], of half precision.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn halves(at: *const u16, count: usize) -> __m512 {
+/// As [`lay_out`], of numbers of one kind; `from` is where the source begins.
+///
+/// # Safety
+/// As there.
+unsafe fn lay_out_of<N: Number>(
+    words: Words,
+    from: *const N,
+    source: &Source,
+    width: usize,
+    out: *mut f32,
+) {
     // SAFETY: the caller's promise.
-    _mm512_cvtph_ps(unsafe { sixteen(at, count) })
-}
-
-/// As [`floats`], of bfloat16.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn bfloats(at: *const u16, count: usize) -> __m512 {
-    // SAFETY: the caller's promise.
-    let words = _mm512_cvtepu16_epi32(unsafe { sixteen(at, count) });
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn sixteen(at: *const u16, count: usize) -> __m256i {
-    // SAFETY: as many numbers as the caller says are there; sixteen in the buffer.
     unsafe {
-        if count >= 16 {
-            return _mm256_loadu_si256(at.cast());
+        match (words, source.inner_stride == 1) {
+            (Words::Float32, true) => transpose(from, source, width, out),
+            (Words::Float32, false) => copy(from, source, width, out),
+            (Words::Bfloat16, true) => transpose_pairs(from, source, width, out),
+            (Words::Bfloat16, false) => copy_pairs(from, source, width, out),
         }
-        // Loads of so small numbers are masked by instructions that AVX-512 alone has not.
-        let mut last = [0u16; 16];
-        std::ptr::copy_nonoverlapping(at, last.as_mut_ptr(), count);
-        _mm256_loadu_si256(last.as_ptr().cast())
     }
 }
 
@@ -280,13 +215,13 @@ fn rounded(low: __m512, high: __m512) -> __m512 {
 }
 
 /// Panels of a source whose numbers follow one another along the inner dimension: 16 lanes by 16 steps at a time. A
-/// vector of steps is made by `load(pointer, numbers that are there)`.
+/// vector of steps is what `load` makes of a pointer and how many numbers are there.
 macro_rules! transposes {
-    ($($name:ident, $features:literal, $number:ty, $each:literal, $load:expr;)*) => {$(
+    ($($name:ident, $features:literal, $each:literal, $load:expr;)*) => {$(
         /// # Safety
-        /// As [`super::lay_out`]; `from` is where the source begins.
+        /// As [`lay_out_of`].
         #[target_feature(enable = $features)]
-        unsafe fn $name(from: *const $number, source: &Source, width: usize, out: *mut f32) {
+        unsafe fn $name<N: Number>(from: *const N, source: &Source, width: usize, out: *mut f32) {
             let steps = source.inner.div_ceil($each);
             for lane in (0..width).step_by(16) {
                 let lanes = source.lanes.saturating_sub(lane).min(16);
@@ -305,7 +240,8 @@ macro_rules! transposes {
                         });
                         let columns = transposed(rows);
                         for (i, column) in columns.iter().take(steps - step).enumerate() {
-                            _mm512_mask_storeu_ps(out.add((step + i) * width + lane), kept, *column);
+                            let to = out.add((step + i) * width + lane);
+                            _mm512_mask_storeu_ps(to, kept, *column);
                         }
                     }
                 }
@@ -315,58 +251,21 @@ macro_rules! transposes {
 }
 
 transposes! {
-    transpose_floats, "avx512f", f32, 1, floats;
-    transpose_halves, "avx512f", u16, 1, halves;
-    transpose_bfloats, "avx512f", u16, 1, bfloats;
-    transpose_float_pairs, "avx512f,avx512bw,avx512bf16", f32, 2, pairs_of_floats;
-    transpose_half_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, pairs_of_halves;
-    transpose_bfloat_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, pairs_of_bfloats;
+    transpose, "avx512f", 1, |at, count| N::read(at, count);
+    transpose_pairs, "avx512f,avx512bw,avx512bf16", 2, |at: *const N, count: usize| {
+        let behind = N::read(at.wrapping_add(16), count.saturating_sub(16));
+        rounded(N::read(at, count.min(16)), behind)
+    };
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn pairs_of_floats(at: *const f32, count: usize) -> __m512 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        rounded(
-            floats(at, count),
-            floats(at.wrapping_add(16), count.saturating_sub(16)),
-        )
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn pairs_of_halves(at: *const u16, count: usize) -> __m512 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        rounded(
-            halves(at, count),
-            halves(at.wrapping_add(16), count.saturating_sub(16)),
-        )
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn pairs_of_bfloats(at: *const u16, count: usize) -> __m512 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        rounded(
-            bfloats(at, count),
-            bfloats(at.wrapping_add(16), count.saturating_sub(16)),
-        )
-    }
-}
-
-/// Panels of a source whose lanes follow one another: a vector of lanes is made by `load(pointer, distance to the next
-/// number of the same lanes, numbers of a lane that are there, lanes that are there)`.
+/// Panels of a source whose lanes follow one another. A vector of lanes is what `load` makes of a pointer, how far away the
+/// same lanes' next number is, how many numbers of a lane are there, and how many lanes.
 macro_rules! copies {
-    ($($name:ident, $features:literal, $number:ty, $each:literal, $load:expr;)*) => {$(
+    ($($name:ident, $features:literal, $each:literal, $load:expr;)*) => {$(
         /// # Safety
-        /// As [`super::lay_out`]; `from` is where the source begins.
+        /// As [`lay_out_of`].
         #[target_feature(enable = $features)]
-        unsafe fn $name(from: *const $number, source: &Source, width: usize, out: *mut f32) {
+        unsafe fn $name<N: Number>(from: *const N, source: &Source, width: usize, out: *mut f32) {
             let stride = source.inner_stride;
             for step in 0..source.inner.div_ceil($each) {
                 // Steps are far apart, often a page or more: the processor does not guess the next.
@@ -381,7 +280,8 @@ macro_rules! copies {
                     // SAFETY: masked to the numbers and lanes that there are.
                     unsafe {
                         let words = $load(at, stride, source.inner - step * $each, lanes);
-                        _mm512_mask_storeu_ps(out.add(step * width + lane), first(width - lane), words);
+                        let to = out.add(step * width + lane);
+                        _mm512_mask_storeu_ps(to, first(width - lane), words);
                     }
                 }
             }
@@ -390,17 +290,10 @@ macro_rules! copies {
 }
 
 copies! {
-    copy_floats, "avx512f", f32, 1, |at, _, _, lanes| floats(at, lanes);
-    copy_halves, "avx512f", u16, 1, |at, _, _, lanes| halves(at, lanes);
-    copy_bfloats, "avx512f", u16, 1, |at, _, _, lanes| bfloats(at, lanes);
-    copy_float_pairs, "avx512f,avx512bw,avx512bf16", f32, 2, |at: *const f32, stride, there, lanes| {
-        interleaved(floats(at, lanes), floats(at.wrapping_add(stride), if there > 1 { lanes } else { 0 }))
-    };
-    copy_half_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, |at: *const u16, stride, there, lanes| {
-        interleaved(halves(at, lanes), halves(at.wrapping_add(stride), if there > 1 { lanes } else { 0 }))
-    };
-    copy_bfloat_pairs, "avx512f,avx512bw,avx512bf16", u16, 2, |at: *const u16, stride, there, lanes| {
-        interleaved(bfloats(at, lanes), bfloats(at.wrapping_add(stride), if there > 1 { lanes } else { 0 }))
+    copy, "avx512f", 1, |at, _, _, lanes| N::read(at, lanes);
+    copy_pairs, "avx512f,avx512bw,avx512bf16", 2, |at: *const N, stride, there, lanes| {
+        let behind = if there > 1 { lanes } else { 0 };
+        interleaved(N::read(at, lanes), N::read(at.wrapping_add(stride), behind))
     };
 }
 

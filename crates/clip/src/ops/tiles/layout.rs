@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::super::Kept;
 use super::super::gemm::Mat;
 use super::super::scratch::{self, Buffer};
 use super::{Grade, SIDE, STEP, TILE, step_words};
@@ -150,7 +151,7 @@ pub(super) fn as_words_mut(values: &mut [f32]) -> &mut [u32] {
 /// Where values of a right input lie: the one place that reads them.
 #[derive(Clone, Copy)]
 pub(super) struct Values<'a> {
-    from: &'a [f32],
+    from: Kept<'a>,
     pub(super) columns: usize,
     pub(super) inner: usize,
     column_stride: usize,
@@ -165,11 +166,11 @@ impl<'a> Values<'a> {
     pub(super) fn of(right: Mat<'a>) -> Self {
         let source = right.t().source();
         let values = Self {
-            from: source.words,
+            from: source.numbers,
             columns: source.lanes,
-            inner: source.steps,
+            inner: source.inner,
             column_stride: source.lane_stride,
-            inner_stride: source.step_stride,
+            inner_stride: source.inner_stride,
         };
         if values.columns > 0 && values.inner > 0 {
             let last = (values.columns - 1) * values.column_stride
@@ -198,7 +199,13 @@ impl<'a> Values<'a> {
         #[cfg(target_arch = "x86_64")]
         if wide::is_supported() && (self.column_stride == 1 || self.inner_stride == 1) {
             // SAFETY: the processor has the instructions.
-            unsafe { wide::lay_out(self, self.from, grade, column, steps, out) };
+            unsafe {
+                match self.from {
+                    Kept::Float32(n) => wide::lay_out(self, n, grade, column, steps, out),
+                    Kept::Half(n) => wide::lay_out(self, n, grade, column, steps, out),
+                    Kept::Bfloat16(n) => wide::lay_out(self, n, grade, column, steps, out),
+                }
+            }
             return;
         }
         self.lay_out_plainly(grade, column, steps, out);
@@ -212,7 +219,7 @@ impl<'a> Values<'a> {
                     let (k, n) = (step * STEP + 2 * k + odd, column + n);
                     let there = k < self.inner && n < self.columns;
                     if there {
-                        self.from[k * self.inner_stride + n * self.column_stride]
+                        self.from.at(k * self.inner_stride + n * self.column_stride)
                     } else {
                         0.0
                     }

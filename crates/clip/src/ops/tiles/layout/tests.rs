@@ -1,3 +1,5 @@
+#[cfg(target_arch = "x86_64")]
+use super::super::super::kept::Number;
 use super::super::tests::noise;
 use super::*;
 
@@ -157,7 +159,7 @@ fn what_is_missing_to_whole_tiles_is_zero() {
 fn numbers_kept_in_sixteen_bits_are_laid_out_as_when_they_are_widened() {
     #[cfg(target_arch = "x86_64")]
     if wide::is_supported() {
-        fn check<N: wide::Number>(kept: &[N], widened: &[f32], [inner, columns]: [usize; 2]) {
+        fn check<N: Number>(kept: &[N], widened: &[f32], [inner, columns]: [usize; 2]) {
             for right in [
                 Mat::new(widened, inner, columns, columns),
                 Mat::new(widened, columns, inner, inner).t(),

@@ -1,16 +1,14 @@
 //! Laying out with vectors of 16, and `vcvtne2ps2bf16` for rounding.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_castsi512_si256,
-    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_extracti64x4_epi64,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutexvar_epi16,
     _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
 };
 use std::ops::Range;
 
-use half::{bf16, f16};
-
+use super::super::super::kept::Number;
 use super::super::super::panels::kernel::transposed;
 use super::{Grade, STEP, TILE, Values, step_words};
 
@@ -45,61 +43,6 @@ pub(super) unsafe fn split_row(grade: Grade, row: &[f32], out: *mut u32) {
                 _mm512_storeu_si512(out.add(2 * TILE).cast(), rest(pair, high));
             }
         }
-    }
-}
-
-/// Numbers as they are kept.
-pub(super) trait Number: Copy {
-    /// The first `count` of them, at most 16, then zeros.
-    ///
-    /// # Safety
-    /// They must be there, and the processor must have AVX-512.
-    unsafe fn read(from: *const Self, count: usize) -> __m512;
-}
-
-impl Number for f32 {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn read(from: *const Self, count: usize) -> __m512 {
-        // SAFETY: masked to the numbers that there are.
-        unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as __mmask16, from) }
-    }
-}
-
-impl Number for f16 {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn read(from: *const Self, count: usize) -> __m512 {
-        // SAFETY: the caller's promise.
-        _mm512_cvtph_ps(unsafe { sixteen(from.cast(), count) })
-    }
-}
-
-impl Number for bf16 {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn read(from: *const Self, count: usize) -> __m512 {
-        // SAFETY: the caller's promise.
-        let words = _mm512_cvtepu16_epi32(unsafe { sixteen(from.cast(), count) });
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
-    }
-}
-
-/// The first `count` of 16 numbers of 16 bits, then zeros.
-///
-/// # Safety
-/// They must be there.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn sixteen(from: *const u16, count: usize) -> __m256i {
-    let mut last = [0u16; 16];
-    // SAFETY: the caller's promise.
-    unsafe {
-        if count == 16 {
-            return _mm256_loadu_si256(from.cast());
-        }
-        std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), count);
-        _mm256_loadu_si256(last.as_ptr().cast())
     }
 }
 
