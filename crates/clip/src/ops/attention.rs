@@ -9,9 +9,13 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::gemm::{Mat, Threads, product, product_into};
+use super::gemm::{Mat, Threads, product};
 use super::layout::{Layout, Node};
+use super::products::Products;
 use super::rows::{exp, max, sum};
+use products::Multiplier;
+
+mod products;
 
 /// Nodes that one task takes; gradients of rows above them are summed in order. Fixed, so that rounding does not depend
 /// on the number of threads.
@@ -209,8 +213,10 @@ fn seen_by(u: &Unit, i: usize, causal: bool) -> usize {
 
 /// Attention output `[query_rows, heads * size]` into `out`, log-sums `[heads, query_rows]` into `logsum`.
 ///
-/// `q` is `[query_rows, W]`; `kv` holds keys then values, `[key_rows, 2 W]`.
-pub fn forward(
+/// `q` is `[query_rows, W]`; `kv` holds keys then values, `[key_rows, 2 W]`. Heads of many queries are multiplied as the
+/// block's rows are, `by`.
+pub(crate) fn forward(
+    by: Products,
     plan: &Plan,
     heads: Heads,
     q: &[f32],
@@ -250,7 +256,8 @@ pub fn forward(
                     buffer.resize(u.queries * keys, 0.0);
                     let s = &mut buffer[..u.queries * keys];
                     let asking = Mat::new(&q[u.query * w + head * d..], u.queries, d, w);
-                    product(s, keys, asking, k.t(), false, Threads::One);
+                    let multiplier = Multiplier::of(by, u.queries);
+                    multiplier.product(s, keys, asking, k.t());
                     arch.dispatch(
                         #[inline(always)]
                         || {
@@ -275,7 +282,7 @@ pub fn forward(
                     let to = out.at(u.query * w + head * d);
                     let p = Mat::new(s, u.queries, keys, keys);
                     // SAFETY: rows of this unit's queries and columns of this head belong to this task alone.
-                    unsafe { product_into(to, w, p, v, false, Threads::One) };
+                    unsafe { multiplier.product_into(to, w, p, v) };
                 }
             },
         );
@@ -295,7 +302,8 @@ pub struct Saved<'a> {
 
 /// Gradients of queries `[query_rows, W]` and of keys and values `[key_rows, 2 W]`, given that of the output. Those of
 /// keys and values start at zero.
-pub fn backward(
+pub(crate) fn backward(
+    by: Products,
     plan: &Plan,
     heads: Heads,
     saved: &Saved,
@@ -355,9 +363,10 @@ pub fn backward(
                 let asking = Mat::new(&q[u.query * w + head * d..], u.queries, d, w);
                 let dout = Mat::new(&grad[u.query * w + head * d..], u.queries, d, w);
                 let (k, v) = b.path.seen(u, kv, heads, head);
-                product(p, keys, asking, k.t(), false, Threads::One);
+                let multiplier = Multiplier::of(by, u.queries);
+                multiplier.product(p, keys, asking, k.t());
                 // Gradient of the probabilities: dOut Vt.
-                product(g, keys, dout, v.t(), false, Threads::One);
+                multiplier.product(g, keys, dout, v.t());
                 arch.dispatch(
                     #[inline(always)]
                     || {
@@ -385,13 +394,13 @@ pub fn backward(
                 // SAFETY: this unit's query rows and, where it is alone, its key rows, in this head's columns, belong to
                 // this task alone.
                 unsafe {
-                    product_into(dq.at(u.query * w + head * d), w, g, k, false, Threads::One);
+                    multiplier.product_into(dq.at(u.query * w + head * d), w, g, k);
                     if u.alone {
                         let at = u.node.start * 2 * w + head * d;
                         let to = dkv_out.at(at);
-                        product_into(to, 2 * w, g.t(), asking, false, Threads::One);
+                        multiplier.transposed_into(to, 2 * w, g, asking);
                         let to = dkv_out.at(at + w);
-                        product_into(to, 2 * w, p.t(), dout, false, Threads::One);
+                        multiplier.transposed_into(to, 2 * w, p, dout);
                     }
                 }
                 if !u.alone {

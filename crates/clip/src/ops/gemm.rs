@@ -63,6 +63,21 @@ impl<'a> Mat<'a> {
         self.data.at(i * self.row_stride + j * self.col_stride)
     }
 
+    /// Writes row `i`.
+    pub(super) fn read_row(&self, i: usize, out: &mut [f32]) {
+        let from = i * self.row_stride;
+        match self.data {
+            Kept::Float32(values) if self.col_stride == 1 => {
+                out.copy_from_slice(&values[from..from + self.cols]);
+            }
+            _ => {
+                for (j, out) in out.iter_mut().enumerate() {
+                    *out = self.at(i, j);
+                }
+            }
+        }
+    }
+
     /// As an input of panels whose lanes are rows.
     pub(super) fn source(&self) -> Source<'a> {
         Source {

@@ -72,6 +72,7 @@ pub(super) fn forward(
         kv = Tensor::cat(&[k, v], 1)?;
     }
     let attend = Attend {
+        by: block.products(),
         plan,
         heads: block.shape.heads(),
         logsum: Mutex::default(),
@@ -171,6 +172,7 @@ pub(crate) fn one_asks(
     shape: BlockShape,
 ) -> Result<Tensor> {
     let attend = Attend {
+        by: Products::default(),
         plan: Plan::one_a_sequence(layout, &vec![0; layout.sequences()]),
         heads: shape.heads(),
         logsum: Mutex::default(),
@@ -290,6 +292,7 @@ impl CustomOp3 for Linear {
 
 /// Queries `[rs, W]` and keys and values `[r, 2 W]` to attended values `[rs, W]`.
 struct Attend {
+    by: Products,
     plan: Plan,
     heads: Heads,
     logsum: Mutex<Vec<f32>>,
@@ -311,7 +314,17 @@ impl CustomOp2 for Attend {
         let mut out = vec![0f32; q.len()];
         let rows = q.len() / (self.heads.count * self.heads.size);
         let mut logsum = vec![0f32; rows * self.heads.count];
-        on_pool(|| attention::forward(&self.plan, self.heads, q, kv, &mut out, &mut logsum));
+        on_pool(|| {
+            attention::forward(
+                self.by,
+                &self.plan,
+                self.heads,
+                q,
+                kv,
+                &mut out,
+                &mut logsum,
+            )
+        });
         *self
             .logsum
             .lock()
@@ -343,7 +356,7 @@ impl CustomOp2 for Attend {
                         };
                         on_pool(|| {
                             attention::backward(
-                                &self.plan, self.heads, &saved, grad, &mut dq, &mut dkv,
+                                self.by, &self.plan, self.heads, &saved, grad, &mut dq, &mut dkv,
                             );
                         });
                         Ok(())

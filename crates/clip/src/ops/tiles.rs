@@ -81,6 +81,18 @@ impl Unit {
         }
     }
 
+    /// The same.
+    ///
+    /// # Panics
+    /// When it cannot multiply here.
+    fn asked(self) -> Self {
+        assert!(
+            self.can_multiply(),
+            "a product is asked of a unit that can multiply"
+        );
+        self
+    }
+
     /// Whether products may be asked of it.
     fn can_multiply(self) -> bool {
         #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
@@ -234,6 +246,42 @@ pub(crate) fn product_with(unit: Unit, out: &mut [f32], left: &Left, right: &Rig
     work.run(side, side);
 }
 
+/// `out = left right`, rows of it `stride` apart, by the calling thread alone: inside of what runs in parallel already.
+///
+/// # Panics
+/// When shapes do not fit, and when `unit` cannot multiply here.
+///
+/// # Safety
+/// Rows `0..left.rows()` of `right.cols()` values, `stride` apart, must be valid for writes and touched by no one else.
+pub(crate) unsafe fn product_alone(
+    unit: Unit,
+    grade: Grade,
+    out: *mut f32,
+    stride: usize,
+    left: Mat,
+    right: Mat,
+) {
+    let [rows, columns] = [left.rows(), right.cols()];
+    assert_eq!(left.cols(), right.rows(), "shapes of a product fit");
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let write = |i: usize, row: &mut [f32]| left.read_row(i, row);
+    let left = Tiles::of_rows_alone(grade, rows, left.cols(), write);
+    let work = Work {
+        arch: Arch::new(),
+        unit: unit.asked(),
+        left: &left,
+        right: Source::Flat(Values::of(right)),
+        columns,
+        start: Start::Zero,
+        out,
+        stride,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { work.task([0, rows], [0, columns]) };
+}
+
 /// The right input of a product.
 enum Source<'a> {
     /// Laid out.
@@ -262,6 +310,8 @@ struct Work<'a> {
     columns: usize,
     start: Start<'a>,
     out: *mut f32,
+    /// Of rows of the output.
+    stride: usize,
 }
 // SAFETY: every task writes rows and columns of its own.
 unsafe impl Sync for Work<'_> {}
@@ -284,18 +334,15 @@ impl<'a> Work<'a> {
             left.0.inner() == inner && out.len() == left.rows() * columns && there,
             "shapes of a product fit"
         );
-        assert!(
-            unit.can_multiply(),
-            "a product is asked of a unit that can multiply"
-        );
         Self {
             arch: Arch::new(),
-            unit,
+            unit: unit.asked(),
             left: &left.0,
             right,
             columns,
             start,
             out: out.as_mut_ptr(),
+            stride: columns,
         }
     }
 

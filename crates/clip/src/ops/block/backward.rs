@@ -74,7 +74,15 @@ impl Fused {
             logsum: &s.logsum,
         };
         let heads = self.shape.heads();
-        attention::backward(&self.plan, heads, &saved, &d_attended, &mut dq, &mut dkv);
+        attention::backward(
+            by,
+            &self.plan,
+            heads,
+            &saved,
+            &d_attended,
+            &mut dq,
+            &mut dkv,
+        );
         drop(d_attended);
 
         let mut d_first = scratch::take(r * w);

@@ -224,7 +224,15 @@ impl Passes<'_> {
         let (mut attended, rs) = (vec![0f32; q.len()], q.len() / w);
         let mut logsum = vec![0f32; rs * self.shape.heads];
         let heads = self.shape.heads();
-        attention::forward(&plan, heads, &q, &kv, &mut attended, &mut logsum);
+        attention::forward(
+            Products::Float32,
+            &plan,
+            heads,
+            &q,
+            &kv,
+            &mut attended,
+            &mut logsum,
+        );
         let residual = self.chosen(x);
         let middle = self.onto(&attended, self.part(4), self.part(5), Some(&residual));
         let normed = self.normed(&middle, 6);
@@ -266,7 +274,15 @@ impl Passes<'_> {
             out: &attended,
             logsum: &logsum,
         };
-        attention::backward(&plan, heads, &saved, &d_attended, &mut dq, &mut dkv);
+        attention::backward(
+            Products::Float32,
+            &plan,
+            heads,
+            &saved,
+            &d_attended,
+            &mut dq,
+            &mut dkv,
+        );
         let mut d_first = vec![0f32; x.len()];
         self.back(&dkv, &w_in[w * w..], w, &mut d_first, false);
         let mut dx = vec![0f32; x.len()];

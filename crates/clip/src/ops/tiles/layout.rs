@@ -56,29 +56,36 @@ impl Tiles {
     ) -> Self {
         let mut all = Self::empty(grade, rows, inner);
         let steps = all.steps();
-        let out = Out(all.buffer[all.offset..].as_mut_ptr().cast());
-        // A task is a tile's rows.
+        let out = all.out();
         (0..rows.div_ceil(SIDE / 2)).into_par_iter().for_each_init(
             // What is behind a row stays zero.
             || scratch::zeros(steps * STEP),
-            |row, tile| {
-                let group = tile / 2 * steps * step_words(grade);
-                for i in 0..SIDE / 2 {
-                    let at = tile * (SIDE / 2) + i;
-                    let to = group + tile % 2 * TILE + 16 * i;
-                    if at < rows {
-                        write(at, &mut row[..inner]);
-                    } else {
-                        row.fill(0.0);
-                    }
-                    // SAFETY: words of a tile's row are one task's alone, and as many as are written.
-                    unsafe { split_row(grade, row, out.at(to)) };
-                }
-                // For the next tile of this task.
-                row[inner..].fill(0.0);
-            },
+            // SAFETY: a tile's rows are this task's alone.
+            |row, tile| unsafe { tile_rows(grade, [rows, inner], tile, &write, row, out) },
         );
         all
+    }
+
+    /// As [`Tiles::of_rows`], by the calling thread alone.
+    pub(super) fn of_rows_alone(
+        grade: Grade,
+        rows: usize,
+        inner: usize,
+        write: impl Fn(usize, &mut [f32]),
+    ) -> Self {
+        let mut all = Self::empty(grade, rows, inner);
+        let mut row = scratch::zeros(all.steps() * STEP);
+        let out = all.out();
+        for tile in 0..rows.div_ceil(SIDE / 2) {
+            // SAFETY: nobody else knows of the buffer.
+            unsafe { tile_rows(grade, [rows, inner], tile, &write, &mut row, out) };
+        }
+        all
+    }
+
+    /// Its first word.
+    fn out(&mut self) -> Out {
+        Out(self.buffer[self.offset..].as_mut_ptr().cast())
     }
 
     /// Columns of `right` `[inner, columns]`.
@@ -86,7 +93,7 @@ impl Tiles {
         let values = Values::of(right);
         let mut all = Self::empty(grade, values.columns, values.inner);
         let (steps, words) = (all.steps(), step_words(grade));
-        let out = Out(all.buffer[all.offset..].as_mut_ptr().cast());
+        let out = all.out();
         let blocks = steps.div_ceil(super::DEPTH);
         (0..values.columns.div_ceil(SIDE) * blocks)
             .into_par_iter()
@@ -129,6 +136,35 @@ impl Tiles {
         let first = self.offset + group * self.steps() * words;
         as_words(&self.buffer[first + steps.start * words..first + steps.end * words])
     }
+}
+
+/// Rows of tile `tile` to where they lie from the first word `out` on; `row` is room for one, zero behind its `inner`
+/// values.
+///
+/// # Safety
+/// Nobody else may touch words of these rows, and `out` must be of tiles of this shape.
+unsafe fn tile_rows(
+    grade: Grade,
+    [rows, inner]: [usize; 2],
+    tile: usize,
+    write: impl Fn(usize, &mut [f32]),
+    row: &mut [f32],
+    out: Out,
+) {
+    let group = tile / 2 * (row.len() / STEP) * step_words(grade);
+    for i in 0..SIDE / 2 {
+        let at = tile * (SIDE / 2) + i;
+        let to = group + tile % 2 * TILE + 16 * i;
+        if at < rows {
+            write(at, &mut row[..inner]);
+        } else {
+            row.fill(0.0);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { split_row(grade, row, out.at(to)) };
+    }
+    // For the next tile.
+    row[inner..].fill(0.0);
 }
 
 /// A buffer with room for `len` words from a cache line on, and where that is.

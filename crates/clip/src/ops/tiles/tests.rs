@@ -355,3 +355,31 @@ fn shapes_that_do_not_fit_are_refused() {
         );
     }
 }
+
+#[test]
+fn one_thread_alone_gives_the_bits_of_many_into_rows_apart() {
+    for [m, k, n] in [[1, 1, 1], [33, 64, 50], [197, 64, 197], [64, 197, 197]] {
+        let (a, b) = (noise(m * k, 11), noise(k * n, 12));
+        let at: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
+        let right = Mat::new(&b, k, n, n);
+        let mut many = vec![0f32; m * n];
+        let rows = left(Grade::Split, &a, k);
+        product(Unit::Emulated, &mut many, &rows, right, Start::Zero);
+        let stride = n + 5;
+        for rows in [Mat::new(&a, m, k, k), Mat::new(&at, k, m, m).t()] {
+            let mut alone = vec![7f32; m * stride];
+            // SAFETY: as large as the product.
+            unsafe {
+                let out = alone.as_mut_ptr();
+                product_alone(Unit::Emulated, Grade::Split, out, stride, rows, right);
+            }
+            for (row, want) in alone.chunks(stride).zip(many.chunks(n)) {
+                assert_eq!(bits(&row[..n]), bits(want), "{m}x{k}x{n}");
+                assert!(
+                    row[n..].iter().all(|v| *v == 7.0),
+                    "nothing is written between"
+                );
+            }
+        }
+    }
+}
