@@ -58,11 +58,6 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
-    /// Element `(i, j)`.
-    pub(super) fn at(&self, i: usize, j: usize) -> f32 {
-        self.data.at(i * self.row_stride + j * self.col_stride)
-    }
-
     /// As an input of panels whose lanes are rows.
     pub(super) fn source(&self) -> Source<'a> {
         Source {
