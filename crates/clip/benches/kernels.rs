@@ -1,7 +1,9 @@
 //! The kernels that towers spend their time in, at the sizes of ViT-B/16: its image tower with 8 pictures (1576 rows of
 //! width 768) and its text tower with 50 class names behind a shared context (405 rows of width 512).
 //!
-//! `cargo bench -p clip`. Weights and inputs are drawn.
+//! `cargo bench -p clip`. Weights and inputs are drawn. What this machine cannot do is skipped, and said.
+
+#![expect(clippy::print_stderr, reason = "says what is skipped")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use clip::ops::attention::{self, Heads, Plan};
 use clip::ops::bfloat;
 use clip::ops::gemm::{Mat, Threads, product};
-use clip::ops::{Activation, Block, BlockShape, Group, Layout, Norms, rows};
+use clip::ops::{Activation, Arithmetic, Block, BlockShape, Group, Layout, Norms, rows};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const IMAGE: BlockShape = BlockShape {
@@ -139,6 +141,24 @@ fn blocks(c: &mut Criterion) {
         if bfloat::is_supported() {
             let rounded = block.rounded();
             c.bench_function(&format!("block forward in bfloat16, {name}"), |b| {
+                b.iter(|| black_box(rounded.forward(&x, &layout, None).expect("shapes fit")));
+            });
+        }
+        for arithmetic in [Arithmetic::Amx, Arithmetic::Emulated] {
+            let by = arithmetic.name();
+            if !arithmetic.is_supported() {
+                eprintln!(
+                    "SKIPPED: block forward by {by}, {name}: this machine has no matrix unit"
+                );
+                continue;
+            }
+            let mut exact = block.clone();
+            exact.use_arithmetic(arithmetic);
+            c.bench_function(&format!("block forward by {by}, {name}"), |b| {
+                b.iter(|| black_box(exact.forward(&x, &layout, None).expect("shapes fit")));
+            });
+            let rounded = exact.rounded();
+            c.bench_function(&format!("block forward by {by} in bfloat16, {name}"), |b| {
                 b.iter(|| black_box(rounded.forward(&x, &layout, None).expect("shapes fit")));
             });
         }

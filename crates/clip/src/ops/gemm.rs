@@ -58,11 +58,6 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
-    /// Element `(i, j)`.
-    pub(super) fn at(&self, i: usize, j: usize) -> f32 {
-        self.data.at(i * self.row_stride + j * self.col_stride)
-    }
-
     /// Writes row `i`.
     pub(super) fn read_row(&self, i: usize, out: &mut [f32]) {
         let from = i * self.row_stride;
@@ -72,7 +67,7 @@ impl<'a> Mat<'a> {
             }
             _ => {
                 for (j, out) in out.iter_mut().enumerate() {
-                    *out = self.at(i, j);
+                    *out = self.data.at(from + j * self.col_stride);
                 }
             }
         }

@@ -9,8 +9,6 @@
 //! along the inner side; sums wait as float32 in between, so that no bit depends on where ranges end. The order of all
 //! operations of a sum is that of the inner side, whatever the other rows and columns and the number of threads.
 
-use std::sync::OnceLock;
-
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -63,7 +61,10 @@ impl Unit {
     pub(crate) fn lack() -> Option<&'static str> {
         #[cfg(target_arch = "x86_64")]
         {
+            use std::sync::OnceLock;
+
             use machine::Lack;
+
             static LACK: OnceLock<Option<Lack>> = OnceLock::new();
             // SAFETY: asked only where the processor has the unit and the system allows it.
             let lack =

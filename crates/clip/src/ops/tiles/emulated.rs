@@ -14,7 +14,7 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::{Grade, SUMS, TILE, place, step_words};
+use super::{Grade, TILE, place, step_words};
 
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -239,6 +239,7 @@ fn flushed(sum: f64) -> f32 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::SUMS;
     use super::*;
 
     /// As the manual writes it, a value at a time: what all else is held against.
