@@ -443,6 +443,7 @@ impl NullaryFnOnce for End<'_> {
             columns,
             start,
             out,
+            stride,
             ..
         } = *self.work;
         for i in 0..self.size[0] {
@@ -452,7 +453,10 @@ impl NullaryFnOnce for End<'_> {
                 let at = (self.place[0] + i) * columns + column;
                 let sums = &self.sums[place(i / 16, tile) + i % 16 * 16..][..width];
                 // SAFETY: inside the output, as whoever made this promised.
-                let out = unsafe { std::slice::from_raw_parts_mut(out.add(at), width) };
+                let out = unsafe {
+                    let to = out.add((self.place[0] + i) * stride + column);
+                    std::slice::from_raw_parts_mut(to, width)
+                };
                 match start {
                     Start::Zero => out.copy_from_slice(sums),
                     Start::Output => end([sums], out, |out, [sum]| out + sum),
