@@ -69,6 +69,7 @@ fn products(c: &mut Criterion) {
 }
 
 fn attentions(c: &mut Criterion) {
+    let by = Arithmetic::Portable;
     for (name, shape, layout) in [("pictures", IMAGE, pictures()), ("names", TEXT, names())] {
         let (r, w) = (layout.rows(), shape.width);
         let heads = Heads {
@@ -79,7 +80,7 @@ fn attentions(c: &mut Criterion) {
         let (q, kv, grad) = (noise(r * w, 3), noise(r * 2 * w, 4), noise(r * w, 5));
         let (mut out, mut logsum) = (vec![0f32; r * w], vec![0f32; r * shape.heads]);
         c.bench_function(&format!("attention forward, {name}"), |b| {
-            b.iter(|| attention::forward(&plan, heads, &q, &kv, &mut out, &mut logsum));
+            b.iter(|| attention::forward(by, &plan, heads, &q, &kv, &mut out, &mut logsum));
         });
         let (mut dq, mut dkv) = (vec![0f32; r * w], vec![0f32; r * 2 * w]);
         let saved = attention::Saved {
@@ -92,7 +93,7 @@ fn attentions(c: &mut Criterion) {
             b.iter(|| {
                 dq.fill(0.0);
                 dkv.fill(0.0);
-                attention::backward(&plan, heads, &saved, &grad, &mut dq, &mut dkv);
+                attention::backward(by, &plan, heads, &saved, &grad, &mut dq, &mut dkv);
             });
         });
     }

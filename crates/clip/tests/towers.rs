@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::clip as theirs;
-use clip::{Clip, Tokenizer};
+use clip::ops::Arithmetic;
+use clip::{Clip, ImageTower, Tokenizer};
 use shared::shared;
 
 /// A CLIP that ships, and what OpenAI's code computes from it.
@@ -63,6 +64,61 @@ fn compare(folder: &Path, file: &str) {
 #[test]
 fn the_clip_that_ships_gives_the_published_features_and_logits() {
     compare(&published(), "openai.safetensors");
+}
+
+/// What pictures and texts become, and what names of kept pictures end in, with settings made in this order.
+fn with(clip: &Clip, settings: &[&dyn Fn(&mut Clip)]) -> ([Vec<f32>; 2], String) {
+    let mut clip = clip.clone();
+    settings.iter().for_each(|set| set(&mut clip));
+    let (want, texts) = expected(&published());
+    let images = clip.encode_image(&want["pixels"]).unwrap();
+    let words = clip.encode_texts(&texts).unwrap();
+    let features = [images, words].map(|f| f.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let name = clip.image_fingerprint();
+    let suffix = name.strip_prefix(&clip.identity()).unwrap();
+    (features, suffix.to_owned())
+}
+
+#[test]
+fn arithmetics_and_bfloat16_have_names_of_their_own_and_their_order_changes_nothing() {
+    let clip = Clip::load(&published().join("openai.safetensors")).unwrap();
+    let emulated = |clip: &mut Clip| clip.use_arithmetic(Arithmetic::Emulated).unwrap();
+    let rounded = |clip: &mut Clip| {
+        let ImageTower::Transformer(tower) = &mut clip.image else {
+            unreachable!("the CLIP that ships has a vision transformer")
+        };
+        tower.use_bfloat16().unwrap();
+    };
+    let portable = |clip: &mut Clip| clip.use_arithmetic(Arithmetic::Portable).unwrap();
+    let plain = with(&clip, &[]);
+    let split = with(&clip, &[&emulated]);
+    let both = with(&clip, &[&emulated, &rounded]);
+    assert_eq!(
+        [&plain.1, &split.1, &both.1],
+        ["", "-amx", "-bfloat16-amx"],
+        "names of kept features"
+    );
+    let gap = |a: &[f32], b: &[f32]| {
+        let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        gaps.fold(0f32, f32::max)
+    };
+    let size = plain.0[0].iter().fold(0f32, |m, v| m.max(v.abs()));
+    // Both towers multiply in tiles; only pictures are rounded.
+    for i in [0, 1] {
+        assert_ne!(plain.0[i], split.0[i]);
+        assert!(gap(&plain.0[i], &split.0[i]) < 1e-4);
+    }
+    assert_eq!(split.0[1], both.0[1]);
+    let off = gap(&plain.0[0], &both.0[0]) / size;
+    assert!(off > 1e-4 && off < 5e-2, "bfloat16 is off by {off}");
+    assert_eq!(with(&clip, &[&emulated, &portable]), plain);
+    if clip::ops::bfloat::is_supported() {
+        assert_eq!(with(&clip, &[&rounded, &emulated]), both);
+        let pairs = with(&clip, &[&rounded]);
+        assert_eq!(pairs.1, "-bfloat16");
+        assert_eq!(with(&clip, &[&emulated, &rounded, &portable]), pairs);
+        assert_ne!(pairs.0[0], both.0[0]);
+    }
 }
 
 #[test]

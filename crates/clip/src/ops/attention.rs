@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, product};
 use super::layout::{Layout, Node};
-use super::products::Products;
+use super::products::Arithmetic;
 use super::rows::{exp, max, sum};
 use products::Multiplier;
 
@@ -215,8 +215,8 @@ fn seen_by(u: &Unit, i: usize, causal: bool) -> usize {
 ///
 /// `q` is `[query_rows, W]`; `kv` holds keys then values, `[key_rows, 2 W]`. Heads of many queries are multiplied as the
 /// block's rows are, `by`.
-pub(crate) fn forward(
-    by: Products,
+pub fn forward(
+    by: Arithmetic,
     plan: &Plan,
     heads: Heads,
     q: &[f32],
@@ -302,8 +302,8 @@ pub struct Saved<'a> {
 
 /// Gradients of queries `[query_rows, W]` and of keys and values `[key_rows, 2 W]`, given that of the output. Those of
 /// keys and values start at zero.
-pub(crate) fn backward(
-    by: Products,
+pub fn backward(
+    by: Arithmetic,
     plan: &Plan,
     heads: Heads,
     saved: &Saved,

@@ -313,7 +313,15 @@ impl Fused {
         let mut attended = scratch::take(rs * w);
         let mut logsum = scratch::take(rs * self.shape.heads);
         let heads = self.shape.heads();
-        attention::forward(by, &self.plan, heads, &q, &kv, &mut attended, &mut logsum);
+        attention::forward(
+            by.arithmetic(),
+            &self.plan,
+            heads,
+            &q,
+            &kv,
+            &mut attended,
+            &mut logsum,
+        );
 
         let mut middle = scratch::take(rs * w);
         let start = Start::Onto(&weights.bias_out, residual);

@@ -16,7 +16,7 @@ use super::block::BlockShape;
 use super::gemm::{Mat, Threads, product};
 use super::layout::Layout;
 use super::norm::layer_norm_by;
-use super::products::{Left, Products, Start};
+use super::products::{Arithmetic, Left, Products, Start};
 use super::{Activation, Block, Kept, on_pool, rows, values, with_kept, with_values};
 use crate::changes::{BlockChange, Norm, Projection};
 
@@ -72,7 +72,7 @@ pub(super) fn forward(
         kv = Tensor::cat(&[k, v], 1)?;
     }
     let attend = Attend {
-        by: block.products(),
+        by: block.products().arithmetic(),
         plan,
         heads: block.shape.heads(),
         logsum: Mutex::default(),
@@ -172,7 +172,7 @@ pub(crate) fn one_asks(
     shape: BlockShape,
 ) -> Result<Tensor> {
     let attend = Attend {
-        by: Products::default(),
+        by: Arithmetic::Portable,
         plan: Plan::one_a_sequence(layout, &vec![0; layout.sequences()]),
         heads: shape.heads(),
         logsum: Mutex::default(),
@@ -292,7 +292,7 @@ impl CustomOp3 for Linear {
 
 /// Queries `[rs, W]` and keys and values `[r, 2 W]` to attended values `[rs, W]`.
 struct Attend {
-    by: Products,
+    by: Arithmetic,
     plan: Plan,
     heads: Heads,
     logsum: Mutex<Vec<f32>>,

@@ -56,6 +56,15 @@ impl Arithmetic {
             false => Self::Portable,
         }
     }
+
+    /// What multiplies tiles, where tiles are multiplied.
+    pub(crate) fn unit(self) -> Option<Unit> {
+        match self {
+            Self::Portable => None,
+            Self::Amx => Some(Unit::Amx),
+            Self::Emulated => Some(Unit::Emulated),
+        }
+    }
 }
 
 /// A kind of product.
@@ -73,10 +82,18 @@ pub(crate) enum Products {
 impl Products {
     /// Those of float32's grade.
     pub(crate) fn exact(arithmetic: Arithmetic) -> Self {
-        match arithmetic {
-            Arithmetic::Portable => Self::Float32,
-            Arithmetic::Amx => Self::Tiles(Unit::Amx, Grade::Split),
-            Arithmetic::Emulated => Self::Tiles(Unit::Emulated, Grade::Split),
+        match arithmetic.unit() {
+            None => Self::Float32,
+            Some(unit) => Self::Tiles(unit, Grade::Split),
+        }
+    }
+
+    /// Whose they are.
+    pub(crate) fn arithmetic(self) -> Arithmetic {
+        match self {
+            Self::Float32 | Self::Pairs => Arithmetic::Portable,
+            Self::Tiles(Unit::Amx, _) => Arithmetic::Amx,
+            Self::Tiles(Unit::Emulated, _) => Arithmetic::Emulated,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Products of one head, by the thread that looks at it.
 
 use crate::ops::gemm::{Mat, Threads, product_into};
-use crate::ops::products::Products;
+use crate::ops::products::Arithmetic;
 use crate::ops::scratch;
 use crate::ops::tiles::{self, Grade, Unit};
 
@@ -13,12 +13,9 @@ const MANY: usize = 32;
 pub(super) struct Multiplier(Option<Unit>);
 
 impl Multiplier {
-    /// In a block that multiplies `by`, for so many queries. Attention is of float32's grade in all of them.
-    pub(super) fn of(by: Products, queries: usize) -> Self {
-        match by {
-            Products::Tiles(unit, _) if queries >= MANY => Self(Some(unit)),
-            _ => Self(None),
-        }
+    /// In a block that multiplies `by`, for so many queries. Attention is of float32's grade in every precision.
+    pub(super) fn of(by: Arithmetic, queries: usize) -> Self {
+        Self(by.unit().filter(|_| queries >= MANY))
     }
 
     /// `out = a b`, rows `stride` apart.
@@ -72,8 +69,7 @@ impl Multiplier {
 mod tests {
     use crate::ops::attention::{Heads, Plan, Saved, backward, forward};
     use crate::ops::layout::Layout;
-    use crate::ops::products::Products;
-    use crate::ops::tiles::{Grade, Unit};
+    use crate::ops::products::Arithmetic;
 
     fn noise(n: usize, seed: u32) -> Vec<f32> {
         let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
@@ -86,7 +82,7 @@ mod tests {
     }
 
     /// Output, log-sums, and gradients of queries and of keys and values.
-    fn all(by: Products, layout: &Layout, heads: Heads) -> [Vec<f32>; 4] {
+    fn all(by: Arithmetic, layout: &Layout, heads: Heads) -> [Vec<f32>; 4] {
         let (plan, w) = (Plan::all(layout), heads.count * heads.size);
         let rows = layout.rows();
         // Large enough that some weights are nearly one and others nearly nothing.
@@ -106,7 +102,7 @@ mod tests {
         [out, logsum, dq, dkv]
     }
 
-    const TILES: Products = Products::Tiles(Unit::Emulated, Grade::Split);
+    const TILES: Arithmetic = Arithmetic::Emulated;
 
     #[test]
     fn tiles_attend_as_float32_does() {
@@ -114,7 +110,7 @@ mod tests {
             let layout = Layout::full(count, length);
             let heads = Heads { count: heads, size };
             let (plain, tiles) = (
-                all(Products::Float32, &layout, heads),
+                all(Arithmetic::Portable, &layout, heads),
                 all(TILES, &layout, heads),
             );
             for (name, (plain, tiles)) in ["out", "logsum", "dq", "dkv"]
@@ -136,15 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn a_grade_of_rows_changes_nothing_in_attention_and_texts_stay_as_they_are() {
+    fn texts_attend_as_they_do_in_the_portable_arithmetic() {
         let heads = Heads { count: 2, size: 32 };
-        let pictures = Layout::full(1, 40);
-        let rounded = Products::Tiles(Unit::Emulated, Grade::Rounded);
-        assert_eq!(all(TILES, &pictures, heads), all(rounded, &pictures, heads));
         let texts = Layout::full(5, 12);
         assert_eq!(
             all(TILES, &texts, heads),
-            all(Products::Float32, &texts, heads)
+            all(Arithmetic::Portable, &texts, heads)
         );
     }
 

@@ -75,7 +75,7 @@ impl Fused {
         };
         let heads = self.shape.heads();
         attention::backward(
-            by,
+            by.arithmetic(),
             &self.plan,
             heads,
             &saved,

@@ -225,7 +225,7 @@ impl Passes<'_> {
         let mut logsum = vec![0f32; rs * self.shape.heads];
         let heads = self.shape.heads();
         attention::forward(
-            Products::Float32,
+            Arithmetic::Portable,
             &plan,
             heads,
             &q,
@@ -275,7 +275,7 @@ impl Passes<'_> {
             logsum: &logsum,
         };
         attention::backward(
-            Products::Float32,
+            Arithmetic::Portable,
             &plan,
             heads,
             &saved,
