@@ -383,3 +383,30 @@ fn one_thread_alone_gives_the_bits_of_many_into_rows_apart() {
         }
     }
 }
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn a_block_on_the_processors_instructions_gives_the_bits_of_the_emulation() {
+    use super::super::block::tests::{block, layouts, noise};
+    use super::super::{Activation, Arithmetic};
+    use candle_core::Var;
+
+    let by = signals::install();
+    eprintln!("the unit's instructions are carried out by: {by:?}");
+    let layout = std::sync::Arc::new(layouts().swap_remove(0));
+    let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
+    for rounded in [false, true] {
+        let [amx, emulated] = [Arithmetic::Amx, Arithmetic::Emulated].map(|arithmetic| {
+            let mut block = block(Activation::QuickGelu, false);
+            block.use_arithmetic(arithmetic);
+            let block = if rounded { block.rounded() } else { block };
+            let y = block.forward(x.as_tensor(), &layout, None).unwrap();
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            [&y, grads.get(&x).unwrap()].map(|t| {
+                let flat = t.flatten_all().unwrap();
+                bits(&flat.to_vec1::<f32>().unwrap())
+            })
+        });
+        assert!(amx == emulated, "rounded: {rounded}");
+    }
+}
