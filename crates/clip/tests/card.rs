@@ -162,7 +162,7 @@ impl Prompts {
 
 /// Logits of a step and the gradients of a weighted sum of them.
 fn step(clip: &Clip, prompts: &Prompts, texts: &[Vec<Slot>]) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let plan = clip.text.plan(&[texts.to_vec()]).unwrap();
+    let plan = clip.text.plan(texts).unwrap();
     let texts = clip.text.encode(&plan, &prompts.text()).unwrap();
     let tower = clip.transformer().unwrap();
     let images = tower.encode(&pixels(3), &prompts.image()).unwrap();
@@ -229,7 +229,7 @@ fn a_bound_on_memory_changes_no_bit_and_a_gradient_can_be_asked_for_twice() {
     let texts: Vec<Vec<Slot>> = (0..140).map(own).collect();
     let context = Var::from_tensor(&noise(&[140 * 30, WIDTH], 5, 0.5)).unwrap();
     let mut clip = on(&gpu, &clip(1), Precision::Float32);
-    let plan = clip.text.plan(&[texts]).unwrap();
+    let plan = clip.text.plan(&texts).unwrap();
     assert!(plan.rows() > 4096);
     let prompt = TextPrompt {
         context: Some(context.as_tensor().clone()),
@@ -356,7 +356,7 @@ fn counted_alone() {
     };
     let clip = on(&gpu, &clip(12), Precision::Half);
     let prompts = Prompts::new(9);
-    let plan = clip.text.plan(&[classes(100)]).unwrap();
+    let plan = clip.text.plan(&classes(100)).unwrap();
     let tower = clip.transformer().unwrap();
     null_driver::skip(true);
     let text = |gradient: bool| {

@@ -13,7 +13,7 @@ use super::{Placed, numbers, wrap};
 use crate::changes::BlockChange;
 use crate::ops::Put;
 use crate::prompts::{At, How, TextPrompt};
-use crate::text::{Head, Packed, Part, Pooling, TextTower};
+use crate::text::{Head, Packed, Part, Pooling, TextTower, of_piece};
 
 /// A frozen text tower's weights on the card.
 #[derive(Debug)]
@@ -306,12 +306,7 @@ impl Pass for TextPass {
         let lane = tape.lane().clone();
         let part = &self.pieces[piece];
         let card = self.part(part, &lane)?;
-        let mut changes = self.prompt.changes.clone();
-        if changes.drops() {
-            let rows = |pieces: &[Part]| pieces.iter().map(|p| p.packed.rows.len()).sum::<usize>();
-            let first = rows(&self.pieces[..piece]);
-            changes = changes.of_rows(first, rows(&self.pieces[piece..=piece]))?;
-        }
+        let changes = of_piece(&self.prompt, &self.pieces, piece)?.changes;
         let mut entered = Vec::new();
         let mut laid = card.laid(&lane, &part.packed, &entered, None)?;
         let mut x = self.base(tape, part, &card)?;

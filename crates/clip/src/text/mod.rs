@@ -39,6 +39,7 @@ mod tree;
 
 pub(crate) use family::Head;
 pub use family::{Family, Pooling};
+pub(crate) use pieces::of_piece;
 pub use sequence::Slot;
 pub(crate) use tower::Part;
 pub use tower::{TextPlan, TextTower};

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Tensor, TensorId, Var, bail};
 
 use super::family::{Family, Head};
-use super::tree::Packed;
+use super::tree::{Packed, Sharing};
 use super::{Pooling, Slot};
 use crate::changes::{BlockChange, Norm};
 use crate::device::{CardPart, CardText};
@@ -19,15 +19,14 @@ use crate::wording::Wording;
 /// Sequences laid out for the tower; made once for a set of classes, used every step.
 #[derive(Clone, Debug)]
 pub struct TextPlan {
-    pub(crate) whole: Part,
-    /// What it was made of, for the pieces of it.
-    pub(crate) groups: Arc<Vec<Vec<Vec<Slot>>>>,
-    /// Made when a gradient is first asked for: the processor's, and the card's.
-    pub(crate) pieces: [OnceLock<Arc<Vec<Part>>>; 2],
+    /// The sequences, sorted where they share their starts, in pieces of bounded size.
+    pub(super) pieces: Arc<Vec<Part>>,
+    /// Which of the pieces' features each sequence's is, `[sequences]`; `None` where they come as they were given.
+    order: Option<Tensor>,
 }
 
 /// Packed sequences and what the frozen tower puts into their rows.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) packed: Packed,
     /// Embeddings and positions `[R, W]`, context rows holding their position only; kept while both are frozen.
@@ -49,12 +48,26 @@ impl Part {
 impl TextPlan {
     /// Number of sequences, which is the number of features that come out.
     pub fn sequences(&self) -> usize {
-        self.whole.packed.layout.sequences()
+        let of = |p: &Part| p.packed.layout.sequences();
+        self.pieces.iter().map(of).sum()
     }
 
     /// Packed rows the tower computes.
     pub fn rows(&self) -> usize {
-        self.whole.packed.rows.len()
+        self.pieces.iter().map(|p| p.packed.rows.len()).sum()
+    }
+
+    /// Whether packed rows are the sequences one after the other, as they were given.
+    pub(super) fn is_apart(&self) -> bool {
+        self.order.is_none() && self.pieces.iter().all(|p| p.packed.is_apart())
+    }
+
+    /// The pieces' features in the order in which the sequences were given.
+    pub(super) fn in_order(&self, features: &Tensor) -> Result<Tensor> {
+        match &self.order {
+            Some(order) => features.index_select(order, 0),
+            None => Ok(features.clone()),
+        }
     }
 }
 
@@ -153,16 +166,16 @@ impl TextTower {
         (self.token_embedding.detach(), ids)
     }
 
-    /// Lays out sequences. Within a group, what sequences have in common at their start is computed once.
+    /// Lays out sequences. What they have in common at their start is computed once, in every piece of them.
     ///
     /// # Errors
     /// A sequence that is empty or longer than the positions, or a token without an embedding.
-    pub fn plan(&self, groups: &[Vec<Vec<Slot>>]) -> Result<TextPlan> {
-        Ok(TextPlan {
-            whole: self.part(groups)?,
-            groups: Arc::new(groups.to_vec()),
-            pieces: Default::default(),
-        })
+    pub fn plan(&self, sequences: &[Vec<Slot>]) -> Result<TextPlan> {
+        let sharing = match self.is_causal() {
+            true => Sharing::Starts,
+            false => Sharing::Nothing { causal: false },
+        };
+        self.plan_in(sequences, sharing, self.rows_of_a_piece())
     }
 
     /// As [`TextTower::plan`], with nothing shared: packed rows are the sequences one after the other, each with all its
@@ -171,13 +184,49 @@ impl TextTower {
     /// # Errors
     /// As [`TextTower::plan`].
     pub fn plan_apart(&self, sequences: &[Vec<Slot>]) -> Result<TextPlan> {
-        let groups: Vec<Vec<Vec<Slot>>> = sequences.iter().map(|s| vec![s.clone()]).collect();
-        self.plan(&groups)
+        let sharing = Sharing::Nothing {
+            causal: self.is_causal(),
+        };
+        self.plan_in(sequences, sharing, self.rows_of_a_piece())
     }
 
-    pub(super) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
+    /// In pieces of at most `most` rows, unless one sequence alone has more.
+    pub(super) fn plan_in(
+        &self,
+        sequences: &[Vec<Slot>],
+        sharing: Sharing,
+        most: usize,
+    ) -> Result<TextPlan> {
         let longest = self.positional_embedding.dim(0)?;
-        let packed = Packed::new(groups, longest, self.is_causal())?;
+        let fits = |s: &&Vec<Slot>| (1..=longest).contains(&s.len());
+        if let Some(other) = sequences.iter().find(|s| !fits(s)) {
+            let length = other.len();
+            bail!("a text of {length} tokens does not fit into 1..={longest}");
+        }
+        let mut sorted: Vec<usize> = (0..sequences.len()).collect();
+        if sharing == Sharing::Starts {
+            sorted.sort_by_key(|&i| &sequences[i]);
+        }
+        let order = match sorted.is_sorted() {
+            true => None,
+            false => {
+                let mut places = vec![0u32; sorted.len()];
+                for (place, &i) in (0..).zip(&sorted) {
+                    places[i] = place;
+                }
+                Some(Tensor::new(places, self.token_embedding.device())?)
+            }
+        };
+        let sorted: Vec<&[Slot]> = sorted.iter().map(|&i| &sequences[i][..]).collect();
+        let pieces = sharing.cut(&sorted, most).into_iter();
+        let pieces = pieces.map(|piece| self.part(Packed::new(&sorted[piece], sharing)));
+        Ok(TextPlan {
+            pieces: Arc::new(pieces.collect::<Result<_>>()?),
+            order,
+        })
+    }
+
+    fn part(&self, packed: Packed) -> Result<Part> {
         let base = if self.embeddings().iter().any(|t| t.track_op()) {
             None
         } else {
@@ -330,18 +379,20 @@ impl TextTower {
         tokens.broadcast_mul(&keep)? + positions
     }
 
-    /// What [`TextTower::encode`] and its gradient cannot do without.
+    /// What [`TextTower::encode`] and its gradient cannot do without. What pieces have in common counts in each.
     pub fn work(&self, plan: &TextPlan) -> Work {
         let last = self.blocks.len().saturating_sub(1);
-        let packed = &plan.whole.packed;
-        let ends = self.read_at(packed);
-        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
-            let ends = ends.as_deref().filter(|_| i == last);
-            b.shape.work(&packed.layout, ends)
-        });
+        let of_piece = |part: &Part| {
+            let ends = self.read_at(&part.packed);
+            let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+                let ends = ends.as_deref().filter(|_| i == last);
+                b.shape.work(&part.packed.layout, ends)
+            });
+            blocks.fold(Work::default(), Work::add)
+        };
         let head: usize = self.head.tensors().map(Tensor::elem_count).sum();
         let projection = 2.0 * (plan.sequences() * head) as f64;
-        blocks.fold(
+        plan.pieces.iter().map(of_piece).fold(
             Work {
                 forward: projection,
                 backward: projection,
@@ -369,7 +420,7 @@ impl TextTower {
         Tensor::from_vec(share, (sequences, rows), x.device())?.matmul(x)
     }
 
-    /// As [`TextTower::encode`], all at once.
+    /// As [`TextTower::encode`], of one piece.
     pub(super) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
         let mut packed = Cow::Borrowed(&part.packed);
         let mut x = match &part.base {

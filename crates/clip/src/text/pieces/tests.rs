@@ -2,7 +2,8 @@ use super::*;
 use crate::changes::{Beside, Changes, Dropout, LowRank, Norm, Projection};
 use crate::ops::{Activation, Block, BlockShape, Norms};
 use crate::prompts::{At, DeepText, How};
-use crate::text::{Family, Head};
+use crate::text::tree::Sharing;
+use crate::text::{Family, Head, Slot};
 use crate::wording::Wording;
 use candle_core::Device;
 
@@ -43,11 +44,19 @@ fn tower() -> TextTower {
     }
 }
 
+/// Rows of no piece are more.
+const WHOLE: usize = usize::MAX;
+
+/// 1,600 sequences behind one of two contexts.
+fn many() -> Vec<Vec<Slot>> {
+    [names(0, 700), names(1, 900)].concat()
+}
+
 /// `count` sequences: start, two context rows, a drawn name, end.
-fn names(group: usize, count: u32) -> Vec<Vec<Slot>> {
+fn names(context: usize, count: u32) -> Vec<Vec<Slot>> {
     (0..count)
         .map(|n| {
-            let context = [Slot::Context(2 * group), Slot::Context(2 * group + 1)];
+            let context = [Slot::Context(2 * context), Slot::Context(2 * context + 1)];
             let words = (0..=n % 3).map(|i| Slot::Token(1 + (n * 5 + i * 3) % 17));
             let start = [Slot::Token(0)].into_iter().chain(context);
             start.chain(words).chain([Slot::Token(19)]).collect()
@@ -56,20 +65,15 @@ fn names(group: usize, count: u32) -> Vec<Vec<Slot>> {
 }
 
 /// Features, and gradients of context and of a deep prompt.
-fn run(tower: &TextTower, groups: &[Vec<Vec<Slot>>], whole: bool) -> [Vec<f32>; 3] {
+fn run(tower: &TextTower, plan: &TextPlan) -> [Vec<f32>; 3] {
     let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();
     let deep = Var::from_tensor(&noise(&[2, 16], 7)).unwrap();
-    let plan = tower.plan(groups).unwrap();
     let prompt = TextPrompt {
         context: Some(context.as_tensor().clone()),
         deep: vec![DeepText::instead(1, 1, deep.as_tensor().clone())],
         ..TextPrompt::default()
     };
-    let features = if whole {
-        tower.encode_part(&plan.whole, &prompt).unwrap()
-    } else {
-        tower.encode(&plan, &prompt).unwrap()
-    };
+    let features = tower.encode(plan, &prompt).unwrap();
     let weights = noise(&[plan.sequences(), 8], 8);
     let loss = (&features * &weights).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
@@ -84,25 +88,26 @@ fn run(tower: &TextTower, groups: &[Vec<Vec<Slot>>], whole: bool) -> [Vec<f32>; 
 #[test]
 fn no_bound_changes_a_bit() {
     let mut tower = tower();
-    let groups = [names(0, 700), names(1, 900)];
-    let plan = tower.plan(&groups).unwrap();
-    let pieces = tower.pieces(&plan).unwrap();
+    let plan = tower.plan(&many()).unwrap();
+    let pieces = &plan.pieces;
     assert!(pieces.len() > 3, "{}", pieces.len());
-    let unbounded = run(&tower, &groups, false);
+    let unbounded = run(&tower, &plan);
     let largest = pieces.iter().map(|p| p.packed.rows.len()).max().unwrap();
     let some = (pieces[0].packed.rows.len() + largest) * tower.bytes_a_row();
     for (most, kept) in [(1, 0), (some, 1), (usize::MAX, pieces.len())] {
         tower.memory = Some(most);
-        assert_eq!(tower.kept(&pieces), kept);
-        assert_eq!(run(&tower, &groups, false), unbounded, "{most}");
+        assert_eq!(tower.kept(pieces), kept);
+        assert_eq!(run(&tower, &plan), unbounded, "{most}");
     }
 }
 
 #[test]
 fn pieces_have_the_features_and_gradients_of_the_whole() {
-    let (tower, groups) = (tower(), [names(0, 700), names(1, 900)]);
-    let pieces = run(&tower, &groups, false);
-    for (a, b) in pieces.iter().zip(&run(&tower, &groups, true)) {
+    let tower = tower();
+    let whole = tower.plan_in(&many(), Sharing::Starts, WHOLE).unwrap();
+    assert_eq!(whole.pieces.len(), 1);
+    let pieces = run(&tower, &tower.plan(&many()).unwrap());
+    for (a, b) in pieces.iter().zip(&run(&tower, &whole)) {
         let largest = b.iter().fold(1f32, |m, v| m.max(v.abs()));
         let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest);
         let worst = gaps.fold(0f32, f32::max);
@@ -111,30 +116,45 @@ fn pieces_have_the_features_and_gradients_of_the_whole() {
 }
 
 #[test]
-fn pieces_hold_every_sequence_once_in_order_and_few_rows() {
-    let groups = [names(0, 700), names(1, 3), Vec::new(), names(1, 900)];
-    let pieces = cut(&groups, ROWS);
-    let flat: Vec<&[Slot]> = pieces.iter().flatten().flatten().copied().collect();
-    let all: Vec<&[Slot]> = groups.iter().flatten().map(Vec::as_slice).collect();
-    assert_eq!(flat, all);
-    for piece in &pieces {
-        assert!(tower().part(piece).unwrap().packed.rows.len() <= ROWS);
+fn features_come_in_the_order_in_which_texts_were_given() {
+    let tower = tower();
+    let mut sequences = many();
+    sequences.reverse();
+    let plan = tower.plan(&sequences).unwrap();
+    assert!(plan.sequences() == 1600 && !plan.is_apart());
+    let prompt = TextPrompt {
+        context: Some(noise(&[4, 16], 6)),
+        ..TextPrompt::default()
+    };
+    let features = tower.encode(&plan, &prompt).unwrap();
+    for i in [0, 1, 777, 1599] {
+        let alone = tower.plan(&sequences[i..=i]).unwrap();
+        let alone = tower.encode(&alone, &prompt).unwrap();
+        let gap = (features.narrow(0, i, 1).unwrap() - alone).unwrap();
+        let gap = gap.abs().unwrap().max_all().unwrap();
+        assert!(gap.to_scalar::<f32>().unwrap() < 1e-6, "{i}");
     }
-    assert_eq!(shared_start(&groups[0]), 3);
-    assert_eq!(shared_start(&groups[0][..1]), groups[0][0].len() - 1);
+    assert!(tower.encode(&tower.plan(&[]).unwrap(), &prompt).is_err());
+    assert!(tower.plan(&[Vec::new()]).is_err());
+    let longest = vec![Slot::Token(1); 12];
+    assert!(tower.plan(std::slice::from_ref(&longest)).is_ok());
+    assert!(
+        tower
+            .plan(&[[longest, vec![Slot::Token(2)]].concat()])
+            .is_err()
+    );
 }
 
 #[test]
 fn a_trained_block_gets_its_gradient_whatever_the_number_of_rows() {
     let mut tower = tower();
-    let groups = [names(0, 900), names(1, 900)];
     let theta = Var::from_tensor(&tower.blocks[1].theta).unwrap();
     tower.blocks[1].theta = theta.as_tensor().clone();
     let (gain, bias) = tower.norm.clone().unwrap();
     let norm = Var::from_tensor(&bias).unwrap();
     tower.norm = Some((gain, norm.as_tensor().clone()));
-    let plan = tower.plan(&groups).unwrap();
-    assert!(tower.pieces(&plan).unwrap().len() > 1);
+    let plan = tower.plan(&many()).unwrap();
+    assert!(plan.pieces.len() > 1);
     let context = Var::from_tensor(&noise(&[4, 16], 6)).unwrap();
     let prompt = TextPrompt {
         context: Some(context.as_tensor().clone()),
@@ -218,24 +238,24 @@ fn everything(dropout: Option<usize>) -> (TextPrompt, Vec<Var>) {
 #[test]
 fn pieces_of_any_prompt_have_the_features_and_gradients_of_the_whole() {
     let mut tower = tower();
-    let groups = [names(0, 700), names(1, 900)];
+    let sequences = many();
     for drops in [false, true] {
-        let plan = if drops {
-            tower.plan_apart(&groups.concat()).unwrap()
-        } else {
-            tower.plan(&groups).unwrap()
+        let (sharing, apart) = match drops {
+            true => (
+                Sharing::Nothing { causal: true },
+                tower.plan_apart(&sequences),
+            ),
+            false => (Sharing::Starts, tower.plan(&sequences)),
         };
-        let (prompt, own) = everything(drops.then(|| plan.rows()));
+        let whole = tower.plan_in(&sequences, sharing, WHOLE).unwrap();
+        let in_pieces = apart.unwrap();
+        assert!(whole.pieces.len() == 1 && in_pieces.pieces.len() > 3);
+        let (prompt, own) = everything(drops.then(|| whole.rows()));
         let mut results = Vec::new();
-        for whole in [true, false] {
+        for plan in [&whole, &in_pieces] {
             for memory in [None, Some(1)] {
                 tower.memory = memory;
-                let features = if whole {
-                    tower.encode_part(&plan.whole, &prompt).unwrap()
-                } else {
-                    assert!(tower.pieces(&plan).unwrap().len() > 3);
-                    tower.encode(&plan, &prompt).unwrap()
-                };
+                let features = tower.encode(plan, &prompt).unwrap();
                 let weights = noise(&[plan.sequences(), 8], 8);
                 let loss = (&features * &weights).unwrap().sum_all().unwrap();
                 let gradients = loss.backward().unwrap();
