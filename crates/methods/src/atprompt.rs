@@ -176,7 +176,11 @@ fn plan(
     classes: &Classes,
 ) -> Result<TextPlan> {
     let of_class = |name: &String| slots(clip.text.wording(), attributes, counts, name);
-    let sequences = classes.names.iter().map(of_class).collect::<Result<Vec<_>>>()?;
+    let sequences = classes
+        .names
+        .iter()
+        .map(of_class)
+        .collect::<Result<Vec<_>>>()?;
     clip.text.plan(&sequences)
 }
 

@@ -1,7 +1,7 @@
 //! Text features in pieces, so that the graph that waits for its gradient has a bound.
 //!
-//! Sequences are cut into the same pieces whatever the bound, and their gradients are added up in the same order. The
-//! bound only decides how many pieces keep their graph between forward and backward; the others are encoded again for
+//! A plan has the same pieces whatever the bound, and their gradients are added up in the same order. The bound only
+//! decides how many pieces keep their graph between forward and backward; the others are encoded again for
 //! their gradient, one at a time: the same numbers, bit for bit, for one more forward pass. Sequences do not see each
 //! other, so that a piece's features are those of the whole.
 
@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Result, Shape, Tensor, Var, bail};
 
-use super::tower::{Part, TextPlan, TextTower};
+use super::plan::{Part, TextPlan};
+use super::tower::TextTower;
 use crate::ops::{Norms, values, with_values};
 use crate::prompts::TextPrompt;
 

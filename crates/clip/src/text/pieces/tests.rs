@@ -57,7 +57,9 @@ fn names(context: usize, count: u32) -> Vec<Vec<Slot>> {
     (0..count)
         .map(|n| {
             let context = [Slot::Context(2 * context), Slot::Context(2 * context + 1)];
-            let words = (0..=n % 3).map(|i| Slot::Token(1 + (n * 5 + i * 3) % 17));
+            // The digits of `n`, so that no two share more than some first words.
+            let words =
+                (0..3 + n % 3).map(|i| Slot::Token(1 + (n / 17u32.pow(i.min(2)) + 5 * i) % 17));
             let start = [Slot::Token(0)].into_iter().chain(context);
             start.chain(words).chain([Slot::Token(19)]).collect()
         })
@@ -233,6 +235,149 @@ fn everything(dropout: Option<usize>) -> (TextPrompt, Vec<Var>) {
         changes,
     };
     (prompt, own)
+}
+
+/// Prompts that begin behind the first block, with their variables: rows that enter, and changes of each kind.
+fn late(block: usize) -> Vec<(TextPrompt, Vec<Var>)> {
+    let draw = |shape: &[usize], seed| Var::from_tensor(&noise(shape, seed)).unwrap();
+    let mut all = Vec::new();
+    for how in [How::Insert, How::Mixed(0.5)] {
+        let rows = draw(&[2, 16], 70);
+        let deep = DeepText {
+            block,
+            at: At::Position(1),
+            rows: rows.as_tensor().clone(),
+            how,
+        };
+        let prompt = TextPrompt {
+            deep: vec![deep],
+            ..TextPrompt::default()
+        };
+        all.push((prompt, vec![rows]));
+    }
+    let (one, two, three) = (draw(&[16, 16], 71), draw(&[16, 2], 72), draw(&[2, 16], 73));
+    let mut prompt = TextPrompt::default();
+    prompt.changes.block(block).beside = Some(Beside {
+        tensors: vec![one.as_tensor().clone()],
+        f: Arc::new(|tensors, rows| rows.matmul(&tensors[0])?.tanh()),
+    });
+    all.push((prompt, vec![one]));
+    let mut prompt = TextPrompt::default();
+    prompt.changes.block(block).low_rank.push(LowRank {
+        of: Projection::Key,
+        down: three.as_tensor().clone(),
+        up: two.as_tensor().clone(),
+        scale: 0.5,
+        dropout: None,
+    });
+    all.push((prompt, vec![two, three]));
+    all
+}
+
+/// Features and gradients of a weighted sum of them.
+fn step(tower: &TextTower, plan: &TextPlan, prompt: &TextPrompt, own: &[Var]) -> Vec<Vec<f32>> {
+    let features = tower.encode(plan, prompt).unwrap();
+    let weights = noise(&[plan.sequences(), 8], 8);
+    let loss = (&features * &weights).unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    let own = own.iter().map(|v| gradients.get(v).unwrap());
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    [&features].into_iter().chain(own).map(flat).collect()
+}
+
+/// Texts without context.
+fn plain(count: u32) -> Vec<Vec<Slot>> {
+    let mut all = names(0, count);
+    for (i, sequence) in (0..).zip(&mut all) {
+        sequence[1] = Slot::Token(1 + i % 4);
+        sequence[2] = Slot::Token(1 + i / 4 % 17);
+    }
+    all
+}
+
+#[test]
+fn what_enters_the_first_prompted_block_is_computed_once_to_the_bit() {
+    let mut tower = tower();
+    for (count, pieces) in [(20, 1), (1500, 3)] {
+        for block in [1, 2] {
+            for (prompt, own) in late(block) {
+                let plan = tower.plan(&plain(count)).unwrap();
+                assert!(plan.pieces.len() >= pieces);
+                let kept = || -> Vec<_> {
+                    let of = |p: &Part| p.entering(tower.identity(block), || bail!("nothing"));
+                    plan.pieces.iter().filter_map(|p| of(p).ok()).collect()
+                };
+                // A change of the first block, which changes nothing, has all of them run.
+                let mut whole = prompt.clone();
+                whole.changes.block(0);
+                let expected = step(&tower, &plan, &whole, &own);
+                assert!(kept().is_empty());
+                assert_eq!(step(&tower, &plan, &prompt, &own), expected);
+                let rows = kept();
+                assert_eq!(rows.len(), plan.pieces.len());
+                assert!(rows.iter().all(|rows| !rows.track_op()));
+                assert_eq!(step(&tower, &plan, &prompt, &own), expected);
+                let again = kept();
+                let same = rows.iter().zip(&again).all(|(a, b)| a.id() == b.id());
+                assert!(same, "nothing was computed anew");
+            }
+        }
+        tower.memory = Some(1);
+    }
+}
+
+#[test]
+fn a_prompt_that_changes_no_block_has_them_run_once() {
+    let tower = tower();
+    let norm = [74, 75].map(|seed| Var::from_tensor(&noise(&[16], seed)).unwrap());
+    let mut prompt = TextPrompt::default();
+    prompt.changes.norm_after = Some(Norm {
+        gain: norm[0].as_tensor().clone(),
+        bias: norm[1].as_tensor().clone(),
+    });
+    let mut whole = prompt.clone();
+    whole.changes.block(0);
+    for count in [20, 1500] {
+        let plan = tower.plan(&plain(count)).unwrap();
+        let expected = step(&tower, &plan, &whole, &norm);
+        for _ in 0..2 {
+            assert_eq!(step(&tower, &plan, &prompt, &norm), expected);
+        }
+        let of = |p: &Part| p.entering(tower.identity(3), || bail!("nothing"));
+        let kept = plan.pieces.iter().map(|p| of(p).unwrap().dim(0).unwrap());
+        assert_eq!(kept.sum::<usize>(), plan.sequences());
+    }
+}
+
+#[test]
+fn rows_of_one_tower_do_not_enter_another() {
+    let (one, mut other) = (tower(), tower());
+    other.blocks[0].theta = noise(&[other.blocks[0].shape.len()], 99);
+    for (prompt, own) in late(1) {
+        let plan = one.plan(&plain(20)).unwrap();
+        let of_one = step(&one, &plan, &prompt, &own);
+        let of_other = step(&other, &plan, &prompt, &own);
+        let fresh = other.plan(&plain(20)).unwrap();
+        assert_eq!(of_other, step(&other, &fresh, &prompt, &own));
+        assert_ne!(of_other, of_one);
+        assert_eq!(of_one, step(&one, &plan, &prompt, &own));
+    }
+}
+
+#[test]
+fn a_block_that_is_trained_below_the_prompt_gets_its_gradient_at_every_step() {
+    let mut tower = tower();
+    let theta = Var::from_tensor(&tower.blocks[0].theta).unwrap();
+    tower.blocks[0].theta = theta.as_tensor().clone();
+    let (prompt, mut own) = late(2).swap_remove(0);
+    let plan = tower.plan(&plain(20)).unwrap();
+    own.push(theta.clone());
+    let before = step(&tower, &plan, &prompt, &own);
+    assert!(before[2].iter().any(|g| *g != 0.0));
+    theta
+        .set(&noise(&[tower.blocks[0].shape.len()], 99))
+        .unwrap();
+    assert_ne!(step(&tower, &plan, &prompt, &own)[0], before[0]);
 }
 
 #[test]
