@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{Result, Tensor, TensorId};
+use candle_core::{Result, Tensor};
 use gpu::{Activation, Attention, Buffer, Gather, Gpu, Lane, Matrix, Norm, Precision, Puts};
 use gpu::{Tape, Value, Want};
 
@@ -13,7 +13,7 @@ use super::{Placed, numbers, wrap};
 use crate::changes::BlockChange;
 use crate::ops::Put;
 use crate::prompts::{At, How, TextPrompt};
-use crate::text::{Head, Packed, Part, Pooling, TextTower, of_piece};
+use crate::text::{Head, Identity, Packed, Part, Pooling, TextTower, of_piece};
 
 /// A frozen text tower's weights on the card.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(crate) struct CardPart {
 #[derive(Debug)]
 struct Entering {
     precision: Precision,
-    of: Vec<TensorId>,
+    of: Identity,
     values: Arc<Buffer>,
     rows: usize,
 }

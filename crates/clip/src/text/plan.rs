@@ -8,6 +8,7 @@ use super::Slot;
 use super::tower::TextTower;
 use super::tree::{Packed, Sharing};
 use crate::device::CardPart;
+use crate::ops::products::Products;
 
 /// Sequences laid out for the tower; made once for a set of classes, used every step.
 #[derive(Clone, Debug)]
@@ -32,21 +33,23 @@ pub(crate) struct Part {
     pub(crate) card: OnceLock<Arc<CardPart>>,
 }
 
+/// Tensors that nobody trains, each with how rows are multiplied by it: what tells rows made of them from others.
+pub(crate) type Identity = Vec<(TensorId, Products)>;
+
 /// Rows below which nothing changes.
 #[derive(Debug)]
 struct Entering {
-    /// The tensors that they are made of, block by block.
-    of: Vec<TensorId>,
+    of: Identity,
     /// `[R, W]`; behind the last block `[sequences, W]`.
     rows: Tensor,
 }
 
 impl Part {
-    /// Rows made of the tensors `of`, which nobody trains, and of this part: those of the last call if they were the same,
+    /// Rows made of `of` and of this part: those of the last call if they were the same,
     /// or what `make` gives. A prompt that begins behind the first block then finds what is below done.
     pub(super) fn entering(
         &self,
-        of: Vec<TensorId>,
+        of: Identity,
         make: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Tensor> {
         let kept = || self.entering.lock().unwrap_or_else(PoisonError::into_inner);

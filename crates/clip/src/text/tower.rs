@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::ops::{Add, Range};
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, TensorId, Var, bail};
+use candle_core::{Result, Tensor, Var, bail};
 
 use super::Pooling;
 use super::family::{Family, Head};
-use super::plan::{Part, TextPlan};
+use super::plan::{Identity, Part, TextPlan};
 use super::tree::Packed;
 use crate::changes::{BlockChange, Norm};
 use crate::device::CardText;
+use crate::ops::products::Products;
 use crate::ops::{Block, Put, Work, layer_norm_by, put_rows};
 use crate::prompts::{At, TextPrompt};
 use crate::wording::Wording;
@@ -301,25 +302,27 @@ impl TextTower {
     pub(crate) fn fixed_below(&self, part: &Part, prompt: &TextPrompt) -> usize {
         let first = prompt.begins(!part.packed.context.is_empty());
         let first = first.unwrap_or(self.depth());
-        match self.below(first).any(Tensor::track_op) {
+        match self.below(first).any(|(t, _)| t.track_op()) {
             true => 0,
             false => first,
         }
     }
 
-    /// All tensors that what enters block `first`, or leaves the last, is made of.
-    fn below(&self, first: usize) -> impl Iterator<Item = &Tensor> {
+    /// All that what enters block `first`, or leaves the last, is made of: tensors, and how blocks multiply by theirs.
+    fn below(&self, first: usize) -> impl Iterator<Item = (&Tensor, Products)> {
         let norm = self
             .norm_before
             .iter()
             .flat_map(|(gain, bias)| [gain, bias]);
-        let blocks = self.blocks[..first].iter().map(|b| &b.theta);
-        self.embeddings().into_iter().chain(norm).chain(blocks)
+        let ends = self.embeddings().into_iter().chain(norm);
+        let blocks = self.blocks[..first].iter();
+        ends.map(|t| (t, Products::default()))
+            .chain(blocks.map(|b| (&b.theta, b.products())))
     }
 
     /// What tells the rows that enter block `first` from those of another tower.
-    pub(crate) fn identity(&self, first: usize) -> Vec<TensorId> {
-        self.below(first).map(Tensor::id).collect()
+    pub(crate) fn identity(&self, first: usize) -> Identity {
+        self.below(first).map(|(t, by)| (t.id(), by)).collect()
     }
 
     /// Rows that enter the first block, `[R, W]`.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::changes::{Beside, Changes, Dropout, LowRank, Norm, Projection};
-use crate::ops::{Activation, Block, BlockShape, Norms};
+use crate::ops::{Activation, Arithmetic, Block, BlockShape, Norms};
 use crate::prompts::{At, DeepText, How};
 use crate::text::tree::Sharing;
 use crate::text::{Family, Head, Slot};
@@ -351,16 +351,21 @@ fn a_prompt_that_changes_no_block_has_them_run_once() {
 
 #[test]
 fn rows_of_one_tower_do_not_enter_another() {
-    let (one, mut other) = (tower(), tower());
-    other.blocks[0].theta = noise(&[other.blocks[0].shape.len()], 99);
-    for (prompt, own) in late(1) {
-        let plan = one.plan(&plain(20)).unwrap();
-        let of_one = step(&one, &plan, &prompt, &own);
-        let of_other = step(&other, &plan, &prompt, &own);
-        let fresh = other.plan(&plain(20)).unwrap();
-        assert_eq!(of_other, step(&other, &fresh, &prompt, &own));
-        assert_ne!(of_other, of_one);
-        assert_eq!(of_one, step(&one, &plan, &prompt, &own));
+    let one = tower();
+    let (mut trained, mut emulated) = (one.clone(), one.clone());
+    trained.blocks[0].theta = noise(&[one.blocks[0].shape.len()], 99);
+    // The same weights, multiplied otherwise.
+    emulated.blocks[0].use_arithmetic(Arithmetic::Emulated);
+    for other in [trained, emulated] {
+        for (prompt, own) in late(1) {
+            let plan = one.plan(&plain(20)).unwrap();
+            let of_one = step(&one, &plan, &prompt, &own);
+            let of_other = step(&other, &plan, &prompt, &own);
+            let fresh = other.plan(&plain(20)).unwrap();
+            assert_eq!(of_other, step(&other, &fresh, &prompt, &own));
+            assert_ne!(of_other, of_one);
+            assert_eq!(of_one, step(&one, &plan, &prompt, &own));
+        }
     }
 }
 
