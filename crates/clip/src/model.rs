@@ -317,11 +317,8 @@ impl Clip {
     /// # Errors
     /// A text that is too long, or a word outside a cut-down vocabulary.
     pub fn text_plan(&self, texts: &[String]) -> Result<TextPlan> {
-        let group = texts
-            .iter()
-            .map(|t| self.slots(t))
-            .collect::<Result<Vec<_>>>()?;
-        self.text.plan(&[group])
+        let sequences = texts.iter().map(|t| self.slots(t));
+        self.text.plan(&sequences.collect::<Result<Vec<_>>>()?)
     }
 
     /// Text features `[n, E]`, not normalised, in pieces of bounded size.

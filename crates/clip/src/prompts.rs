@@ -128,6 +128,16 @@ impl TextPrompt {
         })
     }
 
+    /// The first block that its rows enter at or that it changes; `None` where it has none. `named`: whether a sequence
+    /// names context rows.
+    pub(crate) fn begins(&self, named: bool) -> Option<usize> {
+        if named && self.context.is_some() || self.changes.norm_before.is_some() {
+            return Some(0);
+        }
+        let deep = self.deep.iter().map(|d| d.block);
+        deep.chain(self.changes.blocks.keys().copied()).min()
+    }
+
     /// Whether rows are inserted.
     pub(crate) fn grows(&self) -> bool {
         self.deep.iter().any(|d| d.how == How::Insert)

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 use clip::device::{Gpu, Precision};
 use clip::ops::Activation;
-use clip::{Clip, DeepText, ImagePrompt, Slot, TextPrompt};
+use clip::{Clip, DeepText, How, ImagePrompt, Slot, TextPrompt};
 
 const WIDTH: usize = 64;
 const JOINT: usize = 32;
@@ -162,7 +162,7 @@ impl Prompts {
 
 /// Logits of a step and the gradients of a weighted sum of them.
 fn step(clip: &Clip, prompts: &Prompts, texts: &[Vec<Slot>]) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let plan = clip.text.plan(&[texts.to_vec()]).unwrap();
+    let plan = clip.text.plan(texts).unwrap();
     let texts = clip.text.encode(&plan, &prompts.text()).unwrap();
     let tower = clip.transformer().unwrap();
     let images = tower.encode(&pixels(3), &prompts.image()).unwrap();
@@ -229,7 +229,7 @@ fn a_bound_on_memory_changes_no_bit_and_a_gradient_can_be_asked_for_twice() {
     let texts: Vec<Vec<Slot>> = (0..140).map(own).collect();
     let context = Var::from_tensor(&noise(&[140 * 30, WIDTH], 5, 0.5)).unwrap();
     let mut clip = on(&gpu, &clip(1), Precision::Float32);
-    let plan = clip.text.plan(&[texts]).unwrap();
+    let plan = clip.text.plan(&texts).unwrap();
     assert!(plan.rows() > 4096);
     let prompt = TextPrompt {
         context: Some(context.as_tensor().clone()),
@@ -247,6 +247,49 @@ fn a_bound_on_memory_changes_no_bit_and_a_gradient_can_be_asked_for_twice() {
         }
     }
     assert!(all[0] == all[2] && all[1] == all[3] && all[0] != all[1]);
+}
+
+#[test]
+fn rows_that_enter_at_a_late_block_have_the_same_bits_with_what_is_below_kept() {
+    let Some(gpu) = null_driver::card() else {
+        return;
+    };
+    let clip = on(&gpu, &clip(3), Precision::Half);
+    let mut texts = classes(9);
+    for slot in texts.iter_mut().flatten() {
+        if let Slot::Context(row) = slot {
+            *slot = Slot::Token(2 + *row as u32);
+        }
+    }
+    let plan = clip.text.plan(&texts).unwrap();
+    let rows = Var::from_tensor(&noise(&[2, WIDTH], 3, 0.5)).unwrap();
+    let late = TextPrompt {
+        deep: vec![DeepText {
+            how: How::Insert,
+            ..DeepText::instead(2, 1, rows.as_tensor().clone())
+        }],
+        ..TextPrompt::default()
+    };
+    // A change of the first block, which changes nothing, has all blocks run.
+    let mut whole = late.clone();
+    whole.changes.block(0);
+    let results = [whole.clone(), late.clone(), late].map(|prompt| {
+        let features = clip.text.encode(&plan, &prompt).unwrap();
+        let weights = noise(features.dims(), 7, 1.0);
+        let loss = (&features * weights).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        (flat(&features), flat(gradients.get(&rows).unwrap()))
+    });
+    assert!(results[0] == results[1] && results[1] == results[2]);
+    assert!(results[0].1.iter().any(|g| *g != 0.0));
+
+    // One that changes nothing at all.
+    whole.deep.clear();
+    let encode = |prompt: &TextPrompt| flat(&clip.text.encode(&plan, prompt).unwrap());
+    let expected = encode(&whole);
+    for _ in 0..2 {
+        assert!(encode(&TextPrompt::default()) == expected);
+    }
 }
 
 /// Bytes of a card of little memory.
@@ -356,7 +399,7 @@ fn counted_alone() {
     };
     let clip = on(&gpu, &clip(12), Precision::Half);
     let prompts = Prompts::new(9);
-    let plan = clip.text.plan(&[classes(100)]).unwrap();
+    let plan = clip.text.plan(&classes(100)).unwrap();
     let tower = clip.transformer().unwrap();
     null_driver::skip(true);
     let text = |gradient: bool| {

@@ -205,7 +205,7 @@ fn gradients_of_learned_context_and_deep_rows_agree_with_finite_differences() {
         let clip = load(name);
         let w = clip.text.width();
         for own in [false, true] {
-            let plan = clip.text.plan(&[prompted(&clip, own)]).unwrap();
+            let plan = clip.text.plan(&prompted(&clip, own)).unwrap();
             let rows = if own { 6 } else { 2 };
             let drawn = |seed: usize, n: usize| {
                 let values =
@@ -266,7 +266,7 @@ fn many_texts_in_pieces_have_the_features_and_gradients_of_all_at_once() {
     let gradient = |sequences: Vec<Vec<Slot>>, memory| {
         let mut clip = clip.clone();
         clip.text.memory = memory;
-        let plan = clip.text.plan(&[sequences]).unwrap();
+        let plan = clip.text.plan(&sequences).unwrap();
         let features = clip.text.encode(&plan, &prompt).unwrap();
         let gradients = features
             .sqr()

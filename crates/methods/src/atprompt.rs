@@ -176,8 +176,12 @@ fn plan(
     classes: &Classes,
 ) -> Result<TextPlan> {
     let of_class = |name: &String| slots(clip.text.wording(), attributes, counts, name);
-    let sequences = classes.names.iter().map(of_class).collect::<Result<_>>()?;
-    clip.text.plan(&[sequences])
+    let sequences = classes
+        .names
+        .iter()
+        .map(of_class)
+        .collect::<Result<Vec<_>>>()?;
+    clip.text.plan(&sequences)
 }
 
 impl AtPrompt {

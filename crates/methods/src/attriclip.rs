@@ -240,14 +240,14 @@ impl AttriClip {
     fn encode(
         &self,
         tower: &TextTower,
-        groups: &[Vec<Vec<Slot>>],
+        sequences: &[Vec<Slot>],
         prompts: &Tensor,
     ) -> Result<Tensor> {
         let prompt = TextPrompt {
             context: Some(prompts.reshape(((), tower.width()))?),
             ..TextPrompt::default()
         };
-        unit(&tower.encode(&tower.plan(groups)?, &prompt)?)
+        unit(&tower.encode(&tower.plan(sequences)?, &prompt)?)
     }
 
     /// Mean `|cos|` of the features of different prompts. As released, what follows a prompt there is cut behind the first:
@@ -265,7 +265,7 @@ impl AttriClip {
             let start = ids[..first].iter().map(|t| Slot::Token(*t));
             start.chain(context).chain(rest).collect()
         };
-        let features = self.encode(tower, &[(0..n).map(alone).collect()], prompts)?; // [N, E]
+        let features = self.encode(tower, &(0..n).map(alone).collect::<Vec<_>>(), prompts)?; // [N, E]
         let cosines = features.matmul(&features.t()?)?;
         let others = Tensor::eye(n, DType::F32, cosines.device())?.affine(-1.0, 1.0)?;
         let cosines = (cosines * others)?;
@@ -296,19 +296,20 @@ impl Method for AttriClip {
         let (b, e) = images.dims2()?;
         let choices = self.choices(&images)?;
         let mut places: BTreeMap<&Vec<u32>, u32> = BTreeMap::new();
-        let mut groups = Vec::new();
+        let mut sequences = Vec::new();
         for choice in &choices {
             places.entry(choice).or_insert_with(|| {
-                groups.push(self.sequences(choice));
-                groups.len() as u32 - 1
+                let place = sequences.len() / self.ends.len();
+                sequences.extend(self.sequences(choice));
+                place as u32
             });
         }
         let (tower, prompts) = match &self.tuned {
             Some(tuned) => (&tuned.tower, tracked(&self.prompts)),
             None => (&self.clip.text, tracked(&self.prompts)),
         };
-        let texts = self.encode(tower, &groups, &prompts)?;
-        let texts = texts.reshape((groups.len(), self.ends.len(), e))?;
+        let texts = self.encode(tower, &sequences, &prompts)?;
+        let texts = texts.reshape((places.len(), self.ends.len(), e))?;
         let own: Vec<u32> = choices.iter().map(|choice| places[choice]).collect();
         let texts = texts.index_select(&Tensor::new(own, images.device())?, 0)?; // [B, C, E]
         let logits = texts.broadcast_mul(&images.unsqueeze(1)?)?.sum(D::Minus1)?;
@@ -369,7 +370,7 @@ impl Predict for Chosen<'_> {
         let mut rows = Vec::new();
         for (row, choice) in self.method.choices(&images)?.into_iter().enumerate() {
             if !known.contains_key(&choice) {
-                let texts = [self.method.sequences(&choice)];
+                let texts = self.method.sequences(&choice);
                 let texts = self.method.encode(&self.tower, &texts, &self.prompts)?;
                 known.insert(choice.clone(), texts);
             }

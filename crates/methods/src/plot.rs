@@ -100,10 +100,10 @@ impl Config for PlotConfig {
     }
 }
 
-/// A group of sequences for each context; context row `n count + i` is the `i`-th vector of context `n`.
+/// The sequences of all classes for each context; context row `n count + i` is the `i`-th vector of context `n`.
 fn plan_of(clip: &Clip, classes: &Classes, prompts: usize, count: usize) -> Result<TextPlan> {
     let lead = layout::placeholder(count);
-    let group = |n: usize| {
+    let of_context = |n: usize| {
         let row = |_, i| n * count + i;
         layout::sequences(
             clip.text.wording(),
@@ -114,8 +114,8 @@ fn plan_of(clip: &Clip, classes: &Classes, prompts: usize, count: usize) -> Resu
             row,
         )
     };
-    let groups = (0..prompts).map(group).collect::<Result<Vec<_>>>()?;
-    clip.text.plan(&groups)
+    let sequences = (0..prompts).map(of_context).collect::<Result<Vec<_>>>()?;
+    clip.text.plan(&sequences.concat())
 }
 
 struct Plot {

@@ -167,9 +167,9 @@ fn start(clip: &Clip, prefix: &str, count: usize) -> Result<Tensor> {
     clip.text.embed(&ids[first..first + count])
 }
 
-/// A group of sequences for each context; context row `i count + j` is the `j`-th vector of context `i`.
+/// The sequences of all classes for each context; context row `i count + j` is the `j`-th vector of context `i`.
 fn plan_of(clip: &Clip, classes: &Classes, prefixes: &[String], count: usize) -> Result<TextPlan> {
-    let group = |(i, prefix): (usize, &String)| {
+    let of_context = |(i, prefix): (usize, &String)| {
         let row = |_, j| i * count + j;
         layout::sequences(
             clip.text.wording(),
@@ -180,8 +180,9 @@ fn plan_of(clip: &Clip, classes: &Classes, prefixes: &[String], count: usize) ->
             row,
         )
     };
-    let groups = prefixes.iter().enumerate().map(group);
-    clip.text.plan(&groups.collect::<Result<Vec<_>>>()?)
+    let sequences = prefixes.iter().enumerate().map(of_context);
+    clip.text
+        .plan(&sequences.collect::<Result<Vec<_>>>()?.concat())
 }
 
 struct PlotPp {

@@ -211,7 +211,7 @@ impl Bound {
             Position::End,
             row,
         )?;
-        let of_tasks = clip.text.plan(&[texts]).map_err(|e| {
+        let of_tasks = clip.text.plan(&texts).map_err(|e| {
             candle_core::Error::msg(format!("{e}; call the task otherwise with `task_names`"))
         })?;
         let of_classes = config.class.as_ref().map(|start| {
@@ -223,7 +223,7 @@ impl Bound {
                 Position::End,
                 |_, i| i,
             )?;
-            clip.text.plan(&[texts])
+            clip.text.plan(&texts)
         });
         let own = match config.class {
             Some(_) => (0..classes.len()).collect(),
@@ -241,7 +241,7 @@ impl Bound {
             tasks,
             of_tasks,
             of_classes: of_classes.transpose()?,
-            plan: clip.text.plan(&[texts])?,
+            plan: clip.text.plan(&texts)?,
         })
     }
 }

@@ -358,14 +358,14 @@ pub fn pretrain(
 
 /// Symmetric contrastive loss of pictures `[B, 3, R, R]` and texts, `labels[b]` being the text of picture `b`.
 fn loss(clip: &Clip, pixels: &Tensor, texts: &[String], labels: &[u32]) -> Result<Tensor> {
-    let group = texts
+    let sequences = texts
         .iter()
         .map(|t| clip.slots(t))
         .collect::<candle_core::Result<Vec<Vec<Slot>>>>()?;
     let words = unit(
         &clip
             .text
-            .encode(&clip.text.plan(&[group])?, &TextPrompt::default())?,
+            .encode(&clip.text.plan(&sequences)?, &TextPrompt::default())?,
     )?; // [C, E]
     let images = unit(&clip.encode_image(pixels)?)?; // [B, E]
     let logits = images

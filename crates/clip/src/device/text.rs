@@ -13,7 +13,7 @@ use super::{Placed, numbers, wrap};
 use crate::changes::BlockChange;
 use crate::ops::Put;
 use crate::prompts::{At, How, TextPrompt};
-use crate::text::{Head, Packed, Part, Pooling, TextTower};
+use crate::text::{Head, Identity, Packed, Part, Pooling, TextTower, of_piece};
 
 /// A frozen text tower's weights on the card.
 #[derive(Debug)]
@@ -36,6 +36,17 @@ pub(crate) struct CardPart {
     base: Option<Arc<Buffer>>,
     /// As the plan has it, and with rows more.
     laid: Mutex<HashMap<Entered, Arc<Laid>>>,
+    /// What enters the block at which a prompt begins, once one has; what leaves the last, where one changes none.
+    entering: Mutex<Option<Entering>>,
+}
+
+/// Rows below which nothing changes, and what they are made of.
+#[derive(Debug)]
+struct Entering {
+    precision: Precision,
+    of: Identity,
+    values: Arc<Buffer>,
+    rows: usize,
 }
 
 /// Packed rows on the card.
@@ -109,6 +120,14 @@ impl Laid {
             positions: Mutex::default(),
             grown: grown.map(Arc::new),
         })
+    }
+
+    /// All rows.
+    fn all(&self) -> Rows {
+        Rows {
+            attention: self.all.clone(),
+            chosen: None,
+        }
     }
 
     /// The rows that texts are read at.
@@ -265,6 +284,75 @@ impl TextPass {
         }
     }
 
+    /// The rows that block `i` gives: of the last, those that texts are read at.
+    fn rows(&self, lane: &Arc<Lane>, laid: &Laid, i: usize) -> Result<Rows> {
+        match i + 1 == self.card.blocks.len() {
+            true => laid.read(lane, self.tower.family.pooling()),
+            false => Ok(laid.all()),
+        }
+    }
+
+    /// Rows that enter the first block.
+    fn embedded(
+        &self,
+        tape: &mut Tape,
+        (part, card): (&Part, &CardPart),
+        laid: &Laid,
+        prompt: &TextPrompt,
+        placed: &Placed,
+    ) -> Result<Value> {
+        let lane = tape.lane().clone();
+        let mut x = self.base(tape, part, card)?;
+        if let Some(context) = &prompt.context
+            && !part.packed.context.is_empty()
+        {
+            let context = placed.of(context)?;
+            let puts = laid.context(&lane, context.rows)?;
+            x = tape
+                .put(&x, context, &puts, shares(Put::OnTop))
+                .map_err(wrap)?;
+        }
+        let Some(norm) = &self.card.norm_before else {
+            return Ok(x);
+        };
+        let norm = changed(norm, prompt.changes.norm_before.as_ref(), placed)?;
+        tape.norm(&x, &norm, Want::Stream).map_err(wrap)
+    }
+
+    /// Rows that enter block `first`, below which the prompt changes nothing: those that are kept, where they are.
+    fn entering(
+        &self,
+        tape: &mut Tape,
+        (part, card): (&Part, &CardPart),
+        laid: &Laid,
+        first: usize,
+        placed: &Placed,
+    ) -> Result<Value> {
+        let (precision, of) = (self.card.precision, self.tower.identity(first));
+        let kept = || card.entering.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |e: &&Entering| e.precision == precision && e.of == of;
+        if let Some(entering) = kept().as_ref().filter(same) {
+            let width = self.tower.width();
+            return Ok(Value::constant(&entering.values, entering.rows, width));
+        }
+        let nothing = TextPrompt::default();
+        let mut x = self.embedded(tape, (part, card), laid, &nothing, placed)?;
+        let plain = BlockChange::default();
+        for (i, block) in self.card.blocks[..first].iter().enumerate() {
+            let rows = self.rows(tape.lane(), laid, i)?;
+            x = block.forward(tape, x, &rows, &plain, placed)?;
+        }
+        let values = tape.read(&x).map_err(wrap)?;
+        let values = tape.lane().upload_shared(&values).map_err(wrap)?;
+        *kept() = Some(Entering {
+            precision,
+            of,
+            values: Arc::new(values),
+            rows: x.rows,
+        });
+        Ok(x)
+    }
+
     /// The piece on the card.
     fn part(&self, part: &Part, lane: &Lane) -> Result<Arc<CardPart>> {
         if let Some(card) = part.card.get() {
@@ -280,6 +368,7 @@ impl TextPass {
         let made = CardPart {
             base,
             laid: Mutex::default(),
+            entering: Mutex::default(),
         };
         Ok(part.card.get_or_init(|| Arc::new(made)).clone())
     }
@@ -306,32 +395,18 @@ impl Pass for TextPass {
         let lane = tape.lane().clone();
         let part = &self.pieces[piece];
         let card = self.part(part, &lane)?;
-        let mut changes = self.prompt.changes.clone();
-        if changes.drops() {
-            let rows = |pieces: &[Part]| pieces.iter().map(|p| p.packed.rows.len()).sum::<usize>();
-            let first = rows(&self.pieces[..piece]);
-            changes = changes.of_rows(first, rows(&self.pieces[piece..=piece]))?;
-        }
+        let prompt = of_piece(&self.prompt, &self.pieces, piece)?;
         let mut entered = Vec::new();
         let mut laid = card.laid(&lane, &part.packed, &entered, None)?;
-        let mut x = self.base(tape, part, &card)?;
-        if let Some(context) = &self.prompt.context
-            && !part.packed.context.is_empty()
-        {
-            let context = placed.of(context)?;
-            let puts = laid.context(&lane, context.rows)?;
-            x = tape
-                .put(&x, context, &puts, shares(Put::OnTop))
-                .map_err(wrap)?;
-        }
-        if let Some(norm) = &self.card.norm_before {
-            let norm = changed(norm, changes.norm_before.as_ref(), placed)?;
-            x = tape.norm(&x, &norm, Want::Stream).map_err(wrap)?;
-        }
-        let (plain, depth) = (BlockChange::default(), self.card.blocks.len());
-        let pooling = self.tower.family.pooling();
-        for (i, block) in self.card.blocks.iter().enumerate() {
-            for deep in self.prompt.deep.iter().filter(|d| d.block == i) {
+        let first = self.tower.fixed_below(part, &prompt);
+        let mut x = match first {
+            0 => self.embedded(tape, (part, &card), &laid, &prompt, placed)?,
+            _ => self.entering(tape, (part, &card), &laid, first, placed)?,
+        };
+        let changes = &prompt.changes;
+        let plain = BlockChange::default();
+        for (i, block) in self.card.blocks.iter().enumerate().skip(first) {
+            for deep in prompt.deep.iter().filter(|d| d.block == i) {
                 let rows = placed.of(&deep.rows)?;
                 if let (How::Insert, At::Position(position)) = (deep.how, deep.at) {
                     entered.push((position, rows.rows));
@@ -346,13 +421,7 @@ impl Pass for TextPass {
                 let put = deep.how.put().unwrap_or(Put::Instead);
                 x = tape.put(&x, rows, &puts, shares(put)).map_err(wrap)?;
             }
-            let rows = match i + 1 == depth {
-                true => laid.read(&lane, pooling)?,
-                false => Rows {
-                    attention: laid.all.clone(),
-                    chosen: None,
-                },
-            };
+            let rows = self.rows(&lane, &laid, i)?;
             let change = changes.blocks.get(&i).unwrap_or(&plain);
             x = block.forward(tape, x, &rows, change, placed)?;
         }

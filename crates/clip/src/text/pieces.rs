@@ -1,7 +1,7 @@
 //! Text features in pieces, so that the graph that waits for its gradient has a bound.
 //!
-//! Sequences are cut into the same pieces whatever the bound, and their gradients are added up in the same order. The
-//! bound only decides how many pieces keep their graph between forward and backward; the others are encoded again for
+//! A plan has the same pieces whatever the bound, and their gradients are added up in the same order. The bound only
+//! decides how many pieces keep their graph between forward and backward; the others are encoded again for
 //! their gradient, one at a time: the same numbers, bit for bit, for one more forward pass. Sequences do not see each
 //! other, so that a piece's features are those of the whole.
 
@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout as Strides, Result, Shape, Tensor, Var, bail};
 
-use super::Slot;
-use super::tower::{Part, TextPlan, TextTower};
+use super::plan::{Part, TextPlan};
+use super::tower::TextTower;
 use crate::ops::{Norms, values, with_values};
 use crate::prompts::TextPrompt;
 
@@ -28,26 +28,34 @@ impl TextTower {
     /// # Errors
     /// A context row the prompt does not have, or what does not fit the tower.
     pub fn encode(&self, plan: &TextPlan, prompt: &TextPrompt) -> Result<Tensor> {
-        if prompt.context.is_none() && !plan.whole.packed.context.is_empty() {
+        let mut parts = plan.pieces.iter();
+        if prompt.context.is_none() && parts.any(|p| !p.packed.context.is_empty()) {
             bail!("the sequences name context rows, the prompt has none");
         }
         let norms = [self.norm_before.is_some(), self.norm.is_some()];
         prompt.check(self.depth(), norms)?;
-        if prompt.changes.drops() && (!plan.whole.packed.is_apart() || prompt.grows()) {
+        if prompt.changes.drops() && (!plan.is_apart() || prompt.grows()) {
             bail!("dropout needs a plan made by `plan_apart`, and no rows that enter at a block");
         }
+        plan.in_order(&self.sorted(&plan.pieces, prompt)?)
+    }
+
+    /// Features of pieces, one after the other.
+    fn sorted(&self, pieces: &Arc<Vec<Part>>, prompt: &TextPrompt) -> Result<Tensor> {
+        if pieces.is_empty() {
+            bail!("there is nothing to encode");
+        }
         if let Some(card) = self.card.as_ref().filter(|_| !self.is_tracked()) {
-            return self.encode_on_card(card, self.pieces(plan)?, prompt);
+            return self.encode_on_card(card, pieces.clone(), prompt);
         }
-        // Pieces hand over the gradient of the prompt alone.
-        let in_pieces = prompt.is_tracked() && !self.is_tracked();
-        if in_pieces && self.token_embedding.device().is_cpu() {
-            let pieces = self.pieces(plan)?;
-            if pieces.len() > 1 {
-                return self.encode_pieces(pieces, prompt);
-            }
+        // Pieces that give up their graph hand over the gradient of the prompt alone.
+        let bounded = pieces.len() > 1 && prompt.is_tracked() && !self.is_tracked();
+        if bounded && self.token_embedding.device().is_cpu() {
+            return self.encode_pieces(pieces.clone(), prompt);
         }
-        self.encode_part(&plan.whole, prompt)
+        let each =
+            (0..pieces.len()).map(|i| self.encode_part(&pieces[i], &of_piece(prompt, pieces, i)?));
+        Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// Bytes of graph that one packed row leaves: in each block its queries, keys, values, attention output, middle and
@@ -66,28 +74,12 @@ impl TextTower {
         self.rows_of_a_piece() * self.bytes_a_row()
     }
 
-    fn rows_of_a_piece(&self) -> usize {
+    /// Most rows of a piece of the plans that are made for this tower.
+    pub(super) fn rows_of_a_piece(&self) -> usize {
         match self.card {
             Some(_) => ROWS_ON_CARD,
             None => ROWS,
         }
-    }
-
-    /// The pieces of a plan, in the order of its sequences.
-    pub(crate) fn pieces(&self, plan: &TextPlan) -> Result<Arc<Vec<Part>>> {
-        let place = &plan.pieces[usize::from(self.card.is_some())];
-        if let Some(made) = place.get() {
-            return Ok(made.clone());
-        }
-        let most = self.rows_of_a_piece();
-        let made = if plan.rows() <= most {
-            vec![plan.whole.clone()]
-        } else {
-            let pieces = cut(&plan.groups, most);
-            let parts = pieces.iter().map(|piece| self.part(piece));
-            parts.collect::<Result<Vec<_>>>()?
-        };
-        Ok(place.get_or_init(|| Arc::new(made)).clone())
     }
 
     /// As [`TextTower::encode`], piece by piece. Of a frozen tower: gradients go to the prompt alone.
@@ -130,42 +122,15 @@ impl TextTower {
     }
 }
 
-/// Cuts groups of sequences into runs of at most `most` rows, counting what all of a group start with once.
-fn cut(groups: &[Vec<Vec<Slot>>], most: usize) -> Vec<Vec<Vec<&[Slot]>>> {
-    let mut pieces: Vec<Vec<Vec<&[Slot]>>> = Vec::new();
-    let mut taken = usize::MAX;
-    for group in groups {
-        let prefix = shared_start(group);
-        let mut open = false;
-        for sequence in group {
-            let own = sequence.len() - prefix;
-            let more = own + if open { 0 } else { prefix };
-            if taken.saturating_add(more) > most {
-                pieces.push(Vec::new());
-                (taken, open) = (0, false);
-            }
-            let piece = pieces.last_mut().expect("the first sequence opens one");
-            if !open {
-                piece.push(Vec::new());
-                taken += prefix;
-                open = true;
-            }
-            taken += own;
-            if let Some(group) = piece.last_mut() {
-                group.push(sequence);
-            }
-        }
+/// The prompt for one of `pieces`: with the dropout of its rows alone.
+pub(crate) fn of_piece(prompt: &TextPrompt, pieces: &[Part], piece: usize) -> Result<TextPrompt> {
+    let mut prompt = prompt.clone();
+    if prompt.changes.drops() {
+        let rows = |pieces: &[Part]| pieces.iter().map(|p| p.packed.rows.len()).sum::<usize>();
+        let (first, own) = (rows(&pieces[..piece]), rows(&pieces[piece..=piece]));
+        prompt.changes = prompt.changes.of_rows(first, own)?;
     }
-    pieces
-}
-
-/// How many slots all sequences start with; at least one is left to each.
-fn shared_start(group: &[Vec<Slot>]) -> usize {
-    let [first, rest @ ..] = group else { return 0 };
-    let shortest = group.iter().map(Vec::len).min().unwrap_or(0);
-    rest.iter().fold(shortest.saturating_sub(1), |n, s| {
-        first[..n].iter().zip(s).take_while(|(a, b)| a == b).count()
-    })
+    Ok(prompt)
 }
 
 /// The graph of a piece: the prompt's tensors in it, and its features.
@@ -192,7 +157,7 @@ impl Pieces {
         mut own: Option<&mut Vec<Var>>,
     ) -> Result<TextPrompt> {
         let mut at = 0;
-        let mut prompt = self.prompt.map(&mut |t| {
+        let prompt = self.prompt.map(&mut |t| {
             let part = flat.narrow(0, at, t.elem_count())?.reshape(t.shape())?;
             at += t.elem_count();
             let Some(own) = &mut own else {
@@ -201,12 +166,7 @@ impl Pieces {
             own.push(Var::from_tensor(&part)?);
             Ok(own[own.len() - 1].as_tensor().clone())
         })?;
-        if prompt.changes.drops() {
-            let rows = |pieces: &[Part]| pieces.iter().map(|p| p.packed.rows.len()).sum::<usize>();
-            let (first, own) = (rows(&self.pieces[..piece]), &self.pieces[piece..=piece]);
-            prompt.changes = prompt.changes.of_rows(first, rows(own))?;
-        }
-        Ok(prompt)
+        of_piece(&prompt, &self.pieces, piece)
     }
 
     fn graph(&self, piece: usize, flat: &Tensor) -> Result<Graph> {

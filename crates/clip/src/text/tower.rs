@@ -2,61 +2,21 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Add;
-use std::sync::{Arc, OnceLock};
+use std::ops::{Add, Range};
+use std::sync::Arc;
 
-use candle_core::{Result, Tensor, TensorId, Var, bail};
+use candle_core::{Result, Tensor, Var, bail};
 
+use super::Pooling;
 use super::family::{Family, Head};
+use super::plan::{Identity, Part, TextPlan};
 use super::tree::Packed;
-use super::{Pooling, Slot};
 use crate::changes::{BlockChange, Norm};
-use crate::device::{CardPart, CardText};
+use crate::device::CardText;
+use crate::ops::products::Products;
 use crate::ops::{Block, Put, Work, layer_norm_by, put_rows};
 use crate::prompts::{At, TextPrompt};
 use crate::wording::Wording;
-
-/// Sequences laid out for the tower; made once for a set of classes, used every step.
-#[derive(Clone, Debug)]
-pub struct TextPlan {
-    pub(crate) whole: Part,
-    /// What it was made of, for the pieces of it.
-    pub(crate) groups: Arc<Vec<Vec<Vec<Slot>>>>,
-    /// Made when a gradient is first asked for: the processor's, and the card's.
-    pub(crate) pieces: [OnceLock<Arc<Vec<Part>>>; 2],
-}
-
-/// Packed sequences and what the frozen tower puts into their rows.
-#[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub(crate) packed: Packed,
-    /// Embeddings and positions `[R, W]`, context rows holding their position only; kept while both are frozen.
-    pub(crate) base: Option<Tensor>,
-    /// The embeddings that `base` is made of: another tower makes its own.
-    embeddings: Vec<TensorId>,
-    /// What it is on the card; made there at its first use.
-    pub(crate) card: OnceLock<Arc<CardPart>>,
-}
-
-impl Part {
-    /// Whether `base` is what `tower` puts into its rows.
-    pub(crate) fn is_of(&self, tower: &TextTower) -> bool {
-        let ids = tower.embeddings().into_iter().map(|t| t.id());
-        ids.eq(self.embeddings.iter().copied())
-    }
-}
-
-impl TextPlan {
-    /// Number of sequences, which is the number of features that come out.
-    pub fn sequences(&self) -> usize {
-        self.whole.packed.layout.sequences()
-    }
-
-    /// Packed rows the tower computes.
-    pub fn rows(&self) -> usize {
-        self.whole.packed.rows.len()
-    }
-}
 
 /// The tower. `L` blocks, `W` width, `E` joint width.
 #[derive(Clone, Debug)]
@@ -112,7 +72,7 @@ impl TextTower {
         self.family == Family::Clip
     }
 
-    fn embedding_row(&self, token: u32) -> Result<u32> {
+    pub(super) fn embedding_row(&self, token: u32) -> Result<u32> {
         let Some(rows) = &self.token_rows else {
             return Ok(token);
         };
@@ -153,45 +113,7 @@ impl TextTower {
         (self.token_embedding.detach(), ids)
     }
 
-    /// Lays out sequences. Within a group, what sequences have in common at their start is computed once.
-    ///
-    /// # Errors
-    /// A sequence that is empty or longer than the positions, or a token without an embedding.
-    pub fn plan(&self, groups: &[Vec<Vec<Slot>>]) -> Result<TextPlan> {
-        Ok(TextPlan {
-            whole: self.part(groups)?,
-            groups: Arc::new(groups.to_vec()),
-            pieces: Default::default(),
-        })
-    }
-
-    /// As [`TextTower::plan`], with nothing shared: packed rows are the sequences one after the other, each with all its
-    /// slots. For [`crate::changes::Dropout`], which tells equal rows of different sequences apart.
-    ///
-    /// # Errors
-    /// As [`TextTower::plan`].
-    pub fn plan_apart(&self, sequences: &[Vec<Slot>]) -> Result<TextPlan> {
-        let groups: Vec<Vec<Vec<Slot>>> = sequences.iter().map(|s| vec![s.clone()]).collect();
-        self.plan(&groups)
-    }
-
-    pub(super) fn part<S: AsRef<[Slot]>>(&self, groups: &[Vec<S>]) -> Result<Part> {
-        let longest = self.positional_embedding.dim(0)?;
-        let packed = Packed::new(groups, longest, self.is_causal())?;
-        let base = if self.embeddings().iter().any(|t| t.track_op()) {
-            None
-        } else {
-            Some(self.base(&packed)?)
-        };
-        Ok(Part {
-            packed,
-            base,
-            embeddings: self.embeddings().iter().map(|t| t.id()).collect(),
-            card: OnceLock::new(),
-        })
-    }
-
-    fn embeddings(&self) -> Vec<&Tensor> {
+    pub(super) fn embeddings(&self) -> Vec<&Tensor> {
         let all = [&self.token_embedding, &self.positional_embedding];
         all.into_iter().chain(&self.type_embedding).collect()
     }
@@ -303,45 +225,20 @@ impl TextTower {
         })
     }
 
-    /// Embeddings plus positions `[R, W]`; context rows have their position only.
-    pub(crate) fn base(&self, packed: &Packed) -> Result<Tensor> {
-        let device = self.token_embedding.device();
-        let n = packed.rows.len();
-        let positions: Vec<u32> = packed.rows.iter().map(|r| r.position as u32).collect();
-        let positions = Tensor::from_vec(positions, n, device)?;
-        let mut positions = self.positional_embedding.index_select(&positions, 0)?;
-        if let Some(types) = &self.type_embedding {
-            positions = positions.broadcast_add(&types.narrow(0, 0, 1)?)?;
-        }
-        let rows = packed.rows.iter().map(|r| match r.slot {
-            Some(Slot::Token(token)) => self.embedding_row(token),
-            _ => Ok(0),
-        });
-        let rows = Tensor::from_vec(rows.collect::<Result<Vec<u32>>>()?, n, device)?;
-        let tokens = self.token_embedding.index_select(&rows, 0)?;
-        if packed.context.is_empty() {
-            return tokens + positions;
-        }
-        let keep = packed.rows.iter().map(|r| match r.slot {
-            Some(Slot::Token(_)) => 1f32,
-            _ => 0.0,
-        });
-        let keep = Tensor::from_vec(keep.collect(), (n, 1), device)?;
-        tokens.broadcast_mul(&keep)? + positions
-    }
-
-    /// What [`TextTower::encode`] and its gradient cannot do without.
+    /// What [`TextTower::encode`] and its gradient cannot do without. What pieces have in common counts in each.
     pub fn work(&self, plan: &TextPlan) -> Work {
         let last = self.blocks.len().saturating_sub(1);
-        let packed = &plan.whole.packed;
-        let ends = self.read_at(packed);
-        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
-            let ends = ends.as_deref().filter(|_| i == last);
-            b.shape.work(&packed.layout, ends)
-        });
+        let of_piece = |part: &Part| {
+            let ends = self.read_at(&part.packed);
+            let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
+                let ends = ends.as_deref().filter(|_| i == last);
+                b.shape.work(&part.packed.layout, ends)
+            });
+            blocks.fold(Work::default(), Work::add)
+        };
         let head: usize = self.head.tensors().map(Tensor::elem_count).sum();
         let projection = 2.0 * (plan.sequences() * head) as f64;
-        blocks.fold(
+        plan.pieces.iter().map(of_piece).fold(
             Work {
                 forward: projection,
                 backward: projection,
@@ -369,39 +266,104 @@ impl TextTower {
         Tensor::from_vec(share, (sequences, rows), x.device())?.matmul(x)
     }
 
-    /// As [`TextTower::encode`], all at once.
+    /// As [`TextTower::encode`], of one piece.
     pub(super) fn encode_part(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
         let mut packed = Cow::Borrowed(&part.packed);
+        let first = self.fixed_below(part, prompt);
+        let x = match first {
+            0 => self.embedded(part, prompt)?,
+            _ => part.entering(self.identity(first), || {
+                let nothing = TextPrompt::default();
+                let x = self.embedded(part, &nothing)?;
+                self.through(0..first, x, &mut packed, &nothing)
+            })?,
+        };
+        let mut x = self.through(first..self.depth(), x, &mut packed, prompt)?;
+        if let Some((gain, bias)) = &self.norm {
+            let (gain, bias) = match &prompt.changes.norm_after {
+                Some(norm) => (&norm.gain, &norm.bias),
+                None => (gain, bias),
+            };
+            x = layer_norm_by(&x, gain, bias, self.epsilon())?;
+        }
+        if self.family.pooling() == Pooling::Mean {
+            x = Self::means(&x, &packed)?;
+        }
+        self.head.forward(&x)
+    }
+
+    fn epsilon(&self) -> f32 {
+        let norms = self.blocks.first().map(|b| b.shape.norms);
+        norms.unwrap_or_default().epsilon()
+    }
+
+    /// How many blocks give the same rows whatever the values in this prompt: nothing of it comes before or into them, and
+    /// nothing of theirs is trained.
+    pub(crate) fn fixed_below(&self, part: &Part, prompt: &TextPrompt) -> usize {
+        let first = prompt.begins(!part.packed.context.is_empty());
+        let first = first.unwrap_or(self.depth());
+        match self.below(first).any(|(t, _)| t.track_op()) {
+            true => 0,
+            false => first,
+        }
+    }
+
+    /// All that what enters block `first`, or leaves the last, is made of: tensors, and how blocks multiply by theirs.
+    fn below(&self, first: usize) -> impl Iterator<Item = (&Tensor, Products)> {
+        let norm = self
+            .norm_before
+            .iter()
+            .flat_map(|(gain, bias)| [gain, bias]);
+        let ends = self.embeddings().into_iter().chain(norm);
+        let blocks = self.blocks[..first].iter();
+        ends.map(|t| (t, Products::default()))
+            .chain(blocks.map(|b| (&b.theta, b.products())))
+    }
+
+    /// What tells the rows that enter block `first` from those of another tower.
+    pub(crate) fn identity(&self, first: usize) -> Identity {
+        self.below(first).map(|(t, by)| (t.id(), by)).collect()
+    }
+
+    /// Rows that enter the first block, `[R, W]`.
+    fn embedded(&self, part: &Part, prompt: &TextPrompt) -> Result<Tensor> {
+        let packed = &part.packed;
         let mut x = match &part.base {
             Some(base) if part.is_of(self) => base.clone(),
-            _ => self.base(&packed)?,
+            _ => self.base(packed)?,
         };
         if let Some(context) = &prompt.context
             && !packed.context.is_empty()
         {
             x = put_rows(&x, context, &packed.context, Put::OnTop)?;
         }
-        let norms = self
-            .blocks
-            .first()
-            .map(|b| b.shape.norms)
-            .unwrap_or_default();
-        if let Some((gain, bias)) = &self.norm_before {
-            let (gain, bias) = match &prompt.changes.norm_before {
-                Some(norm) => (&norm.gain, &norm.bias),
-                None => (gain, bias),
-            };
-            x = layer_norm_by(&x, gain, bias, norms.epsilon())?;
-        }
+        let Some((gain, bias)) = &self.norm_before else {
+            return Ok(x);
+        };
+        let (gain, bias) = match &prompt.changes.norm_before {
+            Some(norm) => (&norm.gain, &norm.bias),
+            None => (gain, bias),
+        };
+        layer_norm_by(&x, gain, bias, self.epsilon())
+    }
+
+    /// Rows `x` through some blocks, with what the prompt puts in before each; where rows enter, they are in `packed` then.
+    fn through(
+        &self,
+        blocks: Range<usize>,
+        mut x: Tensor,
+        packed: &mut Cow<Packed>,
+        prompt: &TextPrompt,
+    ) -> Result<Tensor> {
         let plain = BlockChange::default();
-        for (i, block) in self.blocks.iter().enumerate() {
+        for i in blocks {
             for deep in prompt.deep.iter().filter(|d| d.block == i) {
                 let count = deep.rows.dim(0)?;
                 let put = match (deep.how.put(), deep.at) {
                     (None, At::Position(position)) => {
                         let (grown, from) = packed.grown(position, count)?;
                         x = x.index_select(&Tensor::new(from, x.device())?, 0)?;
-                        packed = Cow::Owned(grown);
+                        *packed = Cow::Owned(grown);
                         Put::Instead
                     }
                     (put, _) => put.unwrap_or(Put::Instead),
@@ -413,21 +375,10 @@ impl TextTower {
                 x = put_rows(&x, &deep.rows, &rows, put)?;
             }
             let last = i + 1 == self.blocks.len();
-            let ends = last.then(|| self.read_at(&packed)).flatten();
-            let select = ends.as_deref();
+            let ends = last.then(|| self.read_at(packed)).flatten();
             let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
-            x = block.forward_with(&x, &packed.layout, select, change)?;
+            x = self.blocks[i].forward_with(&x, &packed.layout, ends.as_deref(), change)?;
         }
-        if let Some((gain, bias)) = &self.norm {
-            let (gain, bias) = match &prompt.changes.norm_after {
-                Some(norm) => (&norm.gain, &norm.bias),
-                None => (gain, bias),
-            };
-            x = layer_norm_by(&x, gain, bias, norms.epsilon())?;
-        }
-        if self.family.pooling() == Pooling::Mean {
-            x = Self::means(&x, &packed)?;
-        }
-        self.head.forward(&x)
+        Ok(x)
     }
 }

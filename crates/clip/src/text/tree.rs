@@ -3,6 +3,7 @@
 //! "a photo of a sea horse." and "a photo of a sea lion." go the same way up to "sea"; the tower is causal, so that their
 //! hidden states are the same up to there (arXiv 2103.00020, section 2.4).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, bail};
@@ -28,54 +29,82 @@ pub(crate) struct Packed {
     pub(crate) context: Arc<Vec<(usize, usize)>>,
 }
 
-impl Packed {
-    /// Lays out `groups`; sequences of different groups share nothing. Where rows see all others, and not only those
-    /// before (`causal`), no two sequences share anything.
-    ///
-    /// # Errors
-    /// A sequence that is empty or has more than `longest` slots.
-    pub(crate) fn new<S: AsRef<[Slot]>>(
-        groups: &[Vec<S>],
-        longest: usize,
+/// What the sequences of a plan have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// What they start with, but for the last row of each. Rows see those before them.
+    Starts,
+    /// Nothing.
+    Nothing {
+        /// Whether rows see only those before them, and not all of their sequence.
         causal: bool,
-    ) -> Result<Self> {
-        let mut trees = Trees::default();
-        for group in groups {
-            let mut sequences: Vec<(usize, &[Slot])> = Vec::with_capacity(group.len());
-            for sequence in group.iter().map(AsRef::as_ref) {
-                if sequence.is_empty() || sequence.len() > longest {
-                    bail!(
-                        "a text of {} tokens does not fit into 1..={longest}",
-                        sequence.len()
-                    );
+    },
+}
+
+impl Sharing {
+    /// The rows of `sequence` that are not those of the one `before` it, both sorted among all.
+    fn own(self, before: &[Slot], sequence: &[Slot]) -> usize {
+        if self != Self::Starts {
+            return sequence.len();
+        }
+        let same = before.iter().zip(sequence).take_while(|(a, b)| a == b);
+        let shared = same.count().min(before.len() - 1).min(sequence.len() - 1);
+        sequence.len() - shared
+    }
+
+    /// Cuts `sequences`, which are sorted where they share, into runs of at most `most` rows, unless one alone has more.
+    pub(crate) fn cut(self, sequences: &[&[Slot]], most: usize) -> Vec<Range<usize>> {
+        let mut pieces: Vec<Range<usize>> = Vec::new();
+        let mut rows = 0;
+        for (i, sequence) in sequences.iter().enumerate() {
+            let more = match i {
+                0 => sequence.len(),
+                _ => self.own(sequences[i - 1], sequence),
+            };
+            match pieces.last_mut() {
+                Some(piece) if rows + more <= most => {
+                    piece.end = i + 1;
+                    rows += more;
                 }
-                sequences.push((trees.ends.len(), sequence));
-                trees.ends.push(0);
-            }
-            if causal {
-                sequences.sort_by(|a, b| a.1.cmp(b.1));
-                trees.grow(&sequences, 0, None);
-            } else {
-                sequences.into_iter().for_each(|s| trees.end(s, 0, None));
+                _ => {
+                    pieces.push(i..i + 1);
+                    rows = sequence.len();
+                }
             }
         }
-        let layout = match causal {
-            true => Layout::trees(&trees.nodes, trees.ends),
-            false => {
+        pieces
+    }
+}
+
+impl Packed {
+    /// Lays out sequences of at least one slot each, which are sorted where they share their starts. Sequence after
+    /// sequence ends in a later node.
+    pub(crate) fn new(sequences: &[&[Slot]], sharing: Sharing) -> Self {
+        let mut trees = Trees::default();
+        match sharing {
+            Sharing::Starts => {
+                debug_assert!(sequences.is_sorted(), "sequences that share are sorted");
+                trees.grow(sequences, 0, None);
+            }
+            Sharing::Nothing { .. } => sequences.iter().for_each(|s| trees.end(s, 0, None)),
+        }
+        let layout = match sharing {
+            Sharing::Nothing { causal: false } => {
                 let lengths: Vec<usize> = trees.nodes.iter().map(|(_, n)| *n).collect();
                 Layout::apart(&lengths)
             }
+            _ => Layout::trees(&trees.nodes, trees.ends),
         };
         let context = trees.rows.iter().enumerate();
         let context = context.filter_map(|(at, row)| match row.slot {
             Some(Slot::Context(source)) => Some((at, source)),
             _ => None,
         });
-        Ok(Self {
+        Self {
             context: Arc::new(context.collect()),
             layout: Arc::new(layout),
             rows: trees.rows,
-        })
+        }
     }
 
     /// Whether packed rows are the sequences one after the other.
@@ -156,15 +185,15 @@ struct Trees {
 
 impl Trees {
     /// Adds what comes from `position` on of `sequences`, which are sorted and the same before it.
-    fn grow(&mut self, sequences: &[(usize, &[Slot])], position: usize, parent: Option<usize>) {
-        let [(_, first), rest @ ..] = sequences else {
+    fn grow(&mut self, sequences: &[&[Slot]], position: usize, parent: Option<usize>) {
+        let [first, rest @ ..] = sequences else {
             return;
         };
         if rest.is_empty() {
-            return self.end(sequences[0], position, parent);
+            return self.end(first, position, parent);
         }
         // The last row of each stays its own, for that is where it is read.
-        let shared = rest.iter().fold(first.len() - 1, |n, (_, s)| {
+        let shared = rest.iter().fold(first.len() - 1, |n, s| {
             let same = first.iter().zip(s.iter()).take_while(|(a, b)| a == b);
             same.count().min(n).min(s.len() - 1)
         });
@@ -174,19 +203,23 @@ impl Trees {
         } else {
             (parent, position)
         };
-        let (last, longer): (Vec<_>, Vec<_>) =
-            sequences.iter().partition(|(_, s)| s.len() == position + 1);
-        for sequence in last {
-            self.end(sequence, position, parent);
-        }
-        for branch in longer.chunk_by(|a, b| a.1[position] == b.1[position]) {
-            self.grow(branch, position, parent);
+        for branch in sequences.chunk_by(|a, b| a[position] == b[position]) {
+            // Those that end here come first among those that go on from the same slot.
+            let last = branch
+                .iter()
+                .take_while(|s| s.len() == position + 1)
+                .count();
+            for sequence in &branch[..last] {
+                self.end(sequence, position, parent);
+            }
+            self.grow(&branch[last..], position, parent);
         }
     }
 
     /// Adds the rest of a sequence that shares no more.
-    fn end(&mut self, (index, slots): (usize, &[Slot]), position: usize, parent: Option<usize>) {
-        self.ends[index] = self.push(&slots[position..], position, parent);
+    fn end(&mut self, slots: &[Slot], position: usize, parent: Option<usize>) {
+        let node = self.push(&slots[position..], position, parent);
+        self.ends.push(node);
     }
 
     fn push(&mut self, slots: &[Slot], position: usize, parent: Option<usize>) -> usize {
@@ -230,67 +263,105 @@ mod tests {
             .collect()
     }
 
+    /// Sorted, with what they start with shared.
+    fn shared(sequences: &[Vec<Slot>]) -> (Vec<Vec<Slot>>, Packed) {
+        let mut sorted = sequences.to_vec();
+        sorted.sort();
+        let packed = Packed::new(&slices(&sorted), Sharing::Starts);
+        (sorted, packed)
+    }
+
+    fn slices(sequences: &[Vec<Slot>]) -> Vec<&[Slot]> {
+        sequences.iter().map(Vec::as_slice).collect()
+    }
+
     #[test]
     fn shared_starts_have_their_rows_once_and_every_sequence_is_there_in_order() {
-        let group = vec![
+        let (sorted, packed) = shared(&[
             tokens(&[1, 5, 6, 9]),
             tokens(&[1, 2, 3, 9]),
             tokens(&[1, 2, 4, 9]),
             tokens(&[1, 2, 9]),
             tokens(&[1, 2, 3, 7, 9]),
-        ];
-        let packed = Packed::new(std::slice::from_ref(&group), 77, true).unwrap();
-        assert_eq!(read(&packed), group);
-        // 1 | 2 | 3 | 9; 7 9 | 4 9 | 9 | 5 6 9
-        assert_eq!(packed.rows.len(), 1 + 1 + 1 + 1 + 2 + 2 + 1 + 3);
+        ]);
+        assert_eq!(read(&packed), sorted);
+        // 1 | 2 | 3 | 7 9; 9 | 4 9 | 9 | 5 6 9
+        assert_eq!(packed.rows.len(), 1 + 1 + 1 + 2 + 1 + 2 + 1 + 3);
     }
 
     #[test]
     fn every_sequence_keeps_a_last_row_of_its_own() {
-        for group in [
+        for sequences in [
             vec![tokens(&[1, 2, 9]), tokens(&[1, 2, 9])],
             vec![tokens(&[9]), tokens(&[9])],
             vec![tokens(&[1, 9]), tokens(&[1, 9, 2, 9])],
+            vec![tokens(&[1, 2, 9]), tokens(&[1, 2, 3, 9]), tokens(&[1, 2])],
             vec![tokens(&[1, 2, 9])],
         ] {
-            let packed = Packed::new(std::slice::from_ref(&group), 77, true).unwrap();
-            assert_eq!(read(&packed), group);
+            let (sorted, packed) = shared(&sequences);
+            assert_eq!(read(&packed), sorted);
+            let ends: Vec<usize> = packed.layout.ends().map(|n| n.start).collect();
+            assert!(ends.is_sorted(), "sequences end in their order: {ends:?}");
         }
     }
 
     #[test]
     fn contexts_of_their_own_are_not_shared() {
         let own = |row| vec![Slot::Token(1), Slot::Context(row), Slot::Token(9)];
-        let packed = Packed::new(&[vec![own(0), own(1)]], 77, true).unwrap();
+        let (_, packed) = shared(&[own(0), own(1)]);
         assert_eq!(packed.rows.len(), 5);
         assert_eq!(*packed.context, [(1, 0), (3, 1)]);
         assert_eq!(*packed.rows_at(1, 2), [(1, 0), (2, 1), (3, 0), (4, 1)]);
     }
 
     #[test]
-    fn groups_share_nothing() {
-        let one = vec![tokens(&[1, 2, 9]), tokens(&[1, 3, 9])];
-        let packed = Packed::new(&[one.clone(), one], 77, true).unwrap();
-        assert_eq!(packed.rows.len(), 10);
-        assert!(Packed::new(&[vec![tokens(&[])]], 77, true).is_err());
-        assert!(Packed::new(&[vec![tokens(&[1, 2, 3])]], 2, true).is_err());
+    fn pieces_are_as_many_rows_as_their_trees_have() {
+        // Lengths and starts of every kind: the digits of a number in base 3, and an end.
+        let mut sequences: Vec<Vec<Slot>> = (0..400u32)
+            .map(|i| {
+                let length = i % 6;
+                let digits = (0..length).map(|d| i / 3u32.pow(d) % 3);
+                tokens(&digits.chain([9]).collect::<Vec<_>>())
+            })
+            .collect();
+        sequences.sort();
+        let sorted = slices(&sequences);
+        for (sharing, most) in [
+            (Sharing::Starts, 1),
+            (Sharing::Starts, 40),
+            (Sharing::Starts, usize::MAX),
+            (Sharing::Nothing { causal: true }, 40),
+            (Sharing::Nothing { causal: false }, usize::MAX),
+        ] {
+            let pieces = sharing.cut(&sorted, most);
+            let flat: Vec<usize> = pieces.iter().cloned().flatten().collect();
+            assert_eq!(flat, (0..sorted.len()).collect::<Vec<_>>());
+            for (i, piece) in pieces.iter().enumerate() {
+                let packed = Packed::new(&sorted[piece.clone()], sharing);
+                assert_eq!(read(&packed), sequences[piece.clone()]);
+                let rows = packed.rows.len();
+                assert!(rows <= most || piece.len() == 1, "{rows} of {most}");
+                // None was cut before its time.
+                if i + 1 < pieces.len() {
+                    let longer = Packed::new(&sorted[piece.start..piece.end + 1], sharing);
+                    assert!(longer.rows.len() > most);
+                }
+            }
+        }
     }
 
     #[test]
     fn rows_enter_every_sequence_once_and_the_others_are_what_they_were() {
         let c = |i| Slot::Context(i);
         let [start, end] = [Slot::Token(1), Slot::Token(9)];
-        let groups = [
-            vec![
-                vec![start, c(0), c(1), Slot::Token(5), end],
-                vec![start, c(0), c(1), Slot::Token(6), Slot::Token(7), end],
-                vec![start, c(0), c(1), end],
-            ],
-            vec![vec![start, c(2), Slot::Token(5), end]],
-            vec![vec![start, c(0), end], vec![start, c(3), end]],
-        ];
-        let packed = Packed::new(&groups, 77, true).unwrap();
-        let sequences: Vec<&Vec<Slot>> = groups.iter().flatten().collect();
+        let (sequences, packed) = shared(&[
+            vec![start, c(0), c(1), Slot::Token(5), end],
+            vec![start, c(0), c(1), Slot::Token(6), Slot::Token(7), end],
+            vec![start, c(0), c(1), end],
+            vec![start, c(2), Slot::Token(5), end],
+            vec![start, c(0), end],
+            vec![start, c(3), end],
+        ]);
         for position in [1, 2] {
             let (grown, from) = packed.grown(position, 3).unwrap();
             let expected: Vec<Vec<Slot>> = sequences
@@ -309,9 +380,9 @@ mod tests {
                 assert_eq!(grown.rows[row].slot, Some(c(source)));
             }
             let before = packed.rows.len();
-            // Groups share nothing, and the last two sequences nothing but the start.
+            // Behind the start token, which all share; or behind the three contexts that differ.
             let entered = grown.rows.len() - before;
-            assert_eq!(entered, if position == 1 { 9 } else { 12 });
+            assert_eq!(entered, if position == 1 { 3 } else { 9 });
         }
         assert!(packed.grown(0, 1).is_err());
         assert!(packed.grown(3, 1).is_err());
@@ -319,13 +390,14 @@ mod tests {
 
     #[test]
     fn only_sequences_one_after_the_other_are_apart() {
-        let (one, two) = (tokens(&[1, 2, 9]), tokens(&[1, 3, 9]));
-        let apart = [vec![two.clone()], vec![one.clone()]];
-        assert!(Packed::new(&apart, 77, true).unwrap().is_apart());
-        assert!(!Packed::new(&[vec![two, one]], 77, true).unwrap().is_apart());
-        // These share nothing, and are sorted.
-        let sorted = [vec![tokens(&[2, 9]), tokens(&[1, 9])]];
-        assert!(!Packed::new(&sorted, 77, true).unwrap().is_apart());
+        let both = [tokens(&[1, 2, 9]), tokens(&[1, 3, 9])];
+        for causal in [false, true] {
+            let packed = Packed::new(&slices(&both), Sharing::Nothing { causal });
+            assert!(packed.is_apart() && packed.rows.len() == 6);
+            assert_eq!(packed.layout.is_causal(), causal);
+        }
+        assert!(!shared(&both).1.is_apart());
+        assert!(shared(&both[..1]).1.is_apart());
     }
 
     #[test]
@@ -335,7 +407,7 @@ mod tests {
             tokens(&ids)
         });
         assert_eq!(texts.each_ref().map(Vec::len), [9, 9]);
-        let packed = Packed::new(&[texts.to_vec()], 77, true).unwrap();
+        let (_, packed) = shared(&texts);
         let lengths: Vec<usize> = packed.layout.nodes().iter().map(|n| n.length).collect();
         assert_eq!((lengths, packed.rows.len()), (vec![6, 3, 3], 12));
         assert_eq!(packed.layout.path(2), [0, 1, 2, 3, 4, 5, 9, 10, 11]);

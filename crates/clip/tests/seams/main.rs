@@ -185,7 +185,7 @@ fn a_branch_of_small_scale_is_trained_as_if_the_scale_were_one() {
         clip::Slot::Context(1),
         clip::Slot::Token(9),
     ];
-    let plan = clip.text.plan(&[vec![slots]]).unwrap();
+    let plan = clip.text.plan(&[slots]).unwrap();
     // The path into the rows keeps the small scale, the branch's own matrices are trained as if it were 1.
     let gradients = [false, true].map(|rule| {
         let f = move |tensors: &[Tensor], normed: &Tensor| -> Result<Tensor> {

@@ -35,7 +35,7 @@ fn contexts_that_differ_by_sequence_are_each_ones_own() {
     let tensors = naive::tensors();
     let (clip, all) = (clip(&tensors), sequences(true));
     let context = var(&[4 * N, WIDTH], 1, 0.5);
-    let plan = clip.text.plan(std::slice::from_ref(&all)).unwrap();
+    let plan = clip.text.plan(&all).unwrap();
     let prompt = TextPrompt {
         context: Some(tensor(&context)),
         ..TextPrompt::default()
@@ -53,7 +53,7 @@ fn class_aware_rows_go_where_each_classs_context_stands() {
     let context = var(&[N, WIDTH], 1, 0.5);
     let aware = var(&[4 * N, WIDTH], 2, 0.5);
     let repeated = |context: &Tensor| Tensor::cat(&[context; 4], 0).unwrap();
-    let plan = clip.text.plan(std::slice::from_ref(&all)).unwrap();
+    let plan = clip.text.plan(&all).unwrap();
     for (how, share) in [(How::Instead, 1.0), (How::Mixed(0.3), 0.3)] {
         let prompt = TextPrompt {
             context: Some(repeated(&context)),
@@ -84,7 +84,7 @@ fn rows_that_enter_at_a_block_are_overwritten_or_mixed_later() {
     let (clip, all) = (clip(&tensors), sequences(false));
     let context = var(&[N, WIDTH], 1, 0.5);
     let (first, second) = (var(&[3, WIDTH], 2, 0.5), var(&[3, WIDTH], 3, 0.5));
-    let plan = clip.text.plan(std::slice::from_ref(&all)).unwrap();
+    let plan = clip.text.plan(&all).unwrap();
     // Entering before the first block, too, and two times.
     for (block, how, share) in [
         (1, How::Instead, 1.0),
@@ -125,7 +125,7 @@ fn rows_of_zero_share_change_nothing_and_misplaced_ones_are_refused() {
     let tensors = naive::tensors();
     let (clip, all) = (clip(&tensors), sequences(false));
     let context = noise(&[N, WIDTH], 1, 0.5);
-    let plan = clip.text.plan(&[all]).unwrap();
+    let plan = clip.text.plan(&all).unwrap();
     let encode = |deep| {
         let context = Some(context.clone());
         clip.text.encode(
@@ -170,7 +170,7 @@ fn all_changes(apart: bool) {
     let plan = if apart {
         clip.text.plan_apart(&texts).unwrap()
     } else {
-        let plan = clip.text.plan(std::slice::from_ref(&texts)).unwrap();
+        let plan = clip.text.plan(&texts).unwrap();
         let mut dropped = prompt.clone();
         dropped.changes = all.changes(&|block, p| Some(mask(plan.rows(), block, p)));
         assert!(
@@ -220,7 +220,7 @@ fn a_trainable_tower_trains_all_its_tensors_under_their_names() {
         context: Some(tensor(&context)),
         ..TextPrompt::default()
     };
-    let plan = clip.text.plan(std::slice::from_ref(&texts)).unwrap();
+    let plan = clip.text.plan(&texts).unwrap();
     let (tower, variables) = clip.text.trainable().unwrap();
     let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names[0], "positional_embedding");

@@ -113,7 +113,7 @@ fn bound(clip: &Clip, classes: &Classes, count: usize) -> Result<(TextPlan, Tens
     let sequences = sequences_before(clip.text.wording(), classes, rest, count, |class, i| {
         class * count + i
     })?;
-    let plan = clip.text.plan(&[sequences])?;
+    let plan = clip.text.plan(&sequences)?;
     let teacher = clip.encode_texts(&classes.texts(templates::of("tcp", classes)))?;
     Ok((plan, unit(&teacher)?))
 }

@@ -84,19 +84,16 @@ impl Conditional {
         if let Some(plan) = plans.get(&b) {
             return Ok(plan.clone());
         }
-        let groups: Vec<Vec<Vec<Slot>>> = (0..b)
-            .map(|image| {
-                let moved = |s: &Slot| match s {
-                    Slot::Context(row) => Slot::Context(image * self.count + row),
-                    Slot::Token(t) => Slot::Token(*t),
-                };
-                self.sequences
-                    .iter()
-                    .map(|s| s.iter().map(moved).collect())
-                    .collect()
-            })
-            .collect();
-        let plan = Arc::new(self.clip.text.plan(&groups)?);
+        let of_image = |image: usize| {
+            let moved = move |s: &Slot| match s {
+                Slot::Context(row) => Slot::Context(image * self.count + row),
+                Slot::Token(t) => Slot::Token(*t),
+            };
+            let sequences = self.sequences.iter();
+            sequences.map(move |s| s.iter().map(moved).collect())
+        };
+        let sequences: Vec<Vec<Slot>> = (0..b).flat_map(of_image).collect();
+        let plan = Arc::new(self.clip.text.plan(&sequences)?);
         Ok(plans.entry(b).or_insert(plan).clone())
     }
 

@@ -165,14 +165,14 @@ impl Context {
         own: bool,
     ) -> Result<TextPlan> {
         let row = |class: usize, i: usize| if own { class * count + i } else { i };
-        clip.text.plan(&[layout::sequences(
+        clip.text.plan(&layout::sequences(
             clip.text.wording(),
             classes,
             lead,
             count,
             position,
             row,
-        )?])
+        )?)
     }
 
     /// Class features `[K, E]`, unit length, of a context of any shape whose last dimension is `W`.

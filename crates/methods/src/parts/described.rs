@@ -99,8 +99,8 @@ fn cut(wording: &Wording, text: &str) -> Vec<Slot> {
 pub(crate) fn cut_features(clip: &Clip, texts: &[String]) -> Result<Tensor> {
     const AT_ONCE: usize = 256;
     let of_piece = |texts: &[String]| {
-        let sequences = texts.iter().map(|t| cut(clip.text.wording(), t)).collect();
-        let plan = clip.text.plan(&[sequences])?;
+        let sequences = texts.iter().map(|t| cut(clip.text.wording(), t));
+        let plan = clip.text.plan(&sequences.collect::<Vec<_>>())?;
         clip.text.encode(&plan, &TextPrompt::default())
     };
     let pieces = texts.chunks(AT_ONCE).map(of_piece);

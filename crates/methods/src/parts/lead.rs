@@ -53,7 +53,7 @@ impl Lead {
             Position::End,
             |_, i| i,
         )?;
-        clip.text.plan(&[sequences])
+        clip.text.plan(&sequences)
     }
 }
 

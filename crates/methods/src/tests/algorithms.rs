@@ -248,7 +248,7 @@ fn no_bound_on_memory_changes_a_bit_of_training() {
     let train = |entry: &Entry, memory: Option<usize>| {
         let mut clip = clip();
         Arc::make_mut(&mut clip).text.memory = memory;
-        let group = layout::sequences(
+        let sequences = layout::sequences(
             clip.text.wording(),
             &classes,
             "a photo of a",
@@ -257,7 +257,7 @@ fn no_bound_on_memory_changes_a_bit_of_training() {
             |_, i| i,
         )
         .unwrap();
-        let rows = clip.text.plan(&[group]).unwrap().rows();
+        let rows = clip.text.plan(&sequences).unwrap().rows();
         assert!(rows > 2048, "{rows} rows are not two pieces");
         let mut method = build_for(entry, "", &clip, &classes).unwrap();
         let mut seen = Vec::new();

@@ -295,7 +295,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// A name that the vocabulary does not have.
 pub(crate) fn prompts(clip: &Clip, classes: &Classes) -> Result<(TextPlan, usize)> {
     let words = layout::word_count(WORDS);
-    let group = layout::sequences(
+    let sequences = layout::sequences(
         clip.text.wording(),
         classes,
         WORDS,
@@ -303,8 +303,8 @@ pub(crate) fn prompts(clip: &Clip, classes: &Classes) -> Result<(TextPlan, usize
         layout::Position::End,
         |_, i| i,
     )?;
-    let tokens = group.iter().map(Vec::len).sum();
-    Ok((clip.text.plan(&[group])?, tokens))
+    let tokens = sequences.iter().map(Vec::len).sum();
+    Ok((clip.text.plan(&sequences)?, tokens))
 }
 
 /// Floating-point operations that a step of `case` cannot do without; see [`clip::ops::work`] for the formula.
