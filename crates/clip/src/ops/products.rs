@@ -56,6 +56,14 @@ impl Arithmetic {
             false => Self::Portable,
         }
     }
+
+    /// The arithmetic whose bits these are: that of the unit for its emulation.
+    pub fn bits(self) -> Self {
+        match self {
+            Self::Portable => Self::Portable,
+            Self::Amx | Self::Emulated => Self::Amx,
+        }
+    }
 }
 
 /// A kind of product.
