@@ -6,7 +6,8 @@
 # In every round each method runs three times, one after the other, each in a process of its own: ours, the published
 # step in PyTorch, and the best that a PyTorch user could easily do (see scripts/bench_torch.py). A slow minute of the
 # machine so falls on all three. ViT-B/16, 50 classes, drawn weights, float32, all cores. A round takes about 9 minutes
-# on two cores; leave the machine alone meanwhile.
+# on two cores; leave the machine alone meanwhile. Ours multiplies as this machine does fastest, or as PROMPTBED_ARITHMETIC
+# says (docs/speed.md); the table names it, and what torch found.
 #
 # Needs: cargo build --release; PYTHON with torch numpy safetensors open_clip_torch [default: python3].
 set -euo pipefail
@@ -23,16 +24,17 @@ log="$out/side-by-side.jsonl"
     echo "date: $(date -u +%Y-%m-%d)"
     grep -m1 'model name' /proc/cpuinfo || true
     echo "cores: $(nproc)"
-    echo "vectors: $(grep -o -w -E 'avx512f|avx512_bf16' /proc/cpuinfo | sort -u | tr '\n' ' ')"
+    echo "vectors: $(grep -o -w -E 'avx512f|avx512_bf16|amx_tile|amx_bf16' /proc/cpuinfo | sort -u | tr '\n' ' ')"
     echo "memory: $(awk '/MemTotal/ {printf "%.0f GB", $2 / 1e6}' /proc/meminfo)"
     echo "rounds: $rounds, steps a round: $steps after a warm-up"
     echo "load before: $(cut -d' ' -f1-3 /proc/loadavg)"
     "$python" -c 'import torch; print("torch:", torch.__version__)'
+    echo "asked for: ${PROMPTBED_ARITHMETIC:-auto}"
 } > "$out/machine.txt"
 
 methods="encode coop cocoop cocoop-eval maple promptsrc tpt"
 # An extra row where the processor can: the same pictures with products in bfloat16, on both sides.
-if grep -q -w avx512_bf16 /proc/cpuinfo; then methods="$methods encode-bf16"; fi
+if grep -q -w -E 'avx512_bf16|amx_bf16' /proc/cpuinfo; then methods="$methods encode-bf16"; fi
 
 for round in $(seq "$rounds"); do
     for method in ${METHODS:-$methods}; do

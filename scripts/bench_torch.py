@@ -138,6 +138,12 @@ def prepare(name, best, classes):
     return train, batch, length
 
 
+def instructions():
+    """The vectors that torch's kernels are compiled for here, and whether oneDNN finds the matrix unit."""
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.backends.cpu.get_cpu_capability() + (" and AMX" if has_tiles else "")
+
+
 def peak_mb():
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # kilobytes on Linux
 
@@ -169,6 +175,7 @@ def measure(name, args):
         "rss_before_mb": ready,
         "threads": args.threads,
         "torch": torch.__version__,
+        "isa": instructions(),
         "machine": platform.machine(),
     }
     print(json.dumps(record), flush=True)

@@ -7,9 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use clip::Clip;
+use clip::ops::Arithmetic;
 use gpu::Gpu;
 
 use crate::run::suite::Precision;
+
+pub mod arithmetic;
+pub mod ran;
+
+use arithmetic::{InArithmetic, Said};
+use ran::Ran;
 
 /// Says where towers run, where the command line does not.
 const VARIABLE: &str = "PROMPTBED_DEVICE";
@@ -83,14 +90,6 @@ impl OnDevice {
         read.map(Some).with_context(|| format!("{VARIABLE}={text}"))
     }
 
-    /// Opens what was asked for.
-    ///
-    /// # Errors
-    /// Those of [`OnDevice::said`] and [`Device::open`].
-    pub fn open(&self) -> Result<Device> {
-        Device::open(self.said()?.unwrap_or_default())
-    }
-
     /// Refuses a card: `what` runs on the processor. An environment that names one is only told so.
     ///
     /// # Errors
@@ -109,11 +108,60 @@ impl OnDevice {
     }
 }
 
-/// What a command line says of the device and, where no suite says it, of the precision there.
+/// What a command line says of the device and of what the processor multiplies by.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OnMachine {
+    #[command(flatten)]
+    on: OnDevice,
+    #[command(flatten)]
+    by: InArithmetic,
+}
+
+impl OnMachine {
+    /// What it says of the device; see [`OnDevice::said`].
+    ///
+    /// # Errors
+    /// As [`OnDevice::said`].
+    pub fn device(&self) -> Result<Option<Wanted>> {
+        self.on.said()
+    }
+
+    /// What it and the environment say of the arithmetic.
+    ///
+    /// # Errors
+    /// As [`InArithmetic::said`].
+    pub fn arithmetic(&self) -> Result<Said> {
+        self.by.said()
+    }
+
+    /// Opens what was asked for.
+    ///
+    /// # Errors
+    /// Those of [`OnDevice::said`], [`InArithmetic::said`] and [`Device::open`].
+    pub fn open(&self) -> Result<Device> {
+        let said = self.arithmetic()?;
+        let device = Device::open(self.device()?.unwrap_or_default())?;
+        Ok(Device { said, ..device })
+    }
+
+    /// The processor of machines that are not this one, which is not asked what it can do.
+    ///
+    /// # Errors
+    /// As [`InArithmetic::said`].
+    pub fn elsewhere(&self) -> Result<Device> {
+        Ok(Device {
+            said: self.arithmetic()?,
+            is_elsewhere: true,
+            ..Device::default()
+        })
+    }
+}
+
+/// What a command line says of the machine and, where no suite says it, of the precision there.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct InPrecision {
     #[command(flatten)]
-    on: OnDevice,
+    on: OnMachine,
     /// Numbers that a GPU multiplies: float32, tf32 (inputs rounded to 11 bits) or half (weights and inputs in half
     /// precision). Sums are float32.
     #[arg(long, value_name = "NAME", default_value = "float32", value_parser = precision)]
@@ -130,16 +178,21 @@ impl InPrecision {
     /// Opens what was asked for.
     ///
     /// # Errors
-    /// Those of [`OnDevice::open`]; a precision that the processor has not.
+    /// Those of [`OnMachine::open`]; a precision or an arithmetic that the device has not.
     pub fn open(&self) -> Result<Place> {
-        let place = self.on.open()?.with(self.precision);
-        place.map_err(|e| anyhow::anyhow!("--precision: {e}"))
+        self.on.open()?.with((self.precision, "--precision"), None)
     }
 }
 
 /// The processor, or a card that is open.
 #[derive(Clone, Debug, Default)]
-pub struct Device(Option<Gpu>);
+pub struct Device {
+    card: Option<Gpu>,
+    /// What the processor multiplies by, as far as it was said beside a suite.
+    said: Said,
+    /// Whether it stands for other machines, whose processors can what they can.
+    is_elsewhere: bool,
+}
 
 impl Device {
     /// Opens what a user wants. Which it was is said where that was left open.
@@ -147,31 +200,87 @@ impl Device {
     /// # Errors
     /// A card that was asked for and cannot be used, and what it lacks.
     pub fn open(wanted: Wanted) -> Result<Self> {
+        let on = |card| Self {
+            card,
+            ..Self::default()
+        };
         match wanted {
-            Wanted::Processor => Ok(Self(None)),
+            Wanted::Processor => Ok(on(None)),
             Wanted::Card(n) => {
                 let opened = Gpu::open(n).with_context(|| format!("--device {wanted}"));
-                opened.map(|gpu| Self(Some(gpu)))
+                opened.map(|gpu| on(Some(gpu)))
             }
             Wanted::Auto => Ok(match Gpu::open(0) {
                 Ok(gpu) => {
-                    let device = Self(Some(gpu));
+                    let device = on(Some(gpu));
                     crate::say!("device: {device}");
                     device
                 }
                 Err(why) => {
                     crate::say!("device: {PROCESSOR}; {why}");
-                    Self(None)
+                    on(None)
                 }
             }),
         }
     }
 
-    /// The same with products in `precision`.
+    /// The same with products in a precision and, where a suite says so, in its arithmetic: each with where it is said, as
+    /// an error begins.
     ///
     /// # Errors
-    /// A precision that is not there, and what would be right.
-    pub fn with(&self, precision: Precision) -> Result<Place, String> {
+    /// Each of both that is not there or contradicts the command line, and what would be right.
+    pub fn with(
+        &self,
+        (precision, at): (Precision, &str),
+        arithmetic: Option<(Arithmetic, &str)>,
+    ) -> Result<Place> {
+        let (multiplies, mut wrong) = match self.multiplies(arithmetic) {
+            Ok(multiplies) => (Some(multiplies), Vec::new()),
+            Err(told) => (None, vec![told]),
+        };
+        let card = match self.in_precision(precision, multiplies) {
+            Ok(card) => card,
+            Err(told) => {
+                wrong.push(format!("{at}: {told}"));
+                None
+            }
+        };
+        if !wrong.is_empty() {
+            bail!(wrong.join("\n"));
+        }
+        Ok(Place {
+            card,
+            arithmetic: multiplies.unwrap_or_default(),
+            precision,
+            is_elsewhere: self.is_elsewhere,
+            said: Arc::default(),
+        })
+    }
+
+    /// What the processor is to multiply by; of a card's the part that stays on the processor.
+    fn multiplies(&self, suite: Option<(Arithmetic, &str)>) -> Result<Arithmetic, String> {
+        let asked = self.said.over(suite)?;
+        match (&self.card, asked) {
+            (Some(_), Some(asked)) if !asked.by_environment => Err(format!(
+                "{}: {:?} is of the processor; on a GPU leave it away",
+                asked.at,
+                asked.arithmetic.name()
+            )),
+            (Some(_), _) => Ok(Arithmetic::Portable),
+            (None, None) => Ok(Arithmetic::fastest()),
+            (None, Some(asked)) => match arithmetic::lacking(asked.arithmetic) {
+                Some(why) if !self.is_elsewhere => Err(format!("{}: {why}", asked.at)),
+                _ => Ok(asked.arithmetic),
+            },
+        }
+    }
+
+    /// The card with the precision there; nothing on the processor, which multiplies by `multiplies` where that is known.
+    fn in_precision(
+        &self,
+        precision: Precision,
+        multiplies: Option<Arithmetic>,
+    ) -> Result<Option<(Gpu, gpu::Precision)>, String> {
         let on_card = match precision {
             Precision::Float32 => Some(gpu::Precision::Float32),
             Precision::Tf32 => Some(gpu::Precision::Tf32),
@@ -179,31 +288,31 @@ impl Device {
             Precision::Bfloat16 => None,
         };
         let name = precision.name();
-        let card = match (&self.0, on_card) {
-            (None, Some(gpu::Precision::Float32) | None) => None,
-            (None, Some(_)) => {
-                return Err(format!(
-                    "{name:?} needs a GPU (--device cuda); on the processor write \"float32\""
-                ));
+        match (&self.card, on_card) {
+            (None, Some(gpu::Precision::Float32)) => Ok(None),
+            (None, None) => {
+                let can = |arithmetic: Arithmetic| arithmetic.is_supported_in_bfloat16();
+                if !self.is_elsewhere && !multiplies.is_none_or(can) {
+                    return Err(format!(
+                        "{name:?} needs a processor with AVX512-BF16, which this one has not; write \"float32\""
+                    ));
+                }
+                Ok(None)
             }
-            (Some(_), None) => {
-                return Err(format!(
-                    "{name:?} is of the processor; on a GPU write \"half\", \"tf32\" or \"float32\""
-                ));
-            }
-            (Some(gpu), Some(precision)) => Some((gpu.clone(), precision)),
-        };
-        Ok(Place {
-            card,
-            precision,
-            said: Arc::default(),
-        })
+            (None, Some(_)) => Err(format!(
+                "{name:?} needs a GPU (--device cuda); on the processor write \"float32\""
+            )),
+            (Some(_), None) => Err(format!(
+                "{name:?} is of the processor; on a GPU write \"half\", \"tf32\" or \"float32\""
+            )),
+            (Some(gpu), Some(precision)) => Ok(Some((gpu.clone(), precision))),
+        }
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.card {
             None => f.write_str(PROCESSOR),
             Some(gpu) => write!(f, "cuda:{} {}", gpu.ordinal(), gpu.name()),
         }
@@ -214,7 +323,10 @@ impl fmt::Display for Device {
 #[derive(Clone, Debug, Default)]
 pub struct Place {
     card: Option<(Gpu, gpu::Precision)>,
+    /// Of the processor.
+    arithmetic: Arithmetic,
     precision: Precision,
+    is_elsewhere: bool,
     /// Notes that were said: of several CLIPs each once.
     said: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -235,17 +347,52 @@ impl Place {
         self.precision != Precision::Float32
     }
 
-    /// As records write it: `cpu`, or the card's number and name, `cuda:0 NVIDIA H100 80GB HBM3`.
-    pub fn device(&self) -> String {
-        Device(self.card.as_ref().map(|(gpu, _)| gpu.clone())).to_string()
+    /// What the processor multiplies by; nothing on a card.
+    pub fn arithmetic(&self) -> Option<Arithmetic> {
+        (!self.is_card()).then_some(self.arithmetic)
     }
 
-    /// Brings a CLIP there. What of it stays on the processor is said.
+    /// Whether it is of other machines, so that nothing is to be computed.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere
+    }
+
+    /// As records write it: `cpu`, or the card's number and name, `cuda:0 NVIDIA H100 80GB HBM3`.
+    pub fn device(&self) -> String {
+        let card = self.card.as_ref().map(|(gpu, _)| gpu.clone());
+        let device = Device {
+            card,
+            ..Device::default()
+        };
+        device.to_string()
+    }
+
+    /// As records tell of a trial that runs there.
+    pub fn ran(&self) -> Ran {
+        match self.arithmetic() {
+            Some(arithmetic) => Ran::on_processor(arithmetic),
+            None => Ran::on_card(self.device()),
+        }
+    }
+
+    /// Device, precision and arithmetic in a few words: `cpu, float32, amx` or `cuda:0 NVIDIA H100 80GB HBM3, half`.
+    pub fn in_words(&self) -> String {
+        let words = [self.device(), self.precision.name().to_owned()];
+        let arithmetic = self.arithmetic().map(|a| a.name().to_owned());
+        let words: Vec<String> = words.into_iter().chain(arithmetic).collect();
+        words.join(", ")
+    }
+
+    /// Brings a CLIP there, or has it multiply by the arithmetic of the processor. What of it stays beside a card is said.
     ///
     /// # Errors
     /// When the card's memory is used up.
     pub fn take(&self, clip: &mut Clip) -> Result<()> {
         let Some((gpu, precision)) = &self.card else {
+            // Other machines' processors may have what this one has not, and nothing is multiplied here.
+            if !self.is_elsewhere {
+                clip.use_arithmetic(self.arithmetic)?;
+            }
             return Ok(());
         };
         let notes = clip
@@ -259,26 +406,6 @@ impl Place {
         }
         Ok(())
     }
-}
-
-/// The devices that a trial ran on, one after the other, as records write them; nothing where all was the processor.
-pub fn recorded(devices: &[String]) -> Option<String> {
-    let is_elsewhere = devices.iter().any(|d| d != PROCESSOR);
-    is_elsewhere.then(|| devices.join(", then "))
-}
-
-/// A recorded device for a reader who counts kinds of devices: `the processor`, or a card's name without its number.
-pub fn kind(recorded: Option<&str>) -> String {
-    let Some(recorded) = recorded else {
-        return "the processor".to_owned();
-    };
-    let name = |device: &str| match device.split_once(' ') {
-        Some((number, name)) if number.starts_with("cuda:") => name.to_owned(),
-        _ => device.replace(PROCESSOR, "the processor"),
-    };
-    let mut names: Vec<String> = recorded.split(", then ").map(name).collect();
-    names.dedup();
-    names.join(", then ")
 }
 
 #[cfg(test)]
@@ -298,32 +425,59 @@ mod tests {
         }
     }
 
+    fn refused(device: &Device, precision: Precision, arithmetic: Option<Arithmetic>) -> String {
+        let arithmetic = arithmetic.map(|a| (a, "suite.toml:4: arithmetic"));
+        let place = device.with((precision, "suite.toml:3: precision"), arithmetic);
+        place.unwrap_err().to_string()
+    }
+
     #[test]
-    fn the_processor_has_float32_and_bfloat16_and_refuses_what_cards_have() {
+    fn the_processor_has_float32_and_refuses_what_cards_have() {
         let processor = Device::default();
-        for precision in [Precision::Float32, Precision::Bfloat16] {
-            assert!(!processor.with(precision).unwrap().is_card());
-        }
+        let place = processor.with((Precision::Float32, ""), None).unwrap();
+        assert!(!place.is_card());
+        assert_eq!(place.arithmetic(), Some(Arithmetic::fastest()));
         for precision in [Precision::Tf32, Precision::Half] {
-            let told = processor.with(precision).unwrap_err();
+            let told = refused(&processor, precision, None);
             assert!(told.contains("needs a GPU"), "{told}");
         }
     }
 
     #[test]
-    fn records_name_every_device_of_a_trial_and_kinds_leave_numbers_out() {
-        let all = |devices: &[&str]| {
-            let devices: Vec<String> = devices.iter().map(|d| (*d).to_owned()).collect();
-            recorded(&devices)
+    fn bfloat16_is_there_where_pairs_or_tiles_of_it_are_multiplied() {
+        let there = |arithmetic| {
+            let asked = Some((arithmetic, "suite.toml:4: arithmetic"));
+            Device::default()
+                .with((Precision::Bfloat16, ""), asked)
+                .is_ok()
         };
-        assert_eq!(all(&["cpu"]), None);
-        assert_eq!(all(&["cpu", "cpu"]), None);
-        let card = all(&["cuda:1 NVIDIA H100"]);
-        assert_eq!(card.as_deref(), Some("cuda:1 NVIDIA H100"));
-        assert_eq!(kind(card.as_deref()), "NVIDIA H100");
-        let moved = all(&["cpu", "cuda:0 A", "cuda:1 A"]);
-        assert_eq!(moved.as_deref(), Some("cpu, then cuda:0 A, then cuda:1 A"));
-        assert_eq!(kind(moved.as_deref()), "the processor, then A");
-        assert_eq!(kind(None), "the processor");
+        let has_pairs = clip::ops::bfloat::is_supported();
+        assert_eq!(there(Arithmetic::Portable), has_pairs);
+        assert_eq!(there(Arithmetic::Amx), Arithmetic::Amx.is_supported());
+        assert!(there(Arithmetic::Emulated));
+    }
+
+    #[test]
+    fn all_that_a_suite_asks_of_a_device_that_has_it_not_is_told_at_once() {
+        if Arithmetic::Amx.is_supported() {
+            eprintln!("SKIPPED: this machine has the matrix unit");
+            return;
+        }
+        let told = refused(&Device::default(), Precision::Half, Some(Arithmetic::Amx));
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 2, "{told}");
+        let wanted = "suite.toml:4: arithmetic: \"amx\" cannot be had: ";
+        assert!(lines[0].starts_with(wanted), "{told}");
+        assert!(
+            lines[1].starts_with("suite.toml:3: precision: \"half\" needs a GPU"),
+            "{told}"
+        );
+        // Of machines that are not this one nobody knows.
+        let device = Device {
+            is_elsewhere: true,
+            ..Device::default()
+        };
+        let asked = Some((Arithmetic::Amx, ""));
+        assert!(device.with((Precision::Bfloat16, ""), asked).is_ok());
     }
 }

@@ -37,7 +37,8 @@ pub struct Record {
     pub algorithm: String,
     /// Every resolved setting of the method and of its training.
     pub settings: Settings,
-    /// Settings of the suite that the trial ran with: `views` (where it trained), `precision`, `memory` (where bounded).
+    /// Settings of the suite that the trial ran with: `views` (where it trained), `precision`, `memory` (where bounded),
+    /// `arithmetic` (where the suite says it).
     pub suite_settings: Settings,
     /// What it starts from, as [`start`](crate::start) has it: trained on, or tested on where nothing is trained.
     pub dataset: String,
@@ -215,6 +216,10 @@ pub struct Provenance {
     /// it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// What the processor multiplied by: `portable`, `amx` or `emulated`; of a trial that went on by another, all in turn. Not
+    /// written where all ran on cards, nor by programs that knew the portable one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arithmetic: Option<String>,
     /// Threads this trial could use.
     pub threads: usize,
     /// Unix seconds when the trial started.

@@ -200,8 +200,11 @@ fn every_method_runs_on_the_card_to_the_processors_numbers_however_many_beside_i
         let here = &cpu[name];
         assert_eq!(here["outcome"], json!({"status": "finished"}), "{name}");
         assert_eq!(there["outcome"], here["outcome"], "{name}");
-        let device = |record: &Value| record["provenance"].get("device").cloned();
+        let field = |record: &Value, name| record["provenance"].get(name).cloned();
+        let device = |record| field(record, "device");
         assert_eq!((device(here), device(there)), (None, Some(CARD.into())));
+        let arithmetic = |record| field(record, "arithmetic").is_some();
+        assert_eq!((arithmetic(here), arithmetic(there)), (true, false));
         let [losses, others] = [here, there].map(|r| r["losses"].as_array().unwrap().clone());
         assert_eq!(losses.len(), others.len(), "{name}");
         for (a, b) in losses.iter().zip(&others) {
@@ -279,6 +282,10 @@ fn trials_of_one_table_from_several_devices_are_told() {
         return;
     };
     let told = "Trials ran on different devices";
+    let by_amx = |records: &BTreeMap<String, Value>| {
+        let of = |r: &Value| r["provenance"]["arithmetic"] == "amx";
+        records.values().any(of)
+    };
     assert!(!fine(command).stdout.contains(told));
     let more = SUITE.replace("seeds    = [1]", "seeds    = [1, 2]");
     std::fs::write(bed.path("suite.toml"), more).unwrap();
@@ -286,8 +293,14 @@ fn trials_of_one_table_from_several_devices_are_told() {
     let mut command = on_card(&bed, &["run", "suite.toml", "--out", "out"]).unwrap();
     command.env("PROMPTBED_DEVICE", "cuda");
     let shown = fine(command).stdout;
-    let line = "  few-shot on drawn: 1 trial on null driver (no GPU), 1 trial on the processor";
-    assert!(shown.contains(told) && shown.contains(line), "{shown}");
+    // What the processor did without being asked depends on what it has.
+    let here = if by_amx(&bed.records("out")) {
+        "the processor (amx)"
+    } else {
+        "the processor"
+    };
+    let line = format!("  few-shot on drawn: 1 trial on null driver (no GPU), 1 trial on {here}");
+    assert!(shown.contains(told) && shown.contains(&line), "{shown}");
     let page = fine(on_card(&bed, &["report", "out", "--out", "page.html"]).unwrap());
     drop(page);
     let page = std::fs::read_to_string(bed.path("page.html")).unwrap();
@@ -400,6 +413,31 @@ fn what_has_no_suite_takes_a_device_and_a_precision() {
     let submit = ["submit", "suite.toml", "--print", "--device", "cuda:1"];
     let script = fine(bed.command(&submit)).stdout;
     assert!(script.contains("--device cuda:1"), "{script}");
+    // Of the processor's arithmetic a card knows nothing; what the environment says of the machine is no mistake.
+    let mut command = on_card(&bed, &dry).unwrap();
+    command.env("PROMPTBED_ARITHMETIC", "emulated");
+    fine(command);
+    let by = [&dry[..], &["--arithmetic", "emulated"]].concat();
+    let told = answer(on_card(&bed, &by).unwrap());
+    refused(
+        &told,
+        "--arithmetic: \"emulated\" is of the processor; on a GPU leave it away",
+    );
+    let fixed = SUITE.replace("version  = 1", "version  = 1\narithmetic = \"portable\"");
+    std::fs::write(bed.path("fixed.toml"), fixed).unwrap();
+    let told = answer(on_card(&bed, &["run", "fixed.toml", "--device", "cuda"]).unwrap());
+    refused(
+        &told,
+        "fixed.toml:3: arithmetic: \"portable\" is of the processor",
+    );
+    let line = fine(on_card(&bed, &[&bench[..], &["--json"]].concat()).unwrap()).stdout;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let measured = |name| line.get(name).is_some();
+    assert!(
+        !["machine_gflops", "share", "arithmetic"]
+            .into_iter()
+            .any(measured)
+    );
     let pretrain = ["pretrain", "recipe.toml", "--out", "x", "--device", "cuda"];
     refused(&bed.run(&pretrain), "runs on the processor only");
 }

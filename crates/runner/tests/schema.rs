@@ -50,6 +50,7 @@ fn settings_of_the_suite_are_told_from_those_of_the_method() {
         assert_eq!(suite, expected, "{}", record.key);
         // Older than cards: of the processor.
         assert_eq!(record.provenance.device, None, "{}", record.key);
+        assert_eq!(record.provenance.arithmetic, None, "{}", record.key);
         let own = record.settings.get("views");
         let expected = (record.algorithm == "tpt").then(|| Value::from(4));
         assert_eq!(own, expected.as_ref(), "{}", record.key);

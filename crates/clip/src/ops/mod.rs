@@ -5,6 +5,7 @@
 //! whatever their number. Off the CPU, and as a second opinion in tests, [`composed`] builds the same results from
 //! candle's own ops.
 
+pub mod alone;
 pub mod attention;
 pub mod bfloat;
 pub mod block;

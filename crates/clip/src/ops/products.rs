@@ -41,7 +41,15 @@ impl Arithmetic {
 
     /// Whether this machine can.
     pub fn is_supported(self) -> bool {
-        self != Self::Amx || Unit::is_there()
+        self.lack().is_none()
+    }
+
+    /// Why this machine cannot, in words for its user; `None` where it can. Found out once a process.
+    pub fn lack(self) -> Option<&'static str> {
+        match self {
+            Self::Portable | Self::Emulated => None,
+            Self::Amx => Unit::lack(),
+        }
     }
 
     /// Whether this machine can with inputs rounded to bfloat16: in the portable arithmetic processors with AVX512-BF16 can.
@@ -63,6 +71,14 @@ impl Arithmetic {
             Self::Portable => None,
             Self::Amx => Some(Unit::Amx),
             Self::Emulated => Some(Unit::Emulated),
+        }
+    }
+
+    /// The arithmetic whose bits these are: that of the unit for its emulation.
+    pub fn bits(self) -> Self {
+        match self {
+            Self::Portable => Self::Portable,
+            Self::Amx | Self::Emulated => Self::Amx,
         }
     }
 }

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::Done;
-use crate::device::InPrecision;
+use crate::device::{InPrecision, Place};
 use crate::measure::bench::{self, Measured, Options};
 use crate::run::suite::bytes;
 
 /// Time training steps and evaluation on drawn weights: reads nothing (unless --backbone is a file), prints a table.
 ///
-/// Peak memory is the whole process's: name one method for it. The share is of the matrix products the machine
-/// does per second, measured in the same run, over the operations that the algorithm cannot do without. On a GPU there is
-/// no share: what its products could do is not measured.
+/// Peak memory is the whole process's: name one method for it. The share is of the matrix products of float32's grade that
+/// the machine does per second in the arithmetic that ran (the first line names it), measured in the same run, over the
+/// operations that the algorithm cannot do without. On a GPU there is no share: what its products could do is not
+/// measured.
 ///
 /// Example: promptbed bench --backbone vit-b16 --method coop --classes 50
 #[derive(clap::Args)]
@@ -94,9 +95,7 @@ impl Bench {
             memory: self.memory,
         };
         if !self.json {
-            if place.is_card() {
-                crate::out!("{}, {}", place.device(), place.precision().name());
-            }
+            head(&place);
             crate::out!(
                 "{:<20} {:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>6}",
                 "method",
@@ -115,11 +114,7 @@ impl Bench {
         clip.text.memory = options.memory;
         place.take(&mut clip)?;
         for case in cases {
-            let mut measured = bench::measure(&case, clip.clone(), &options)?;
-            if place.is_card() {
-                measured.device = Some(place.device());
-                measured.precision = Some(place.precision().name());
-            }
+            let measured = bench::measure(&case, clip.clone(), &options, &place)?;
             if self.json {
                 crate::out!("{}", serde_json::to_string(&measured)?);
             } else {
@@ -130,14 +125,24 @@ impl Bench {
     }
 }
 
+/// Where it runs, and what the processor's products can do there.
+fn head(place: &Place) {
+    match place.arithmetic() {
+        Some(arithmetic) => {
+            let rate = rayon::scope(|_| bench::machine_rate(arithmetic));
+            crate::out!("{}: products at {rate:.1} GFLOP/s", place.in_words());
+        }
+        None => crate::out!("{}", place.in_words()),
+    }
+}
+
 fn line(m: &Measured) {
     let tested = m
         .evaluated_per_second
         .map_or("-".to_owned(), |v| format!("{v:.1}"));
-    let of_machine = if m.device.is_some() {
-        format!("{:>9} {:>6}", "-", "-")
-    } else {
-        format!("{:>9.1} {:>5.0}%", m.machine_gflops, 100.0 * m.share)
+    let of_machine = match m.machine_gflops.zip(m.share) {
+        None => format!("{:>9} {:>6}", "-", "-"),
+        Some((rate, share)) => format!("{rate:>9.1} {:>5.0}%", 100.0 * share),
     };
     crate::out!(
         "{:<20} {:>6} {:>5} {:>9.4} {:>9.2} {:>9} {:>8} {:>9.1} {of_machine}",

@@ -145,11 +145,9 @@ fn table(lines: &[Line], rates: &Rates, share: &Share, place: &Place) {
     if rates.image_step > 0.0 {
         speeds.push(format!("image with gradient {:.1}", rates.image_step / 1e9));
     }
-    let on = if place.is_card() {
-        let (device, precision) = (place.device(), place.precision().name());
-        format!(" on {device} in {precision}")
-    } else {
-        String::new()
+    let on = match place.arithmetic() {
+        None => format!(" on {} in {}", place.device(), place.precision().name()),
+        Some(arithmetic) => format!(" by {} arithmetic", arithmetic.name()),
     };
     crate::say!(
         "An estimate: operations of both towers, over what {} at a time, {} each, did just now{on} on drawn weights of these widths (GFLOP/s each: {}). Reading and decoding pictures is not counted.",

@@ -10,7 +10,7 @@ use datasets::Catalogue;
 use super::Done;
 use super::setup::{self, Setup};
 use super::working::{self, Working};
-use crate::device::OnDevice;
+use crate::device::OnMachine;
 use crate::run::changed::differences;
 use crate::run::feed;
 use crate::run::suite::Suite;
@@ -38,7 +38,7 @@ pub struct Run {
     #[command(flatten)]
     working: Working,
     #[command(flatten)]
-    on: OnDevice,
+    on: OnMachine,
     /// List the trials, estimate what they take on this machine, and stop. Needs neither pictures nor weights of a
     /// released CLIP: counts what is not there by its published sizes.
     #[arg(long)]

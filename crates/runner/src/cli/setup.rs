@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use clip::ops::Arithmetic;
 use datasets::Catalogue;
 use serde::{Deserialize, Serialize};
 
@@ -77,14 +78,16 @@ pub fn catalogue(more: Option<&Path>) -> Result<Catalogue> {
     Ok(catalogue)
 }
 
-/// The device with the precision that a suite, the file `path`, asks for.
+/// The device with the precision and the arithmetic that a suite, the file `path`, asks for.
 ///
 /// # Errors
-/// A precision that the device has not.
+/// What the device has not, and an arithmetic that contradicts the command line, each with its line.
 pub fn place(suite: &Suite, path: &Path, device: &Device) -> Result<Place> {
-    let line = suite.precision_line;
-    let place = device.with(suite.precision);
-    place.map_err(|e| anyhow::anyhow!("{}:{line}: precision: {e}", path.display()))
+    let at = |line, field| format!("{}:{line}: {field}", path.display());
+    let precision = at(suite.precision_line, "precision");
+    let arithmetic = at(suite.arithmetic_line, "arithmetic");
+    let asked = suite.arithmetic.map(|a| (a, arithmetic.as_str()));
+    device.with((suite.precision, &precision), asked)
 }
 
 impl Setup {
@@ -125,10 +128,15 @@ impl Setup {
                 least as f64 / 1e6
             );
         }
-        if suite.precision == Precision::Bfloat16 {
+        place.take(Arc::make_mut(&mut clip))?;
+        if suite.precision == Precision::Bfloat16 && !place.is_elsewhere() {
             backbone::use_bfloat16(Arc::make_mut(&mut clip))
                 .with_context(|| format!("{}: precision", path.display()))?;
-            let gain = clip::ops::bfloat::gain(clip.arithmetic());
+            // Nobody asks for the emulation to save time.
+            let gain = match clip.arithmetic() {
+                Arithmetic::Emulated => f64::INFINITY,
+                arithmetic => clip::ops::bfloat::gain(arithmetic),
+            };
             if gain < 1.2 {
                 crate::say!(
                     "note: precision: on this processor bfloat16 multiplies {gain:.1} times as fast as float32, so \
@@ -136,7 +144,6 @@ impl Setup {
                 );
             }
         }
-        place.take(Arc::make_mut(&mut clip))?;
         if place.is_card() {
             for method in suite.trained_towers() {
                 crate::say!(
@@ -165,7 +172,7 @@ impl Setup {
             cache.as_ref(),
             teachers,
         )?;
-        sweep.device = place.device();
+        sweep.ran = place.ran();
         for dataset in sweep.datasets() {
             for note in &dataset.notes {
                 crate::say!("note: {}: {note}", dataset.id);

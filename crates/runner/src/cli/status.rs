@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use clip::ops::Arithmetic;
 use serde::Serialize;
 
 use super::Done;
@@ -114,6 +115,8 @@ struct AtWork {
     job: Option<String>,
     /// The card that its towers run on, if one.
     device: Option<String>,
+    /// What they multiply by on the processor, if there.
+    arithmetic: Option<String>,
     /// Unix seconds by its machine's clock.
     since: u64,
     /// Seconds it had run for when its worker told last.
@@ -142,6 +145,7 @@ impl AtWork {
             pid: by.process.pid,
             job: by.job.clone(),
             device: None,
+            arithmetic: None,
             since: by.since,
             seconds: how.seconds,
             step: how.step,
@@ -159,6 +163,11 @@ impl AtWork {
         }
         if let Some(device) = &self.device {
             line += &format!(" on {device}");
+        }
+        // What every processor has goes without saying.
+        let special = self.arithmetic.as_deref();
+        if let Some(arithmetic) = special.filter(|a| *a != Arithmetic::Portable.name()) {
+            line += &format!(" by {arithmetic}");
         }
         line += &format!(", for {}", time(self.seconds));
         if self.steps > 0 {
@@ -233,6 +242,7 @@ impl Standing {
                     if let Some(worker) = workers.get(&by.worker()) {
                         at.allocated = worker.until.map(until);
                         at.device.clone_from(&worker.device);
+                        at.arithmetic.clone_from(&worker.arithmetic);
                         let is_late = worker.heard > MISSED * worker.every;
                         at.silent = is_late.then_some(worker.heard);
                     }

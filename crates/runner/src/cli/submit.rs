@@ -16,12 +16,12 @@ use crate::cluster::jobs::{self, Job, Phase};
 use crate::cluster::pack::{self, Task, Weighed};
 use crate::cluster::script::{self, Array, Wishes};
 use crate::cluster::{self, Program, Standing, slurm};
-use crate::device::{Device, OnDevice, Place, Wanted};
+use crate::device::{OnMachine, Place, Wanted};
 use crate::measure::estimate;
 use crate::run::feed;
 use crate::run::plan;
 use crate::run::population::Population;
-use crate::run::suite::Suite;
+use crate::run::suite::{Precision, Suite};
 use crate::run::sweep::Sweep;
 use crate::store::Store;
 use crate::store::claims::{self, Holder};
@@ -54,7 +54,7 @@ pub struct Submit {
     #[command(flatten)]
     setup: Setup,
     #[command(flatten)]
-    on: OnDevice,
+    on: OnMachine,
     /// What starts the tasks.
     #[arg(long, value_enum, default_value = "slurm")]
     engine: Engine,
@@ -122,15 +122,16 @@ impl Submit {
         let most = self.most_tasks()?;
         let catalogue = setup::catalogue(self.setup.places.catalogue.as_deref())?;
         let suite = Suite::read(&self.suite, &feed::known(&catalogue))?;
+        let elsewhere = self.on.elsewhere()?;
         // Cards are where the tasks run.
-        let device = self.on.said()?;
-        if device.unwrap_or_default() == Wanted::Processor {
-            setup::place(&suite, &self.suite, &Device::default())?;
-        }
+        let place = match self.on.device()?.unwrap_or_default() {
+            Wanted::Processor => setup::place(&suite, &self.suite, &elsewhere)?,
+            Wanted::Card(_) | Wanted::Auto => elsewhere.with((Precision::Float32, ""), None)?,
+        };
         let name = suite.name.clone();
         let sweep = self
             .setup
-            .open(suite, &self.suite, &catalogue, &Place::default())?
+            .open(suite, &self.suite, &catalogue, &place)?
             .sweep;
         let dir = self
             .out
@@ -147,7 +148,7 @@ impl Submit {
         let tasks = self.tasks(&sweep, &found.left)?;
         let program = Program::read(&dir)?;
         let scripts =
-            |folder: &Path| self.scripts(&name, &dir, folder, &program, tasks.len(), most);
+            |folder: &Path| self.scripts(sweep.suite(), &dir, folder, &program, tasks.len(), most);
         if self.print {
             crate::out!("{}", scripts(&jobs::next(&dir)?)?.0.trim_end());
             say_tasks(&tasks, found.left.len());
@@ -219,7 +220,7 @@ impl Submit {
     /// The script of the array and the one of the job after it.
     fn scripts(
         &self,
-        suite: &str,
+        suite: &Suite,
         dir: &Path,
         folder: &Path,
         program: &Program,
@@ -234,6 +235,7 @@ impl Submit {
             more: self.sbatch_arg.clone(),
         };
         let from = std::env::current_dir().context("the folder this runs in is not known")?;
+        let name = suite.name.as_str();
         let (list, program) = (folder.join("tasks.json"), program.path());
         let (dir, list, program) = (
             script::text(dir)?,
@@ -242,12 +244,15 @@ impl Submit {
         );
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
         let mut worker: Vec<String> =
-            words(&[program, "worker", dir, "--suite", suite, "--trials", list]);
-        if let Some(device) = self.on.said()? {
+            words(&[program, "worker", dir, "--suite", name, "--trials", list]);
+        if let Some(device) = self.on.device()? {
             worker.extend(["--device".to_owned(), device.to_string()]);
         }
+        if let Some(arithmetic) = self.on.arithmetic()?.passed_on(suite.arithmetic) {
+            worker.extend(["--arithmetic".to_owned(), arithmetic.to_string()]);
+        }
         let array = Array {
-            suite,
+            suite: name,
             from: &from,
             folder,
             tasks: tasks.min(most),
@@ -259,7 +264,7 @@ impl Submit {
             words(&[program, "plot", dir]),
             words(&[program, "report", dir]),
         ];
-        let after = script::after(suite, &from, folder, &wishes, &after)?;
+        let after = script::after(name, &from, folder, &wishes, &after)?;
         Ok((array.script()?, after))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use methods::replay::Comparison;
 
 use super::Done;
 use crate::device::{InPrecision, Place};
@@ -12,7 +13,8 @@ use crate::reason::reason;
 /// Replay recorded training runs step for step: reads trace folders, exits 1 if any deviates too far.
 ///
 /// With --device cuda towers run on a GPU: the check that a GPU computes what it should. What is rounded there (--precision
-/// tf32, half) has no bound yet: deviations are shown, and only what does not run fails.
+/// tf32, half) has no bound yet: deviations are shown, and only what does not run fails. With --arithmetic emulated they run
+/// as on a machine with the matrix unit, on any.
 ///
 /// Example: promptbed verify traces/
 #[derive(clap::Args)]
@@ -41,10 +43,17 @@ impl Verify {
             head(&place);
         }
         let (mut rows, mut failed) = (Vec::new(), 0);
+        let mut largest = [0f64; 4];
         for folder in &folders {
             match replay::replay_at(folder, &place) {
                 Ok(r) => {
                     failed += usize::from(!r.pass);
+                    for (largest, own) in largest.iter_mut().zip(columns(&r.deviation)) {
+                        // What is no number is further off than any.
+                        if own.is_nan() || own > *largest {
+                            *largest = own;
+                        }
+                    }
                     if !self.json {
                         line(&r, &place);
                     }
@@ -66,6 +75,13 @@ impl Verify {
         if self.json {
             crate::out!("{}", serde_json::to_string_pretty(&rows)?);
         } else {
+            let [loss, gradient, values, logits] = largest;
+            crate::out!(
+                "{:<24} {:<10} {:>5} {loss:>9.1e} {gradient:>9.1e} {values:>9.1e} {logits:>9.1e}",
+                "(largest)",
+                "",
+                ""
+            );
             let verb = if place.is_rounded() { "ran" } else { "pass" };
             crate::out!("{} of {} {verb}", folders.len() - failed, folders.len());
         }
@@ -73,12 +89,15 @@ impl Verify {
     }
 }
 
+/// A deviation of each kind, as columns have them.
+fn columns(d: &Comparison) -> [f64; 4] {
+    [d.loss, d.gradient, d.values, d.logits]
+}
+
 /// Where it runs, what the columns are, and what is allowed.
 fn head(place: &Place) {
     let t = TOLERANCE;
-    if place.is_card() {
-        crate::out!("{}, {}", place.device(), place.precision().name());
-    }
+    crate::out!("{}", place.in_words());
     crate::out!(
         "{:<24} {:<10} {:>5} {:>9} {:>9} {:>9} {:>9}  verdict",
         "trace",

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::Done;
 use super::setup::Places;
 use super::working::{self, Working};
-use crate::device::OnDevice;
+use crate::device::OnMachine;
 use crate::store::Store;
 
 /// Work on a results folder beside others: runs trials of its suites that nobody has, and leaves when there are none.
@@ -37,7 +37,7 @@ pub struct Worker {
     #[command(flatten)]
     working: Working,
     #[command(flatten)]
-    on: OnDevice,
+    on: OnMachine,
 }
 
 impl Worker {

@@ -6,23 +6,23 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use clip::ops::gemm::{Mat, Threads, product};
+use clip::ops::Arithmetic;
 use clip::{Clip, ImageTower, TextPlan};
 use methods::parts::layout;
 use methods::{Batch, Classes, Config, Images, Init, Predict, Sees};
 use serde::Serialize;
 
 use crate::device::Place;
-use crate::machine;
+use crate::machine::{peak_memory, processor, resident};
 
 pub(crate) mod backbone;
 pub mod growth;
+mod machine;
 mod names;
 
+pub use machine::machine_rate;
 pub use names::{class_names, names_of};
 
-/// Side of the square product that the machine's rate is measured with: 17 GFLOP, three matrices of 16 MB.
-const SIDE: usize = 2048;
 /// The words of every context, as in the base-to-novel settings of the papers.
 const WORDS: &str = "a photo of a";
 
@@ -66,7 +66,10 @@ impl Case {
                 "bfloat16 is of the processor; on a GPU time encode with --precision half",
             );
         }
-        (!clip::ops::bfloat::is_supported()).then_some("this processor has no AVX512-BF16")
+        let can = place
+            .arithmetic()
+            .is_none_or(Arithmetic::is_supported_in_bfloat16);
+        (!can).then_some("this processor has no AVX512-BF16")
     }
 }
 
@@ -202,15 +205,21 @@ pub struct Measured {
     pub rss_before_mb: u64,
     /// GFLOP a step cannot do without.
     pub gflop_needed: f64,
-    /// GFLOP/s of this machine's matrix product, measured before and after; the larger.
-    pub machine_gflops: f64,
+    /// GFLOP/s of this machine's product of float32's grade in the arithmetic that ran, measured before and after; the
+    /// larger. On a card nothing is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_gflops: Option<f64>,
     /// Needed operations over what the machine's products could have done in the time.
-    pub share: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
     /// Threads.
     pub threads: usize,
     /// Processor.
     pub processor: String,
-    /// The card that towers ran on, if one; the machine's products are the processor's all the same.
+    /// What the processor multiplied by, where towers ran on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arithmetic: Option<&'static str>,
+    /// The card that towers ran on, if one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// Numbers of products there.
@@ -258,25 +267,6 @@ pub fn load(name: &str) -> Result<Clip> {
     let told = crate::backbone::Told::default();
     let weights = crate::backbone::weights(name, Some(&path), &told)?;
     Ok(Clip::from_weights(&weights)?)
-}
-
-/// GFLOP/s of one large product on all threads of the current pool: the median of five.
-pub fn machine_rate() -> f64 {
-    let a = vec![0.5f32; SIDE * SIDE];
-    let b = vec![0.25f32; SIDE * SIDE];
-    let mut out = vec![0f32; SIDE * SIDE];
-    let mut run = || {
-        let clock = Instant::now();
-        let (a, b) = (
-            Mat::new(&a, SIDE, SIDE, SIDE),
-            Mat::new(&b, SIDE, SIDE, SIDE),
-        );
-        product(&mut out, SIDE, a, b.t(), false, Threads::Pool);
-        clock.elapsed().as_secs_f64()
-    };
-    run();
-    let seconds = median((0..5).map(|_| run()).collect());
-    2.0 * (SIDE as f64).powi(3) / seconds / 1e9
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -347,16 +337,16 @@ impl Case {
     }
 }
 
-/// Times `case`.
+/// Times `case` with a CLIP that was taken to `place`.
 ///
 /// # Errors
 /// Sizes that do not fit the backbone, a backbone that cannot take the method's prompts.
-pub fn measure(case: &Case, clip: Clip, options: &Options) -> Result<Measured> {
+pub fn measure(case: &Case, clip: Clip, options: &Options, place: &Place) -> Result<Measured> {
     // As trials do: a thread outside the pool would go to sleep and be woken for every parallel piece of work.
-    rayon::scope(|_| timed(case, clip, options))
+    rayon::scope(|_| timed(case, clip, options, place))
 }
 
-fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
+fn timed(case: &Case, mut clip: Clip, options: &Options, place: &Place) -> Result<Measured> {
     if case.kind == Kind::EncodeBfloat16 {
         crate::backbone::use_bfloat16(&mut clip)?;
     }
@@ -379,13 +369,15 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
     let labels: Vec<u32> = (0..batch).map(|i| (i % classes.len()) as u32).collect();
     let labels = Tensor::new(labels, &Device::Cpu)?;
     let features = draw.normal(&[batch, width], 1.0)?;
-    let rate_before = machine_rate();
+    // On a card it would say nothing of what was timed.
+    let rate = || place.arithmetic().map(machine_rate);
+    let before = rate();
     let mut seconds = Vec::new();
     let (mut evaluated, mut bind) = (None, None);
     let mut rss_before = 0;
     let mut peak = 0;
     let mut clocked = |step: &mut dyn FnMut() -> Result<()>| -> Result<()> {
-        rss_before = machine::resident() >> 20;
+        rss_before = resident() >> 20;
         for i in 0..=options.steps {
             let clock = Instant::now();
             // The step that is not timed needs no more than a batch.
@@ -397,7 +389,7 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
                 seconds.push(clock.elapsed().as_secs_f64());
             }
         }
-        peak = machine::peak_memory() >> 20;
+        peak = peak_memory() >> 20;
         Ok(())
     };
     if case.method.is_empty() {
@@ -446,7 +438,7 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
             }
         }
     }
-    let machine = machine_rate().max(rate_before);
+    let machine = rate().zip(before).map(|(after, before)| after.max(before));
     let step = median(seconds.clone());
     let pictures = if case.kind == Kind::TestTime {
         1
@@ -474,11 +466,12 @@ fn timed(case: &Case, mut clip: Clip, options: &Options) -> Result<Measured> {
         rss_before_mb: rss_before,
         gflop_needed: gflop,
         machine_gflops: machine,
-        share: gflop / step / machine,
+        share: machine.map(|machine| gflop / step / machine),
         threads: rayon::current_num_threads(),
-        processor: machine::processor(),
-        device: None,
-        precision: None,
+        processor: processor(),
+        arithmetic: place.arithmetic().map(Arithmetic::name),
+        device: place.is_card().then(|| place.device()),
+        precision: place.is_card().then(|| place.precision().name()),
     })
 }
 
@@ -498,7 +491,8 @@ mod tests {
     #[test]
     fn every_case_runs_on_the_shipped_clip_and_counts_its_operations() {
         for case in &cases() {
-            if let Some(why) = case.refusal(&Place::default()) {
+            let place = Place::default();
+            if let Some(why) = case.refusal(&place) {
                 eprintln!("SKIPPED: {}: {why}", case.name);
                 continue;
             }
@@ -513,10 +507,12 @@ mod tests {
                 cached: false,
                 memory: None,
             };
-            let m = measure(case, load("drawn").unwrap(), &options).unwrap();
+            let m = measure(case, load("drawn").unwrap(), &options, &place).unwrap();
             // How large the share is depends on what else the machine does.
             let counted = m.gflop_needed > 0.0 && m.gflop_needed.is_finite();
-            assert!(counted && m.share > 0.0 && m.share.is_finite(), "{m:?}");
+            let share = m.share.unwrap();
+            assert!(counted && share > 0.0 && share.is_finite(), "{m:?}");
+            assert_eq!(m.arithmetic, Some("portable"));
         }
     }
 }

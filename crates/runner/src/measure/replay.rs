@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clip::Clip;
+use clip::ops::Arithmetic;
 use methods::replay::{Comparison, Recording};
 use serde::Serialize;
 
@@ -44,6 +45,9 @@ pub struct Replay {
     pub trace: String,
     /// Method, as the recording calls it.
     pub method: String,
+    /// What the processor multiplied by, where towers ran on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arithmetic: Option<&'static str>,
     /// How far it is off.
     #[serde(flatten)]
     pub deviation: Comparison,
@@ -170,6 +174,7 @@ pub fn replay_at(dir: &Path, place: &Place) -> Result<Replay> {
             .to_string_lossy()
             .into_owned(),
         method,
+        arithmetic: place.arithmetic().map(Arithmetic::name),
         deviation,
         pass,
     })

@@ -41,12 +41,18 @@ pub fn differences(old: &Suite, new: &Suite) -> Vec<String> {
             .map_or_else(|| "none".to_owned(), |cut| all(cut).name())
     };
     let precision = |s: &Suite| s.precision.name().to_owned();
+    let arithmetic = |s: &Suite| {
+        s.arithmetic
+            .map_or("each machine's", clip::ops::Arithmetic::name)
+            .to_owned()
+    };
     let values = [
         ("backbone", old.backbone.clone(), new.backbone.clone()),
         ("source", source(old), source(new)),
         ("sessions", sessions(old), sessions(new)),
         ("views", old.views.to_string(), new.views.to_string()),
         ("precision", precision(old), precision(new)),
+        ("arithmetic", arithmetic(old), arithmetic(new)),
         ("picks", picks(&old.picks), picks(&new.picks)),
     ];
     for (name, before, now) in values {

@@ -26,12 +26,13 @@ use safetensors::{SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::device::ran::Ran;
 use crate::record::Cost;
 use crate::run::testing::Answers;
 use crate::store::{StoreError, replace};
 
 /// Version of the file. Of another version nothing is used.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Names of the metadata.
 const DESCRIPTION: &str = "promptbed-checkpoint";
@@ -65,7 +66,7 @@ pub struct Checkpoint {
     /// So far; steps are those of stages that are over.
     pub cost: Cost,
     /// Where its towers ran so far, one after the other.
-    pub devices: Vec<String>,
+    pub ran: Vec<Ran>,
     /// One for each test that has begun; only the last may be unfinished.
     pub tests: Vec<Answers>,
     /// Of the predictor of an unfinished test.
@@ -101,7 +102,7 @@ struct Description {
     /// Epoch, steps of it, steps in all.
     learning: Option<(usize, usize, u64)>,
     cost: Cost,
-    devices: Vec<String>,
+    ran: Vec<Ran>,
     /// Seconds of each test.
     tests: Vec<f64>,
 }
@@ -145,7 +146,7 @@ impl Checkpoint {
             stage: self.stage,
             learning: learning.map(|l| (l.epoch, l.step, l.done)),
             cost: self.cost.clone(),
-            devices: self.devices.clone(),
+            ran: self.ran.clone(),
             tests: self.tests.iter().map(|t| t.seconds).collect(),
         }
     }
@@ -269,7 +270,7 @@ impl Checkpoint {
             losses: exact("losses")?,
             learning_rates: exact("learning_rates")?,
             cost: description.cost,
-            devices: description.devices,
+            ran: description.ran,
             tests: tests.collect::<Result<_>>()?,
             predictor: part("predictor"),
         })
@@ -432,7 +433,7 @@ mod tests {
                 steps: 40,
                 ..Cost::default()
             },
-            devices: vec!["cpu".to_owned(), "cuda:0 A".to_owned()],
+            ran: vec![Ran::default(), Ran::on_card("cuda:0 A".to_owned())],
             tests: vec![
                 Answers {
                     predicted: vec![3, 1],
@@ -453,6 +454,7 @@ mod tests {
         assert_eq!(read.losses, written.losses);
         assert_eq!(read.learning_rates, written.learning_rates);
         assert_eq!(read.cost, written.cost);
+        assert_eq!(read.ran, written.ran);
         assert_eq!(read.tests, written.tests);
         assert_eq!(flat(&read.learned), flat(&written.learned));
         assert_eq!(flat(&read.predictor), flat(&written.predictor));
@@ -476,7 +478,7 @@ mod tests {
             let refused = Checkpoint::of_bytes(&bytes, "key").unwrap_err();
             refused.to_string()
         };
-        assert!(told(|d| d.version = 2).contains("its version is 2, this program's is 1"));
+        assert!(told(|d| d.version = 1).contains("its version is 1, this program's is 2"));
         assert!(told(|d| d.program = "0.0.1".to_owned()).contains("by promptbed 0.0.1"));
         assert!(told(|d| d.key = "other".to_owned()).contains("of the trial other"));
         let prompts = safetensors::serialize(&whole.learned, None).unwrap();

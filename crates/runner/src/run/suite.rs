@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use clip::ops::Arithmetic;
 use datasets::Sessions;
 use methods::settings::nearest;
 use methods::{Config, Entry, Training};
@@ -112,6 +113,10 @@ pub struct Suite {
     pub precision: Precision,
     /// The line of the file that says it; 1 where none does.
     pub precision_line: usize,
+    /// What processors multiply by; `None`: what each does fastest in float32's grade.
+    pub arithmetic: Option<Arithmetic>,
+    /// The line of the file that says it; 1 where none does.
+    pub arithmetic_line: usize,
     /// Methods in file order.
     pub methods: Vec<Line>,
 }

@@ -14,7 +14,7 @@ use datasets::{Catalogue, Dataset, Picks};
 use methods::{Backbones, Descriptions};
 use rayon::prelude::*;
 
-use crate::device::{self, PROCESSOR};
+use crate::device::ran::{self, Ran};
 use crate::machine;
 use crate::reason::reason;
 use crate::record::{Cost, Found, Outcome, Provenance, Record, SCHEMA};
@@ -69,8 +69,8 @@ pub struct Sweep {
     pub trials: Vec<Trial>,
     /// How often a running trial leaves a checkpoint. Changes no result.
     pub checkpoint_every: Duration,
-    /// Where its towers run, as records write it.
-    pub device: String,
+    /// Where its towers run, and by what, as records tell it.
+    pub ran: Ran,
 }
 
 impl Sweep {
@@ -148,7 +148,7 @@ impl Sweep {
             descriptions,
             trials: Vec::new(),
             checkpoint_every: checkpoint::EVERY,
-            device: PROCESSOR.to_owned(),
+            ran: Ran::default(),
         };
         sweep.trials = sweep.list()?;
         Ok(sweep)
@@ -311,7 +311,8 @@ impl Sweep {
                 record.losses = std::mem::take(&mut outcomes.losses);
                 record.learning_rates = std::mem::take(&mut outcomes.learning_rates);
                 record.found = std::mem::take(&mut outcomes.found);
-                record.provenance.device = device::recorded(&outcomes.devices);
+                record.provenance.device = ran::devices(&outcomes.ran);
+                record.provenance.arithmetic = ran::arithmetics(&outcomes.ran);
                 record.cost = outcomes.cost.clone();
                 record.cost.operations = self.operations(trial);
                 Ok((record, Some(outcomes)))
@@ -367,7 +368,8 @@ impl Sweep {
                 split_hash: key::one_hash(splits.map(Feed::split_hash)),
                 picks_hash: key::one_hash(picks.map(String::as_str)),
                 processor: machine::processor(),
-                device: device::recorded(std::slice::from_ref(&self.device)),
+                device: ran::devices(std::slice::from_ref(&self.ran)),
+                arithmetic: ran::arithmetics(std::slice::from_ref(&self.ran)),
                 threads,
                 started,
             },
@@ -433,7 +435,7 @@ impl Sweep {
             stages: &self.stages(trial)?,
             views: self.suite.views,
             seed: trial.planned.seed,
-            device: &self.device,
+            ran: &self.ran,
             stop,
             observer,
             keeper: Some(keeper),
@@ -447,6 +449,9 @@ impl Sweep {
         // A method that is not trained sees no training view.
         if trial.method.training.is_some() {
             settings.insert("views".to_owned(), self.suite.views.to_string().into());
+        }
+        if let Some(arithmetic) = self.suite.arithmetic {
+            settings.insert("arithmetic".to_owned(), arithmetic.name().into());
         }
         if let Some(bytes) = self.suite.memory {
             settings.insert("memory".to_owned(), bytes.into());

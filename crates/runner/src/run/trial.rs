@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use datasets::ClassSet;
 use methods::{Backbones, Classes, Config, Descriptions, Init, Method, Needs};
 
+use crate::device::ran::Ran;
 use crate::reason::reason;
 use crate::record::{Cost, Found, Outcome, Test, TestSet};
 use crate::run::checkpoint::{Checkpoint, Keeper, Learning, Tensors};
@@ -51,7 +52,7 @@ pub struct Task<'a> {
     /// Of every random stream.
     pub seed: u64,
     /// Where its towers run, as records write it.
-    pub device: &'a str,
+    pub ran: &'a Ran,
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
     /// Hears of progress.
@@ -136,7 +137,7 @@ pub struct Outcomes {
     /// What the method tells that it found.
     pub found: Found,
     /// Where its towers ran, one after the other.
-    pub devices: Vec<String>,
+    pub ran: Vec<Ran>,
 }
 
 /// The run was asked to stop before the trial was over.
@@ -226,7 +227,7 @@ impl<'a> Running<'a> {
                 classes: Vec::new(),
                 taught: Vec::new(),
                 found: Found::new(),
-                devices: vec![task.device.to_owned()],
+                ran: vec![task.ran.clone()],
             },
             stage: 0,
             place: Place::Before,
@@ -270,9 +271,9 @@ impl<'a> Running<'a> {
         out.losses = checkpoint.losses;
         out.learning_rates = checkpoint.learning_rates;
         out.cost = checkpoint.cost;
-        out.devices = checkpoint.devices;
-        if out.devices.last().is_none_or(|last| last != task.device) {
-            out.devices.push(task.device.to_owned());
+        out.ran = checkpoint.ran;
+        if out.ran.last() != Some(task.ran) {
+            out.ran.push(task.ran.clone());
         }
         let stages = task.stages[..=checkpoint.stage].iter().enumerate();
         let mut targets = stages.flat_map(|(n, s)| s.targets.iter().map(move |t| (n, t)));
@@ -465,7 +466,7 @@ impl Outcomes {
             losses: self.losses.clone(),
             learning_rates: self.learning_rates.clone(),
             cost: self.cost.clone(),
-            devices: self.devices.clone(),
+            ran: self.ran.clone(),
             tests,
             predictor: Tensors::new(),
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::device;
+use crate::device::ran;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
 use crate::show::summary::Summary;
@@ -281,7 +281,10 @@ fn fields(a: &Record, b: &Record) -> Vec<(String, String, String)> {
                 p.backbone_fingerprint.clone(),
             ),
             ("provenance.processor", p.processor.clone()),
-            ("provenance.device", device::kind(p.device.as_deref())),
+            (
+                "provenance.device",
+                ran::kind(p.device.as_deref(), p.arithmetic.as_deref()),
+            ),
         ]
     };
     for ((name, x), (_, y)) in origin(a).into_iter().zip(origin(b)) {

@@ -116,6 +116,7 @@ impl Loaded {
             ("picks_hash", text(|r| &r.provenance.picks_hash)),
             ("processor", text(|r| &r.provenance.processor)),
             ("device", word(|r| r.provenance.device.as_deref())),
+            ("arithmetic", word(|r| r.provenance.arithmetic.as_deref())),
             ("threads", whole(|r| r.provenance.threads as u64)),
             ("started", whole(|r| r.provenance.started)),
         ]

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use clip::ops::Arithmetic;
 use datasets::{Order, Sessions};
 use toml_edit::{Document, Item, TableLike};
 
 use super::reader::Reader;
 use super::{Line, PicksFrom, Precision, Suite, VERSION, Views, bytes, expand, unknown_dataset};
+use crate::device::arithmetic::named;
 use crate::protocols::{self, Protocol};
 
 impl Suite {
@@ -54,6 +56,7 @@ impl Suite {
             "picks",
             "memory",
             "precision",
+            "arithmetic",
             "method",
         ];
         r.only(root, "", &keys);
@@ -165,8 +168,12 @@ impl Suite {
             read.ok()
         });
         let precision = Self::precision(&mut r, root.get("precision"));
-        let span = root.get("precision").and_then(Item::span);
-        let precision_line = span.map_or(1, |s| r.line(s.start));
+        let arithmetic = Self::arithmetic(&mut r, root.get("arithmetic"));
+        let line = |key| {
+            let span = root.get(key).and_then(Item::span);
+            span.map_or(1, |s| r.line(s.start))
+        };
+        let (precision_line, arithmetic_line) = (line("precision"), line("arithmetic"));
         let mut methods: Vec<(usize, Line)> = Vec::new();
         match root.get("method").and_then(Item::as_array_of_tables) {
             None => r.at(
@@ -258,6 +265,8 @@ impl Suite {
             memory,
             precision,
             precision_line,
+            arithmetic,
+            arithmetic_line,
             methods,
             text,
         })
@@ -397,14 +406,7 @@ impl Suite {
     fn precision(r: &mut Reader, item: Option<&Item>) -> Precision {
         match item.map(|i| i.as_str()) {
             None | Some(Some("float32")) => Precision::Float32,
-            Some(Some("bfloat16")) => {
-                if !clip::ops::bfloat::is_supported() {
-                    let message = "\"bfloat16\" needs a processor with AVX512-BF16, which this one has not; \
-                                   write \"float32\"";
-                    r.at(item, "precision", message);
-                }
-                Precision::Bfloat16
-            }
+            Some(Some("bfloat16")) => Precision::Bfloat16,
             Some(Some("tf32")) => Precision::Tf32,
             Some(Some("half")) => Precision::Half,
             _ => {
@@ -414,5 +416,17 @@ impl Suite {
                 Precision::Float32
             }
         }
+    }
+
+    /// Whether a machine has it is that machine's to say.
+    fn arithmetic(r: &mut Reader, item: Option<&Item>) -> Option<Arithmetic> {
+        let item = item?;
+        let read = item.as_str().and_then(named);
+        if read.is_none() {
+            let message = "must be \"portable\", \"amx\" or \"emulated\"; without it, each processor does what it \
+                           does fastest";
+            r.at(Some(item), "arithmetic", message);
+        }
+        read
     }
 }

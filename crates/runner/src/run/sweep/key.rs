@@ -67,6 +67,10 @@ impl Sweep {
         if self.suite.precision != Precision::default() {
             all["precision"] = self.suite.precision.name().into();
         }
+        // By its bits, and only where the suite fixes it: otherwise any machine may go on with a run.
+        if let Some(arithmetic) = self.suite.arithmetic {
+            all["arithmetic"] = arithmetic.bits().name().into();
+        }
         // As is what happens in which order, where that does not go without saying,
         let stages = plan::stages(&self.suite, p.protocol, &p.dataset);
         if stages.len() > 1 || stages.iter().any(|stage| stage.train.len() > 1) {
@@ -120,5 +124,53 @@ pub(super) fn one_hash<'a>(hashes: impl Iterator<Item = &'a str>) -> String {
         [] => String::new(),
         [one] => one.to_owned(),
         _ => crate::hash::hex(hashes.join(" ").as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use datasets::Catalogue;
+
+    use super::*;
+    use crate::backbone;
+    use crate::run::feed;
+    use crate::run::suite::Suite;
+
+    /// The key of the only trial of a suite with this line in it.
+    fn key(line: &str) -> String {
+        let text = format!(
+            "version = 1\nprotocol = \"few-shot\"\ndatasets = \"drawn-textures\"\nshots = [1]\nseeds = [1]\n{line}\n\
+             [[method]]\nname = \"coop\"\n"
+        );
+        let catalogue = Catalogue::built_in();
+        let suite = Suite::of_text(text, Path::new("suite.toml"), &feed::known(&catalogue));
+        let told = backbone::Told::default();
+        let weights = backbone::weights(backbone::SHIPPED, None, &told).unwrap();
+        let clip = backbone::shipped().unwrap();
+        let sizes = weights.architecture.clone();
+        let no_teachers = BTreeMap::new();
+        let sweep = Sweep::new(
+            suite.unwrap(),
+            clip,
+            sizes,
+            &catalogue,
+            None,
+            None,
+            no_teachers,
+        );
+        sweep.unwrap().trials[0].planned.key.clone()
+    }
+
+    #[test]
+    fn an_arithmetic_is_part_of_the_key_by_its_bits_where_the_suite_fixes_it() {
+        let [portable, amx, emulated] =
+            clip::ops::Arithmetic::ALL.map(|a| key(&format!("arithmetic = {:?}", a.name())));
+        assert_eq!(amx, emulated, "one is as good as the other");
+        assert_ne!(amx, portable);
+        let open = key("");
+        assert!(open != amx && open != portable);
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::{Sweep, Trial};
-use crate::device;
+use crate::device::ran;
 use crate::record::{Outcome, Record, Test};
 use crate::run::checkpoint;
 use crate::run::log::{Log, What};
@@ -101,7 +101,8 @@ impl Sweep {
         let claims = Claims::join(store.dir(), work.silence)?;
         claims.tell(|w| {
             (w.jobs, w.threads) = (work.jobs, work.threads);
-            w.device = device::recorded(std::slice::from_ref(&self.device));
+            let here = std::slice::from_ref(&self.ran);
+            (w.device, w.arithmetic) = (ran::devices(here), ran::arithmetics(here));
             w.ends_within(work.limit);
         });
         claims.tidy()?;

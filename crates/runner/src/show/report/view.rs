@@ -239,7 +239,7 @@ pub(super) fn notes(lines: &[String]) -> Vec<Note> {
 /// Every value of every origin, and how many records have it: one value a row means that all agree.
 pub(super) fn provenance(loaded: &Loaded) -> TableView {
     type Field = (&'static str, fn(&Record) -> String);
-    const FIELDS: [Field; 12] = [
+    const FIELDS: [Field; 13] = [
         ("promptbed", |r| r.provenance.version.clone()),
         ("commit", |r| r.provenance.commit.clone()),
         ("record schema", |r| r.schema.to_string()),
@@ -266,6 +266,9 @@ pub(super) fn provenance(loaded: &Loaded) -> TableView {
         ("processor", |r| r.provenance.processor.clone()),
         ("device", |r| {
             r.provenance.device.clone().unwrap_or_default()
+        }),
+        ("arithmetic", |r| {
+            r.provenance.arithmetic.clone().unwrap_or_default()
         }),
         ("threads a trial", |r| r.provenance.threads.to_string()),
     ];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Section;
-use crate::device;
+use crate::device::ran;
 use crate::protocols::Protocol;
 use crate::record::{Outcome, Record, TestSet};
 use crate::start;
@@ -52,7 +52,7 @@ pub struct Health {
     pub collapsed: Vec<Collapse>,
     /// What must be said of the datasets.
     pub datasets: Vec<String>,
-    /// Where trials of one table ran, if not all on one kind of device: a line a protocol and backbone.
+    /// Where and by what trials of one table ran, if not all on one kind of device: a line a protocol and backbone.
     pub devices: Vec<String>,
 }
 
@@ -170,7 +170,7 @@ impl Health {
         }
         if !self.devices.is_empty() {
             notes.push(
-                "Trials ran on different devices, whose numbers differ in their last digits."
+                "Trials ran on different devices or by different arithmetics, whose numbers differ in their last digits."
                     .to_owned(),
             );
             notes.extend(self.devices.iter().map(|line| format!("  {line}")));
@@ -208,7 +208,7 @@ fn devices(kept: &[&Record]) -> Vec<String> {
     for record in kept.iter().filter(|r| r.outcome == Outcome::Finished) {
         let from = &record.provenance;
         let table = (record.protocol, &from.backbone, &from.backbone_fingerprint);
-        let kind = device::kind(from.device.as_deref());
+        let kind = ran::kind(from.device.as_deref(), from.arithmetic.as_deref());
         *all.entry(table).or_default().entry(kind).or_default() += 1;
     }
     let line = |((protocol, backbone, _), kinds): ((&Protocol, &String, _), BTreeMap<_, usize>)| {

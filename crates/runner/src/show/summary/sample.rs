@@ -122,6 +122,7 @@ pub fn record(
             picks_hash: "91".repeat(32),
             processor: "a processor".to_owned(),
             device: None,
+            arithmetic: None,
             threads: 2,
             started: 1_700_000_000 + seed,
         },

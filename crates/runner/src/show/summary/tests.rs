@@ -53,16 +53,23 @@ fn harmonic_mean_is_of_averages_and_not_an_average() {
 
 #[test]
 fn trials_of_one_table_that_ran_on_several_devices_are_told() {
-    let note = |devices: [Option<&str>; 2]| {
+    let note = |devices: [Option<&str>; 2], arithmetics: [Option<&str>; 2]| {
         let mut records = small();
-        for (record, device) in records.iter_mut().zip(devices) {
-            record.provenance.device = device.map(str::to_owned);
+        for (i, record) in records.iter_mut().take(2).enumerate() {
+            record.provenance.device = devices[i].map(str::to_owned);
+            record.provenance.arithmetic = arithmetics[i].map(str::to_owned);
         }
         Summary::new(&loaded(records)).health.devices
     };
-    assert_eq!(note([None, None]), [""; 0]);
-    let told = note([Some("cuda:0 NVIDIA H100"), Some("cuda:1 NVIDIA H100")]);
+    assert_eq!(note([None; 2], [None; 2]), [""; 0]);
+    let cards = [Some("cuda:0 NVIDIA H100"), Some("cuda:1 NVIDIA H100")];
     let wanted = "base-to-novel on drawn: 2 trials on NVIDIA H100, 4 trials on the processor";
+    assert_eq!(note(cards, [None; 2]), [wanted]);
+    // Older records tell no arithmetic, and ran by the portable one.
+    assert_eq!(note([None; 2], [Some("portable"), None]), [""; 0]);
+    let told = note([None; 2], [Some("amx"), Some("emulated")]);
+    let wanted =
+        "base-to-novel on drawn: 4 trials on the processor, 2 trials on the processor (amx)";
     assert_eq!(told, [wanted]);
 }
 

@@ -47,6 +47,9 @@ pub struct Worker {
     /// The card that their towers run on, if one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// What they multiply by on the processor, if there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arithmetic: Option<String>,
     /// Trials it has finished.
     pub finished: usize,
     /// Trials that failed in it.
