@@ -334,7 +334,7 @@ impl Fused {
         };
         let normed = Left::written(by, [rs, w], h, second);
         let mut hidden = scratch::take(rs * h);
-        // Where nothing is kept, this bias came behind the sum ever since, and features of years are kept on disks.
+        // Where nothing is kept, this bias has always come behind the sum: features kept on disk have the bits of that.
         let is_behind =
             by == Products::Float32 && !self.keep && self.shape.activation == Activation::QuickGelu;
         let bias = &weights.bias_expand;
