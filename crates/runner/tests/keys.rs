@@ -22,7 +22,7 @@ fn keys(suite: &str) -> Vec<String> {
     text.lines().filter(is_key).map(str::to_owned).collect()
 }
 
-/// `fixtures/keys` holds what the program of results version 4 listed: keys but for their version are those of version 3.
+/// `fixtures/keys` holds what the program of results version 4 listed; all else that goes into a key is as in version 3.
 #[test]
 fn the_drawn_suites_have_the_keys_they_had() {
     for suite in [

@@ -45,8 +45,8 @@ struct Entering {
 }
 
 impl Part {
-    /// Rows made of `of` and of this part: those of the last call if they were the same,
-    /// or what `make` gives. A prompt that begins behind the first block then finds what is below done.
+    /// Rows made of `of` and of this part: those that are kept if they are made of the same, or what `make` gives, which is
+    /// kept from then on. Of two callers at once both may make them: the same, to the bit.
     pub(super) fn entering(
         &self,
         of: Identity,
