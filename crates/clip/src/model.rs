@@ -142,11 +142,8 @@ impl Clip {
     /// # Errors
     /// Where this machine has not the instructions, for bfloat16 too where pictures go through in that.
     pub fn use_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
-        if !arithmetic.is_supported() {
-            bail!(
-                "arithmetic {:?}: this machine has no matrix unit that may be used",
-                arithmetic.name()
-            );
+        if let Some(why) = arithmetic.lack() {
+            bail!("arithmetic {:?}: {why}", arithmetic.name());
         }
         match &mut self.image {
             ImageTower::Transformer(tower) => tower.use_arithmetic(arithmetic)?,

@@ -213,6 +213,54 @@ fn a_suite_that_fixes_it_has_keys_and_settings_of_its_own() {
 }
 
 #[test]
+fn cached_features_and_predictions_are_those_of_the_bits_that_made_them() {
+    let rounded = |arithmetic: &str| {
+        let line = "version  = 1\nprecision = \"bfloat16\"";
+        suite_by(arithmetic).replace("version  = 1", line)
+    };
+    let bed = Bed::with_suite(SUITE);
+    std::fs::write(bed.path("rounded.toml"), rounded("emulated")).unwrap();
+    let files = || {
+        let folders = std::fs::read_dir(bed.path("features")).unwrap();
+        // Packed pictures are the same whatever the features.
+        let features = folders.map(Result::unwrap);
+        let features = features.filter(|f| f.file_name() != "packs");
+        let counts = features.map(|f| std::fs::read_dir(f.path()).unwrap().count());
+        counts.sum::<usize>()
+    };
+    let run = |suite: &str, arithmetic, out: &str| {
+        let arguments = ["run", suite, "--out", out, "--cache", "features"];
+        fine(run_where(&bed, arithmetic, &arguments));
+        files()
+    };
+    let one = run("suite.toml", "portable", "portable");
+    assert_eq!(run("suite.toml", "emulated", "emulated"), 2 * one);
+    assert_eq!(
+        run("suite.toml", "emulated", "again"),
+        2 * one,
+        "found again"
+    );
+    assert_eq!(run("rounded.toml", "", "rounded"), 3 * one);
+    // Other last digits, and hardly another picture.
+    let of = |out: &str| {
+        let records = bed.records(out);
+        let record = records.values().next().unwrap();
+        let test = &record["tests"][0];
+        let (correct, total) = (test["correct"].as_f64(), test["total"].as_f64());
+        let ece = test["ece"].as_f64().unwrap();
+        (100.0 * correct.unwrap() / total.unwrap(), ece)
+    };
+    let [portable, emulated, again] = ["portable", "emulated", "again"].map(of);
+    assert_eq!(emulated, again);
+    assert_ne!(portable.1, emulated.1, "it multiplied otherwise");
+    let far = [portable.0 - emulated.0, portable.1 - emulated.1];
+    assert!(
+        far.into_iter().all(|d| d.abs() < 1.0),
+        "{portable:?} {emulated:?}"
+    );
+}
+
+#[test]
 fn what_has_no_suite_takes_an_arithmetic_and_says_which_ran() {
     let bed = Bed::with_suite(SUITE);
     let trace = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/traces/cocoop");
