@@ -162,16 +162,21 @@ impl OnMachine {
 pub struct InPrecision {
     #[command(flatten)]
     on: OnMachine,
-    /// Numbers that a GPU multiplies: float32, tf32 (inputs rounded to 11 bits) or half (weights and inputs in half
-    /// precision). Sums are float32.
+    /// Numbers that are multiplied: float32; on a GPU tf32 (inputs rounded to 11 bits) or half (weights and inputs in half
+    /// precision); by amx or emulated bfloat16x3 (inputs as two halves). Sums are float32.
     #[arg(long, value_name = "NAME", default_value = "float32", value_parser = precision)]
     precision: Precision,
 }
 
 fn precision(text: &str) -> Result<Precision, String> {
-    let all = [Precision::Float32, Precision::Tf32, Precision::Half];
+    let all = [
+        Precision::Float32,
+        Precision::Tf32,
+        Precision::Half,
+        Precision::Bfloat16x3,
+    ];
     let found = all.into_iter().find(|p| p.name() == text);
-    found.ok_or_else(|| "must be float32, tf32 or half".to_owned())
+    found.ok_or_else(|| "must be float32, tf32, half or bfloat16x3".to_owned())
 }
 
 impl InPrecision {
@@ -267,7 +272,7 @@ impl Device {
                 asked.arithmetic.name()
             )),
             (Some(_), _) => Ok(Arithmetic::Portable),
-            (None, None) => Ok(Arithmetic::fastest()),
+            (None, None) => Ok(self.said.left_open()),
             (None, Some(asked)) => match arithmetic::lacking(asked.arithmetic) {
                 Some(why) if !self.is_elsewhere => Err(format!("{}: {why}", asked.at)),
                 _ => Ok(asked.arithmetic),
@@ -285,11 +290,18 @@ impl Device {
             Precision::Float32 => Some(gpu::Precision::Float32),
             Precision::Tf32 => Some(gpu::Precision::Tf32),
             Precision::Half => Some(gpu::Precision::Half),
-            Precision::Bfloat16 => None,
+            Precision::Bfloat16 | Precision::Bfloat16x3 => None,
         };
         let name = precision.name();
         match (&self.card, on_card) {
             (None, Some(gpu::Precision::Float32)) => Ok(None),
+            (None, None) if precision == Precision::Bfloat16x3 => match multiplies {
+                Some(Arithmetic::Portable) => Err(format!(
+                    "{name:?} is of the matrix unit: say arithmetic \"amx\" or, for the same bits slowly, \"emulated\"; \
+                     or write \"float32\""
+                )),
+                _ => Ok(None),
+            },
             (None, None) => {
                 let can = |arithmetic: Arithmetic| arithmetic.is_supported_in_bfloat16();
                 if !self.is_elsewhere && !multiplies.is_none_or(can) {
@@ -392,6 +404,9 @@ impl Place {
             // Other machines' processors may have what this one has not, and nothing is multiplied here.
             if !self.is_elsewhere {
                 clip.use_arithmetic(self.arithmetic)?;
+                if self.precision == Precision::Bfloat16x3 {
+                    clip.use_bfloat16x3()?;
+                }
             }
             return Ok(());
         };
@@ -436,7 +451,7 @@ mod tests {
         let processor = Device::default();
         let place = processor.with((Precision::Float32, ""), None).unwrap();
         assert!(!place.is_card());
-        assert_eq!(place.arithmetic(), Some(Arithmetic::fastest()));
+        assert_eq!(place.arithmetic(), Some(Arithmetic::Portable));
         for precision in [Precision::Tf32, Precision::Half] {
             let told = refused(&processor, precision, None);
             assert!(told.contains("needs a GPU"), "{told}");
@@ -455,6 +470,23 @@ mod tests {
         assert_eq!(there(Arithmetic::Portable), has_pairs);
         assert_eq!(there(Arithmetic::Amx), Arithmetic::Amx.is_supported());
         assert!(there(Arithmetic::Emulated));
+    }
+
+    #[test]
+    fn two_halves_are_the_matrix_units_and_its_emulations() {
+        let with = |arithmetic| {
+            let asked = Some((arithmetic, "suite.toml:4: arithmetic"));
+            let precision = (Precision::Bfloat16x3, "suite.toml:3: precision");
+            Device::default().with(precision, asked)
+        };
+        let told = with(Arithmetic::Portable).unwrap_err().to_string();
+        let wanted =
+            "suite.toml:3: precision: \"bfloat16x3\" is of the matrix unit: say arithmetic \"amx\"";
+        assert!(told.starts_with(wanted), "{told}");
+        let place = with(Arithmetic::Emulated).unwrap();
+        let mut clip = (*crate::backbone::shipped().unwrap()).clone();
+        place.take(&mut clip).unwrap();
+        assert!(clip.is_bfloat16x3() && place.in_words() == "cpu, bfloat16x3, emulated");
     }
 
     #[test]

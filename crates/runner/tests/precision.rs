@@ -36,8 +36,8 @@ fn another_precision_is_refused_with_those_there_are() {
         Bed::with_suite(&SUITE.replace("version  = 1", "version = 1\nprecision = \"float16\""));
     let answer = bed.run(&["run", "suite.toml"]);
     assert_eq!(answer.code, Some(2), "{}", answer.stderr);
-    let wanted = "suite.toml:3: precision: must be \"float32\" or, on a processor with AVX512-BF16, \"bfloat16\"; on a \
-                  GPU \"float32\", \"tf32\" or \"half\"";
+    let wanted = "suite.toml:3: precision: must be \"float32\" or, on a processor with AVX512-BF16, \"bfloat16\", on a \
+                  matrix unit \"bfloat16x3\"; on a GPU \"float32\", \"tf32\" or \"half\"";
     assert!(answer.stderr.contains(wanted), "{}", answer.stderr);
     assert_eq!(
         answer.stdout, "",

@@ -52,7 +52,8 @@ pub fn named(name: &str) -> Option<Arithmetic> {
 pub struct InArithmetic {
     /// What the processor multiplies by: portable, amx (the matrix unit of Intel processors from Sapphire Rapids on),
     /// emulated (its bits on any processor, slowly) or auto (amx where it is there, else portable); all in float32's grade,
-    /// with other last digits [default: the suite's, else PROMPTBED_ARITHMETIC, else auto]
+    /// with other last digits [default: the suite's, else PROMPTBED_ARITHMETIC, else portable: the unit's kernels have never
+    /// run on a real one]
     #[arg(long, value_name = "NAME")]
     arithmetic: Option<Wanted>,
 }
@@ -124,6 +125,15 @@ impl Said {
         })
     }
 
+    /// The arithmetic where [`Said::over`] asks for none: the fastest that the machine has where it was told to choose
+    /// (`auto`), else the one that every machine has.
+    pub fn left_open(&self) -> Arithmetic {
+        match self.line.or(self.environment) {
+            Some(Wanted::Auto) => Arithmetic::fastest(),
+            _ => Arithmetic::Portable,
+        }
+    }
+
     /// What a process that is started elsewhere must be told, to have the same said to it with this suite.
     pub fn passed_on(&self, suite: Option<Arithmetic>) -> Option<Wanted> {
         self.line.or(self.environment.filter(|_| suite.is_none()))
@@ -185,6 +195,14 @@ mod tests {
         for (line, environment) in [("", ""), ("auto", "amx"), ("", "auto")] {
             assert_eq!(over(line, "", environment), Ok(None), "left to the machine");
         }
+    }
+
+    #[test]
+    fn a_machine_chooses_only_where_it_is_told_to() {
+        let of = |line, environment| Said { line, environment }.left_open();
+        assert_eq!(of(None, None), Arithmetic::Portable);
+        assert_eq!(of(Some(Wanted::Auto), None), Arithmetic::fastest());
+        assert_eq!(of(None, Some(Wanted::Auto)), Arithmetic::fastest());
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub enum Precision {
     /// On the processor. Products of rounded values, sums in float32: faster, and other last digits. See
     /// [`clip::ops::bfloat`].
     Bfloat16,
+    /// On the processor's matrix unit or its emulation: frozen blocks of both towers multiply inputs as two halves in
+    /// bfloat16, three products each, with ten to thirty times float32's rounding; see [`clip::Clip::use_bfloat16x3`].
+    Bfloat16x3,
     /// On a card: inputs of products rounded to 11 bits by its matrix units, sums in float32.
     Tf32,
     /// On a card: weights and inputs of products in half precision, sums in float32.
@@ -71,6 +74,7 @@ impl Precision {
         match self {
             Self::Float32 => "float32",
             Self::Bfloat16 => "bfloat16",
+            Self::Bfloat16x3 => "bfloat16x3",
             Self::Tf32 => "tf32",
             Self::Half => "half",
         }
@@ -113,7 +117,7 @@ pub struct Suite {
     pub precision: Precision,
     /// The line of the file that says it; 1 where none does.
     pub precision_line: usize,
-    /// What processors multiply by; `None`: what each does fastest in float32's grade.
+    /// What processors multiply by; `None`: the portable arithmetic, unless a command line or environment says otherwise.
     pub arithmetic: Option<Arithmetic>,
     /// The line of the file that says it; 1 where none does.
     pub arithmetic_line: usize,

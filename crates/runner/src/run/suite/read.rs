@@ -407,11 +407,12 @@ impl Suite {
         match item.map(|i| i.as_str()) {
             None | Some(Some("float32")) => Precision::Float32,
             Some(Some("bfloat16")) => Precision::Bfloat16,
+            Some(Some("bfloat16x3")) => Precision::Bfloat16x3,
             Some(Some("tf32")) => Precision::Tf32,
             Some(Some("half")) => Precision::Half,
             _ => {
-                let message = "must be \"float32\" or, on a processor with AVX512-BF16, \"bfloat16\"; on a GPU \
-                               \"float32\", \"tf32\" or \"half\"";
+                let message = "must be \"float32\" or, on a processor with AVX512-BF16, \"bfloat16\", on a matrix unit \
+                               \"bfloat16x3\"; on a GPU \"float32\", \"tf32\" or \"half\"";
                 r.at(item, "precision", message);
                 Precision::Float32
             }
@@ -423,8 +424,7 @@ impl Suite {
         let item = item?;
         let read = item.as_str().and_then(named);
         if read.is_none() {
-            let message = "must be \"portable\", \"amx\" or \"emulated\"; without it, each processor does what it \
-                           does fastest";
+            let message = "must be \"portable\", \"amx\" or \"emulated\"; without it, the processor does \"portable\"";
             r.at(Some(item), "arithmetic", message);
         }
         read
