@@ -104,6 +104,15 @@ impl Products {
         }
     }
 
+    /// Of inputs as two halves in bfloat16, three products, by the same arithmetic; `None` in the portable one, which has
+    /// none.
+    pub(crate) fn split(self) -> Option<Self> {
+        match self {
+            Self::Float32 | Self::Pairs => None,
+            Self::Tiles(unit, _) => Some(Self::Tiles(unit, Grade::Split)),
+        }
+    }
+
     /// Whose they are.
     pub(crate) fn arithmetic(self) -> Arithmetic {
         match self {
