@@ -10,9 +10,7 @@ use crate::changes::{BlockChange, Norm};
 use crate::device::{self, CardImage, Read};
 use crate::ops::gemm::Mat;
 use crate::ops::products::{Left, Products, Start};
-use crate::ops::{
-    Arithmetic, Block, Layout, Put, Work, layer_norm_by, put_rows, scratch, with_values,
-};
+use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, scratch, with_values};
 use crate::prompts::{DeepImage, ImagePrompt};
 
 mod patches;
@@ -98,16 +96,16 @@ impl VisionTransformer {
         Ok(())
     }
 
-    /// Has the blocks and the patch embedding multiply by `arithmetic` from now on.
+    /// Has the blocks and the patch embedding multiply by `products` from now on.
     ///
     /// # Errors
-    /// When pictures go through in bfloat16, which this machine cannot in that arithmetic.
-    pub(crate) fn use_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
+    /// When pictures go through in bfloat16, which this machine cannot in the arithmetic of `products`.
+    pub(crate) fn use_products(&mut self, products: Products) -> Result<()> {
         if self.is_bfloat16 {
-            Self::check_bfloat16(Products::exact(arithmetic))?;
+            Self::check_bfloat16(products)?;
         }
         for block in &mut self.blocks {
-            block.use_arithmetic(arithmetic);
+            block.use_products(products);
         }
         Ok(())
     }

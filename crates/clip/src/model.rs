@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use candle_core::{Device, Result, Tensor, Var, bail};
 
 use crate::image::VisionTransformer;
+use crate::ops::products::Products;
 use crate::ops::{Activation, Arithmetic, scaled_cosine};
 use crate::pooled::PooledTransformer;
 use crate::prompts::{ImagePrompt, TextPrompt};
@@ -54,6 +55,7 @@ pub struct Clip {
     logit_bias: Option<f64>,
     scale: f64,
     arithmetic: Arithmetic,
+    is_bfloat16x3: bool,
     fingerprint: String,
     /// What follows the fingerprint where these tensors are not run as OpenAI's are.
     manner: String,
@@ -140,20 +142,52 @@ impl Clip {
     /// transformer. What is trained of a tower's own goes on in [`Arithmetic::Portable`], and so does a ResNet.
     ///
     /// # Errors
-    /// Where this machine has not the instructions, for bfloat16 too where pictures go through in that.
+    /// Where this machine has not the instructions, for bfloat16 too where pictures go through in that; where inputs are
+    /// multiplied as two halves ([`Clip::use_bfloat16x3`]) and `arithmetic` is the portable one.
     pub fn use_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
         if let Some(why) = arithmetic.lack() {
             bail!("arithmetic {:?}: {why}", arithmetic.name());
         }
+        self.multiply_by(arithmetic, self.is_bfloat16x3)
+    }
+
+    /// Has what [`Clip::use_arithmetic`] names multiply inputs as two halves in bfloat16, three products each, from now on:
+    /// half the products of float32's grade, with ten to thirty times the error of float32. Attention stays of float32's
+    /// grade. It lasts when the arithmetic changes, and goes together with bfloat16 in any order.
+    ///
+    /// # Errors
+    /// In [`Arithmetic::Portable`], which has no such products.
+    pub fn use_bfloat16x3(&mut self) -> Result<()> {
+        self.multiply_by(self.arithmetic, true)
+    }
+
+    /// Whether frozen blocks multiply inputs as two halves in bfloat16.
+    pub fn is_bfloat16x3(&self) -> bool {
+        self.is_bfloat16x3
+    }
+
+    fn multiply_by(&mut self, arithmetic: Arithmetic, is_bfloat16x3: bool) -> Result<()> {
+        let exact = Products::exact(arithmetic);
+        let products = match exact.split() {
+            _ if !is_bfloat16x3 => exact,
+            Some(split) => split,
+            None => bail!(
+                "bfloat16x3 needs arithmetic {:?} or {:?}, not {:?}",
+                Arithmetic::Amx.name(),
+                Arithmetic::Emulated.name(),
+                arithmetic.name()
+            ),
+        };
         match &mut self.image {
-            ImageTower::Transformer(tower) => tower.use_arithmetic(arithmetic)?,
-            ImageTower::Pooled(tower) => tower.use_arithmetic(arithmetic),
+            ImageTower::Transformer(tower) => tower.use_products(products)?,
+            ImageTower::Pooled(tower) => tower.use_products(products),
             ImageTower::ResNet(_) => {}
         }
         for block in &mut self.text.blocks {
-            block.use_arithmetic(arithmetic);
+            block.use_products(products);
         }
         self.arithmetic = arithmetic;
+        self.is_bfloat16x3 = is_bfloat16x3;
         Ok(())
     }
 
@@ -191,6 +225,7 @@ impl Clip {
             logit_bias,
             scale,
             arithmetic: Arithmetic::default(),
+            is_bfloat16x3: false,
             fingerprint: String::new(),
             manner: String::new(),
             look: Look::default(),

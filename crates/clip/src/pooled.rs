@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor};
 
 use crate::image::Patches;
 use crate::ops::products::Products;
-use crate::ops::{Arithmetic, Block, Layout, layer_norm_by, parts};
+use crate::ops::{Block, Layout, layer_norm_by, parts};
 
 /// Rows that go through the blocks at once; changes no number, as pictures do not see each other.
 const ROWS_AT_ONCE: usize = 1600;
@@ -48,10 +48,10 @@ impl PooledTransformer {
         self.grid() * self.patch_size
     }
 
-    /// Has the blocks and the pool multiply by `arithmetic` from now on; the patch embedding stays as it is.
-    pub(crate) fn use_arithmetic(&mut self, arithmetic: Arithmetic) {
+    /// Has the blocks and the pool multiply by `products` from now on; the patch embedding stays as it is.
+    pub(crate) fn use_products(&mut self, products: Products) {
         for block in &mut self.blocks {
-            block.use_arithmetic(arithmetic);
+            block.use_products(products);
         }
     }
 

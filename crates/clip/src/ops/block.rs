@@ -139,6 +139,11 @@ impl Block {
         self.products = Products::exact(arithmetic);
     }
 
+    /// Multiplies so from now on.
+    pub(crate) fn use_products(&mut self, products: Products) {
+        self.products = products;
+    }
+
     /// The same block with the inputs of its products rounded to bfloat16, in the same arithmetic.
     pub fn rounded(&self) -> Self {
         Self {

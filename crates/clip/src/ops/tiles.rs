@@ -1,9 +1,11 @@
 //! Products on the matrix unit of Intel processors (AMX, `tdpbf16ps`), and the same in software, bit for bit.
 //!
-//! The unit multiplies bfloat16 and sums in float32. For float32's grade, both inputs are split into a high and a low
-//! bfloat16 half, and three of the four products are summed: `high low + high high + low high` ([`Grade::Split`]).
-//! Measured on a Xeon with a prototype in C, this does 600 to 1056 GFLOP/s of float32 work on two cores, about three
-//! times what AVX-512 does.
+//! The unit multiplies bfloat16 and sums in float32. For float32's grade, both inputs are split into three bfloat16 parts,
+//! and six of the nine products are summed ([`Grade::Six`]). With two parts and three of the four products
+//! ([`Grade::Split`]) it is twice as fast, and off by ten to thirty times as much as float32.
+//!
+//! Measured on a Xeon with a prototype in C, three products do 600 to 1056 GFLOP/s of float32 work on two cores, about
+//! three times what AVX-512 does; six would do half of that, which nobody has measured yet.
 //!
 //! Inputs are laid out in tiles ([`layout`]). A kernel makes 32 rows by 32 columns of sums over a range of steps of 32
 //! along the inner side; sums wait as float32 in between, so that no bit depends on where ranges end. The order of all
@@ -32,7 +34,7 @@ const STEP: usize = 32;
 /// Sums of a kernel.
 const SUMS: usize = SIDE * SIDE;
 
-/// Steps that are multiplied before the next rows or columns: 64 kB of an input (in [`Grade::Split`]), so that those of a
+/// Steps that are multiplied before the next rows or columns: 96 kB of an input (in [`Grade::Six`]), so that those of a
 /// task stay in the second-level cache. No bit depends on it.
 const DEPTH: usize = 16;
 /// Rows, and columns, of one task at most.
@@ -112,7 +114,7 @@ impl Unit {
 unsafe fn gives_the_manuals_bits() -> bool {
     let drawn = |seed: u32| -> Vec<u32> {
         let mut s = seed;
-        (0..2 * step_words(Grade::Split))
+        (0..2 * step_words(Grade::Six))
             .map(|_| {
                 s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 // Two values of either sign between 2^-7 and 2.
@@ -122,10 +124,7 @@ unsafe fn gives_the_manuals_bits() -> bool {
     };
     let (left, right) = (drawn(1), drawn(2));
     let mut same = true;
-    for (grade, tall) in [Grade::Split, Grade::Rounded]
-        .map(|g| [(g, true), (g, false)])
-        .as_flattened()
-    {
+    for (grade, tall) in Grade::ALL.map(|g| [(g, true), (g, false)]).as_flattened() {
         let mut sums = [vec![0f32; SUMS], vec![0f32; SUMS]];
         for keep in [false, true] {
             let [theirs, ours] = &mut sums;
@@ -145,24 +144,34 @@ unsafe fn gives_the_manuals_bits() -> bool {
 /// How exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grade {
-    /// Inputs as a high and a low half in bfloat16, three products: float32's grade.
+    /// Inputs as three parts in bfloat16, each the rounding of what is left, and the six products that count: float32's
+    /// grade. XLA calls it `BF16_BF16_F32_X6`.
+    Six,
+    /// Inputs as a high and a low half in bfloat16, three products: errors of ten to thirty times float32's. XLA calls it
+    /// `BF16_BF16_F32_X3`.
     Split,
     /// Inputs rounded to bfloat16, one product.
     Rounded,
 }
 
 impl Grade {
+    /// All of them.
+    const ALL: [Self; 3] = [Self::Six, Self::Split, Self::Rounded];
+
     /// Parts of an input.
-    const fn halves(self) -> usize {
+    const fn parts(self) -> usize {
         match self {
+            Self::Six => 3,
             Self::Split => 2,
             Self::Rounded => 1,
         }
     }
 
-    /// Which part of the left input is multiplied with which of the right, in order: 0 is the high one.
+    /// Which part of the left input is multiplied with which of the right, in order: 0 is the highest. Small products come
+    /// before the largest where that costs no load.
     const fn order(self) -> &'static [(usize, usize)] {
         match self {
+            Self::Six => &[(0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)],
             Self::Split => &[(0, 1), (0, 0), (1, 0)],
             Self::Rounded => &[(0, 0)],
         }
@@ -171,7 +180,7 @@ impl Grade {
 
 /// Words of a step of 32 rows or columns.
 const fn step_words(grade: Grade) -> usize {
-    2 * TILE * grade.halves()
+    2 * TILE * grade.parts()
 }
 
 /// Where a tile of a kernel's sums begins: of the upper or lower 16 rows, and the left or right 16 columns.
@@ -201,7 +210,7 @@ impl Left {
 }
 
 /// Columns `[inner, columns]` as the unit takes them: for weights that are multiplied with many times. As many bytes as
-/// float32 in [`Grade::Split`], half of them in [`Grade::Rounded`].
+/// float32 in [`Grade::Split`], half as many again in [`Grade::Six`], half of them in [`Grade::Rounded`].
 #[derive(Debug)]
 pub(crate) struct Right(Tiles);
 

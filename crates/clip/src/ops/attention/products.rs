@@ -39,7 +39,7 @@ impl Multiplier {
             return;
         };
         // SAFETY: the caller's promise.
-        unsafe { tiles::product_alone(unit, Grade::Split, out, stride, a, b) }
+        unsafe { tiles::product_alone(unit, Grade::Six, out, stride, a, b) }
     }
 
     /// As [`Multiplier::product_into`] of `at` transposed: `out = at^T b`. Where tiles are multiplied, what comes out is

@@ -218,6 +218,8 @@ fn blocks_of_every_kind_of_product_equal_the_composed_one_within_its_grade() {
     use super::super::tiles::{Grade, Unit};
     for (by, grade) in [
         (Products::Float32, 2e-5),
+        (Products::Tiles(Unit::Amx, Grade::Six), 2e-5),
+        (Products::Tiles(Unit::Emulated, Grade::Six), 2e-5),
         (Products::Tiles(Unit::Amx, Grade::Split), 5e-5),
         (Products::Tiles(Unit::Emulated, Grade::Split), 5e-5),
         (Products::Pairs, 3e-2),

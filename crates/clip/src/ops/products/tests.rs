@@ -18,8 +18,10 @@ fn kinds() -> Vec<Products> {
     let all = [
         Products::Float32,
         Products::Pairs,
+        Products::Tiles(Unit::Amx, Grade::Six),
         Products::Tiles(Unit::Amx, Grade::Split),
         Products::Tiles(Unit::Amx, Grade::Rounded),
+        Products::Tiles(Unit::Emulated, Grade::Six),
         Products::Tiles(Unit::Emulated, Grade::Split),
         Products::Tiles(Unit::Emulated, Grade::Rounded),
     ];

@@ -47,20 +47,20 @@ pub(super) fn multiply(
     for (i, of_sums) in of_sums.iter_mut().enumerate().take(height) {
         *of_sums = unit_of_sums(&sums[place(i, 0)..place(i, 0) + 2 * TILE]);
     }
-    let halves = grade.halves();
-    let (mut lefts, mut rights) = ([[[[0f32; 16]; 2]; 16]; 2], [[[[0f32; 32]; 2]; 16]; 2]);
+    let parts = grade.parts();
+    let (mut lefts, mut rights) = ([[[[0f32; 16]; 2]; 16]; 3], [[[[0f32; 32]; 2]; 16]; 3]);
     let steps = left.chunks_exact(step_words(grade));
     for (left, right) in steps.zip(right.chunks_exact(step_words(grade))) {
-        let mut of_rights = [i32::MAX; 2];
-        for half in 0..halves {
-            let words = &right[half * 2 * TILE..(half + 1) * 2 * TILE];
-            of_rights[half] = spread_columns(words, &mut rights[half]);
+        let mut of_rights = [i32::MAX; 3];
+        for part in 0..parts {
+            let words = &right[part * 2 * TILE..(part + 1) * 2 * TILE];
+            of_rights[part] = spread_columns(words, &mut rights[part]);
         }
         for (tile, of_sums) in of_sums.iter_mut().enumerate().take(height) {
-            let mut of_lefts = [i32::MAX; 2];
-            for half in 0..halves {
-                let at = (2 * half + tile) * TILE;
-                of_lefts[half] = spread_rows(&left[at..at + TILE], &mut lefts[half]);
+            let mut of_lefts = [i32::MAX; 3];
+            for part in 0..parts {
+                let at = (2 * part + tile) * TILE;
+                of_lefts[part] = spread_rows(&left[at..at + TILE], &mut lefts[part]);
             }
             let to = place(tile, 0);
             let sums = &mut sums[to..to + 2 * TILE];
@@ -289,8 +289,8 @@ pub(super) mod tests {
             (3, 63),
             (126, 0),
         ] {
-            let mut left = words(2 * 4 * TILE, 1 + reach, reach);
-            let right = words(2 * 4 * TILE, 2 + reach, reach);
+            let mut left = words(2 * 6 * TILE, 1 + reach, reach);
+            let right = words(2 * 6 * TILE, 2 + reach, reach);
             for word in &mut left {
                 // Exponents lower by `scale`, where there is room.
                 for shift in [7, 23] {
@@ -298,8 +298,8 @@ pub(super) mod tests {
                     *word -= exponent.saturating_sub(1).min(scale) << shift;
                 }
             }
-            for grade in [Grade::Split, Grade::Rounded] {
-                let steps = grade.halves() * 2 * TILE;
+            for grade in Grade::ALL {
+                let steps = step_words(grade);
                 let (left, right) = (&left[..2 * steps], &right[..2 * steps]);
                 let mut ours = vec![0f32; SUMS];
                 multiply(grade, true, left, right, &mut ours, false);
@@ -326,7 +326,7 @@ pub(super) mod tests {
                     for (l, r) in grade.order() {
                         for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                             let from =
-                                |half: usize, tile: usize| step * steps + (2 * half + tile) * TILE;
+                                |part: usize, tile: usize| step * steps + (2 * part + tile) * TILE;
                             by_the_manual(
                                 &left[from(*l, i)..from(*l, i) + TILE],
                                 &right[from(*r, j)..from(*r, j) + TILE],

@@ -1,15 +1,15 @@
-//! Inputs as the unit takes them: rounded to bfloat16, or split into two, in tiles.
+//! Inputs as the unit takes them: rounded to bfloat16, or split into two or three, in tiles.
 //!
 //! A tile is 16 rows of 64 bytes: of the left input 16 rows of 32 values along the inner side; of the right input 16
 //! pairs of values along the inner side (a pair is one word, the earlier value in its lower half) of 16 columns. A step
-//! is 32 values of the inner side, for 32 rows or columns: two tiles of the high half, then, in
-//! [`Grade::Split`](super::Grade::Split), two of the low half. Steps of the same rows or columns follow one another, so
+//! is 32 values of the inner side, for 32 rows or columns: two tiles of the highest part, then two of every other. Steps of the same rows or columns follow one another, so
 //! that a kernel reads both inputs from end to end. What is missing to whole tiles is zero.
 //!
 //! Rounding is to nearest, ties to even; subnormal numbers become zero, and NaN stays NaN: what `vcvtne2ps2bf16` does, so
-//! that with or without that instruction the bits are the same. The low half is what rounding took away, rounded in its
-//! turn. Where a half is infinite (its value is, or rounds up to it), the other is not finite either, and nor is what
-//! they are multiplied to: an infinity may come out as NaN, but never as a number.
+//! that with or without that instruction the bits are the same. The next part is what rounding took away, rounded in its
+//! turn, and so on. Three parts are the value itself, to the last bit, from 2^-103 on; below, what would be a subnormal
+//! part is missing. Where a part is infinite (its value is, or rounds up to it), the others are not finite either, and nor
+//! is what they are multiplied to: an infinity may come out as NaN, but never as a number.
 
 use std::ops::Range;
 
@@ -260,18 +260,17 @@ impl<'a> Values<'a> {
                         0.0
                     }
                 };
-                let [high, low] = split([value(0), value(1)]);
                 let at = n / 16 * TILE + 16 * k + n % 16;
-                out[at] = high;
-                if grade == Grade::Split {
-                    out[2 * TILE + at] = low;
+                let parts = split([value(0), value(1)]);
+                for (part, word) in parts.into_iter().enumerate().take(grade.parts()) {
+                    out[2 * TILE * part + at] = word;
                 }
             }
         }
     }
 }
 
-/// A row of whole steps: 16 words of every step at `out`, and in [`Grade::Split`] 16 more two tiles behind.
+/// A row of whole steps: of every step 16 words of the highest part at `out`, and 16 of every other two tiles behind.
 ///
 /// # Safety
 /// Those must be valid for writes.
@@ -293,25 +292,26 @@ unsafe fn split_row(grade: Grade, row: &[f32], out: *mut u32) {
 unsafe fn split_row_plainly(grade: Grade, row: &[f32], out: *mut u32) {
     for (step, values) in row.chunks_exact(STEP).enumerate() {
         for (i, pair) in values.chunks_exact(2).enumerate() {
-            let [high, low] = split([pair[0], pair[1]]);
-            // SAFETY: the caller's promise.
-            unsafe {
-                let out = out.add(step * step_words(grade) + i);
-                out.write(high);
-                if grade == Grade::Split {
-                    out.add(2 * TILE).write(low);
-                }
+            let parts = split([pair[0], pair[1]]);
+            for (part, word) in parts.into_iter().enumerate().take(grade.parts()) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    out.add(step * step_words(grade) + 2 * TILE * part + i)
+                        .write(word)
+                };
             }
         }
     }
 }
 
-/// The word of the high halves of a pair, and that of the low ones.
+/// The words of the parts of a pair, from the highest.
 #[inline(always)]
-fn split(pair: [f32; 2]) -> [u32; 2] {
-    let high = pair.map(rounded);
-    let low = [0, 1].map(|i| rounded(pair[i] - f32::from_bits(high[i] << 16)));
-    [high, low].map(|half| half[0] | half[1] << 16)
+fn split(mut pair: [f32; 2]) -> [u32; 3] {
+    [(); 3].map(|()| {
+        let part = pair.map(rounded);
+        pair = [0, 1].map(|i| pair[i] - f32::from_bits(part[i] << 16));
+        part[0] | part[1] << 16
+    })
 }
 
 /// Rounded to bfloat16.

@@ -229,10 +229,75 @@ pub(super) unsafe fn multiply(
         "a kernel reads and writes whole steps"
     );
     let (left, right, sums) = (left.as_ptr(), right.as_ptr(), sums.as_mut_ptr());
-    // A step in order: products with the low half of the right input, with its high half, and of the low half of the left.
+    // A step in the order of `Grade::order`.
     // SAFETY: the caller's promise, and all memory that is touched is inside the slices, as just asserted.
     unsafe {
         match (grade, tall) {
+            (Grade::Six, true) => kernel!(
+                tall left, right, sums, steps, keep, "6144",
+                "tileloadd tmm4, [{a} + 1*{row}]"
+                "tileloadd tmm6, [{b} + 1*{row} + 4096]"
+                "tileloadd tmm7, [{b} + 1*{row} + 5120]"
+                "tileloadd tmm5, [{a} + 1*{row} + 1024]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+                "tileloadd tmm6, [{b} + 1*{row} + 2048]"
+                "tileloadd tmm7, [{b} + 1*{row} + 3072]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+                "tileloadd tmm4, [{a} + 1*{row} + 2048]"
+                "tileloadd tmm5, [{a} + 1*{row} + 3072]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+                "tileloadd tmm6, [{b} + 1*{row}]"
+                "tileloadd tmm7, [{b} + 1*{row} + 1024]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+                "tileloadd tmm4, [{a} + 1*{row} + 4096]"
+                "tileloadd tmm5, [{a} + 1*{row} + 5120]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+                "tileloadd tmm4, [{a} + 1*{row}]"
+                "tileloadd tmm5, [{a} + 1*{row} + 1024]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+            ),
+            (Grade::Six, false) => kernel!(
+                flat left, right, sums, steps, keep, "6144",
+                "tileloadd tmm4, [{a} + 1*{row}]"
+                "tileloadd tmm6, [{b} + 1*{row} + 4096]"
+                "tileloadd tmm7, [{b} + 1*{row} + 5120]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tileloadd tmm6, [{b} + 1*{row} + 2048]"
+                "tileloadd tmm7, [{b} + 1*{row} + 3072]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tileloadd tmm5, [{a} + 1*{row} + 2048]"
+                "tdpbf16ps tmm0, tmm5, tmm6"
+                "tdpbf16ps tmm1, tmm5, tmm7"
+                "tileloadd tmm6, [{b} + 1*{row}]"
+                "tileloadd tmm7, [{b} + 1*{row} + 1024]"
+                "tdpbf16ps tmm0, tmm5, tmm6"
+                "tdpbf16ps tmm1, tmm5, tmm7"
+                "tileloadd tmm5, [{a} + 1*{row} + 4096]"
+                "tdpbf16ps tmm0, tmm5, tmm6"
+                "tdpbf16ps tmm1, tmm5, tmm7"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+            ),
             (Grade::Split, true) => kernel!(
                 tall left, right, sums, steps, keep, "4096",
                 "tileloadd tmm4, [{a} + 1*{row}]"

@@ -48,21 +48,20 @@ fn error(
     worst
 }
 
-/// The most that a product may be off, as a share of the sum of `|a b|`: what three products of halves leave out, and the
-/// order of sums; what rounding to 8 bits does.
+/// The most that a product may be off, as a share of the sum of `|a b|`: what six products round, and three products of
+/// halves leave out, and the order of sums; what rounding to 8 bits does.
 fn bound(grade: Grade) -> f64 {
     match grade {
+        Grade::Six => 4e-7,
         Grade::Split => 3.2e-5,
         Grade::Rounded => 8e-3,
     }
 }
 
-const GRADES: [Grade; 2] = [Grade::Split, Grade::Rounded];
-
 #[test]
 fn products_of_every_tail_are_right() {
     let pool = pool(2);
-    for grade in GRADES {
+    for grade in Grade::ALL {
         let sizes = (1..=40)
             .map(|m| [m, 1 + m * 7 % 100, 1 + m * 13 % 70])
             .chain((1..=70).map(|n| [1 + n * 11 % 40, 1 + n * 17 % 100, n]))
@@ -103,7 +102,7 @@ fn the_processors_instructions_give_the_bits_of_the_emulation() {
     let by = signals::install();
     eprintln!("the unit's instructions are carried out by: {by:?}");
     let pool = pool(2);
-    for grade in GRADES {
+    for grade in Grade::ALL {
         for [m, k, n] in [
             [1, 1, 1],
             [16, 32, 32],
@@ -163,11 +162,24 @@ const WIDE: [[usize; 2]; 6] = [
 ];
 
 #[test]
-fn split_products_are_of_float32s_grade_and_rounded_ones_of_bfloat16s() {
+fn six_products_are_off_by_no_more_than_a_loop_in_float32_and_fewer_by_their_grade() {
     let (m, pool) = (37, pool(2));
     for [k, n] in WIDE {
         let (a, b) = (noise(m * k, 5), noise(k * n, 6));
-        for (grade, most) in [(Grade::Split, 1e-6), (Grade::Rounded, 8e-4)] {
+        let mut looped = vec![0f32; m * n];
+        for (row, a) in looped.chunks_mut(n).zip(a.chunks(k)) {
+            for (a, b) in a.iter().zip(b.chunks(n)) {
+                for (sum, b) in row.iter_mut().zip(b) {
+                    *sum = a.mul_add(*b, *sum);
+                }
+            }
+        }
+        let of_loop = error(&looped, [m, k, n], &a, &b, |_, _| 0.0);
+        for (grade, most) in [
+            (Grade::Six, of_loop.min(2e-7)),
+            (Grade::Split, 1e-6),
+            (Grade::Rounded, 8e-4),
+        ] {
             let mut out = vec![0f32; m * n];
             pool.install(|| {
                 let left = left(grade, &a, k);
@@ -180,6 +192,7 @@ fn split_products_are_of_float32s_grade_and_rounded_ones_of_bfloat16s() {
                 );
             });
             let worst = error(&out, [m, k, n], &a, &b, |_, _| 0.0);
+            eprintln!("{k}x{n} {grade:?}: {worst:.1e}, a loop in float32 {of_loop:.1e}");
             assert!(worst < most, "{k}x{n} {grade:?}: {worst}");
         }
     }
@@ -194,7 +207,7 @@ fn sums_begin_with_what_they_are_told_to() {
             noise(n, 9),
             noise(m * n, 10),
         );
-        let left = Left::new(Grade::Split, m, k, |i, row| {
+        let left = Left::new(Grade::Six, m, k, |i, row| {
             row.copy_from_slice(&a[i * k..(i + 1) * k])
         });
         let before = noise(m * n, 11);
@@ -229,7 +242,7 @@ fn orientation_threads_and_laying_out_before_change_no_bit() {
         for (at, value) in b.iter().enumerate() {
             turned[at % n * k + at / n] = *value;
         }
-        for grade in GRADES {
+        for grade in Grade::ALL {
             let mut first = Vec::new();
             for threads in [1, 2, 7] {
                 pool(threads).install(|| {
@@ -270,7 +283,7 @@ fn orientation_threads_and_laying_out_before_change_no_bit() {
 fn a_row_depends_on_no_other() {
     let [m, k, n] = [70, 130, 67];
     let (a, b) = (noise(m * k, 15), noise(k * n, 16));
-    for grade in GRADES {
+    for grade in Grade::ALL {
         let of = |values: &[f32]| {
             let mut out = vec![0f32; values.len() / k * n];
             let right = Mat::new(&b, k, n, n);
@@ -310,7 +323,7 @@ fn a_row_depends_on_no_other() {
 #[test]
 fn what_is_not_finite_never_becomes_a_number() {
     let [m, k, n] = [5, 70, 40];
-    for grade in GRADES {
+    for grade in Grade::ALL {
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
             let (mut a, mut b) = (noise(m * k, 17), noise(k * n, 18));
             a[2 * k + 65] = odd;
@@ -363,7 +376,7 @@ fn one_thread_alone_gives_the_bits_of_many_into_rows_apart() {
         let at: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
         let right = Mat::new(&b, k, n, n);
         let mut many = vec![0f32; m * n];
-        let rows = left(Grade::Split, &a, k);
+        let rows = left(Grade::Six, &a, k);
         product(Unit::Emulated, &mut many, &rows, right, Start::Zero);
         let stride = n + 5;
         for rows in [Mat::new(&a, m, k, k), Mat::new(&at, k, m, m).t()] {
@@ -371,7 +384,7 @@ fn one_thread_alone_gives_the_bits_of_many_into_rows_apart() {
             // SAFETY: as large as the product.
             unsafe {
                 let out = alone.as_mut_ptr();
-                product_alone(Unit::Emulated, Grade::Split, out, stride, rows, right);
+                product_alone(Unit::Emulated, Grade::Six, out, stride, rows, right);
             }
             for (row, want) in alone.chunks(stride).zip(many.chunks(n)) {
                 assert_eq!(bits(&row[..n]), bits(want), "{m}x{k}x{n}");
@@ -388,6 +401,7 @@ fn one_thread_alone_gives_the_bits_of_many_into_rows_apart() {
 #[test]
 fn a_block_on_the_processors_instructions_gives_the_bits_of_the_emulation() {
     use super::super::block::tests::{block, layouts, noise};
+    use super::super::products::Products;
     use super::super::{Activation, Arithmetic};
     use candle_core::Var;
 
@@ -395,11 +409,11 @@ fn a_block_on_the_processors_instructions_gives_the_bits_of_the_emulation() {
     eprintln!("the unit's instructions are carried out by: {by:?}");
     let layout = std::sync::Arc::new(layouts().swap_remove(0));
     let x = Var::from_tensor(&noise(&[layout.rows(), 32], 3, 1.0)).unwrap();
-    for rounded in [false, true] {
+    for grade in Grade::ALL {
         let [amx, emulated] = [Arithmetic::Amx, Arithmetic::Emulated].map(|arithmetic| {
             let mut block = block(Activation::QuickGelu, false);
-            block.use_arithmetic(arithmetic);
-            let block = if rounded { block.rounded() } else { block };
+            let unit = arithmetic.unit().unwrap();
+            block.use_products(Products::Tiles(unit, grade));
             let y = block.forward(x.as_tensor(), &layout, None).unwrap();
             let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             [&y, grads.get(&x).unwrap()].map(|t| {
@@ -407,6 +421,6 @@ fn a_block_on_the_processors_instructions_gives_the_bits_of_the_emulation() {
                 bits(&flat.to_vec1::<f32>().unwrap())
             })
         });
-        assert!(amx == emulated, "rounded: {rounded}");
+        assert!(amx == emulated, "{grade:?}");
     }
 }

@@ -43,7 +43,7 @@ fn rounding_is_to_nearest_and_ties_go_to_even() {
 #[test]
 fn halves_leave_less_than_a_part_in_2_to_the_17() {
     for x in noise(10_000, 3) {
-        let [high, low] = split([x, -x]);
+        let [high, low, _] = split([x, -x]);
         for (odd, x) in [(0, x), (1, -x)] {
             let rest = f64::from(x) - f64::from(value(high, odd)) - f64::from(value(low, odd));
             assert!(
@@ -56,8 +56,34 @@ fn halves_leave_less_than_a_part_in_2_to_the_17() {
     for bits in 0..=u16::MAX {
         let x = half::f16::from_bits(bits).to_f32();
         if x.is_finite() {
-            let [high, low] = split([x, 0.0]);
+            let [high, low, last] = split([x, 0.0]);
             assert_eq!(value(high, 0) + value(low, 0), x);
+            assert_eq!(value(last, 0), 0.0);
+        }
+    }
+}
+
+#[test]
+fn three_parts_leave_nothing_but_of_the_smallest_numbers() {
+    let sum = |words: [u32; 3], odd: usize| -> f64 {
+        words.iter().map(|word| f64::from(value(*word, odd))).sum()
+    };
+    let mut bits = 0u32;
+    while let Some(next) = bits.checked_add(30_011) {
+        bits = next;
+        let x = f32::from_bits(bits);
+        let words = split([x, -x]);
+        if x.is_nan() {
+            assert!(value(words[0], 0).is_nan());
+        } else if x.abs() >= f32::from_bits(0x7f7f_8000) {
+            assert!(value(words[0], 0).is_infinite() && !value(words[1], 0).is_finite());
+            assert!(!value(words[2], 0).is_finite());
+        } else {
+            for (odd, x) in [(0, x), (1, -x)] {
+                let rest = (f64::from(x) - sum(words, odd)).abs();
+                assert!(rest < f64::from(f32::MIN_POSITIVE), "{x:e}: {rest:e}");
+                assert!(rest == 0.0 || x.abs() < 2f32.powi(-103), "{x:e}: {rest:e}");
+            }
         }
     }
 }
@@ -96,7 +122,7 @@ fn wide_instructions_lay_out_the_same_bits() {
                 Mat::new(&data, columns, inner, inner).t(),
             ] {
                 let values = Values::of(right);
-                for grade in [Grade::Split, Grade::Rounded] {
+                for grade in Grade::ALL {
                     let steps = inner.div_ceil(STEP);
                     for column in (0..columns).step_by(SIDE) {
                         for range in [0..steps, steps - 1..steps] {
@@ -111,7 +137,7 @@ fn wide_instructions_lay_out_the_same_bits() {
             }
         }
         let row = odd_values(64 * STEP, 9);
-        for grade in [Grade::Split, Grade::Rounded] {
+        for grade in Grade::ALL {
             let len = 64 * step_words(grade);
             let (mut ours, mut plain) = (vec![1; len], vec![1; len]);
             // SAFETY: as long as the row's steps.
@@ -165,7 +191,8 @@ fn numbers_kept_in_sixteen_bits_are_laid_out_as_when_they_are_widened() {
                 Mat::new(widened, columns, inner, inner).t(),
             ] {
                 let (values, steps) = (Values::of(right), inner.div_ceil(STEP));
-                for (grade, column) in [(Grade::Split, 0), (Grade::Rounded, SIDE)] {
+                for (grade, column) in [(Grade::Six, 0), (Grade::Split, 0), (Grade::Rounded, SIDE)]
+                {
                     let len = steps * step_words(grade);
                     let (mut ours, mut plain) = (vec![1; len], vec![2; len]);
                     // SAFETY: the processor has the instructions.

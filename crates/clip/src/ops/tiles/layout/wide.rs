@@ -32,15 +32,15 @@ pub(super) unsafe fn split_row(grade: Grade, row: &[f32], out: *mut u32) {
     for (step, values) in row.chunks_exact(STEP).enumerate() {
         // SAFETY: the step has 32 values; the caller's promise.
         unsafe {
-            let pair = [
+            let mut pair = [
                 _mm512_loadu_ps(values.as_ptr()),
                 _mm512_loadu_ps(values.as_ptr().add(16)),
             ];
             let out = out.add(step * step_words(grade));
-            let high = rounded(pair);
-            _mm512_storeu_si512(out.cast(), high);
-            if grade == Grade::Split {
-                _mm512_storeu_si512(out.add(2 * TILE).cast(), rest(pair, high));
+            for part in 0..grade.parts() {
+                let words = rounded(pair);
+                _mm512_storeu_si512(out.add(2 * TILE * part).cast(), words);
+                pair = rest(pair, words);
             }
         }
     }
@@ -59,17 +59,32 @@ pub(super) unsafe fn lay_out<N: Number>(
     steps: Range<usize>,
     out: &mut [u32],
 ) {
+    match grade {
+        Grade::Six => parts::<N, 3>(values, from, column, steps, out),
+        Grade::Split => parts::<N, 2>(values, from, column, steps, out),
+        Grade::Rounded => parts::<N, 1>(values, from, column, steps, out),
+    }
+}
+
+/// So many parts.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn parts<N: Number, const PARTS: usize>(
+    values: &Values,
+    from: &[N],
+    column: usize,
+    steps: Range<usize>,
+    out: &mut [u32],
+) {
     let mut tile = |tile: usize, step: usize| {
-        let words = step_words(grade);
+        let words = PARTS * 2 * TILE;
         let out = &mut out[(step - steps.start) * words..][..words];
-        let (high, low) = out.split_at_mut(2 * TILE);
-        let high = &mut high[tile * TILE..(tile + 1) * TILE];
-        let low = (grade == Grade::Split).then(|| &mut low[tile * TILE..(tile + 1) * TILE]);
+        let mut halves = out.chunks_exact_mut(TILE).skip(tile).step_by(2);
+        let out: [_; PARTS] = std::array::from_fn(|_| halves.next().expect("two tiles a part"));
         let column = column + 16 * tile;
         if values.inner_stride == 1 {
-            across(values, from, [column, step * STEP], high, low);
+            across(values, from, [column, step * STEP], out);
         } else {
-            along(values, from, [column, step * STEP], high, low);
+            along(values, from, [column, step * STEP], out);
         }
     };
     if values.inner_stride == 1 {
@@ -83,20 +98,19 @@ pub(super) unsafe fn lay_out<N: Number>(
     }
 }
 
-/// A tile whose columns lie in memory one by one, pairs side by side.
+/// A tile of every part whose columns lie in memory one by one, pairs side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn across<N: Number>(
+fn across<N: Number, const PARTS: usize>(
     values: &Values,
     from: &[N],
     [column, first]: [usize; 2],
-    high: &mut [u32],
-    low: Option<&mut [u32]>,
+    out: [&mut [u32]; PARTS],
 ) {
     let columns = values.columns.saturating_sub(column).min(16);
     let inner = (values.inner - first).min(STEP);
-    let (mut highs, mut lows) = ([_mm512_setzero_ps(); 16], [_mm512_setzero_ps(); 16]);
-    for (i, (high, low)) in highs.iter_mut().zip(&mut lows).enumerate().take(columns) {
+    let mut parts = [[_mm512_setzero_ps(); 16]; PARTS];
+    for i in 0..columns {
         let from = &from[(column + i) * values.column_stride + first..][..inner];
         // More streams than a processor follows by itself.
         for line in [0, 16] {
@@ -104,14 +118,15 @@ fn across<N: Number>(
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
         }
         let (below, above) = from.split_at(inner.min(16));
-        let pair = [read(below, below.len()), read(above, above.len())];
-        let words = rounded(pair);
-        *high = _mm512_castsi512_ps(words);
-        *low = _mm512_castsi512_ps(rest(pair, words));
+        let mut pair = [read(below, below.len()), read(above, above.len())];
+        for part in &mut parts {
+            let words = rounded(pair);
+            part[i] = _mm512_castsi512_ps(words);
+            pair = rest(pair, words);
+        }
     }
-    turn(highs, high);
-    if let Some(low) = low {
-        turn(lows, low);
+    for (part, out) in parts.into_iter().zip(out) {
+        turn(part, out);
     }
 }
 
@@ -125,15 +140,14 @@ fn turn(columns: [__m512; 16], out: &mut [u32]) {
     }
 }
 
-/// A tile whose columns lie side by side in memory.
+/// A tile of every part whose columns lie side by side in memory.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn along<N: Number>(
+fn along<N: Number, const PARTS: usize>(
     values: &Values,
     from: &[N],
     [column, first]: [usize; 2],
-    high: &mut [u32],
-    mut low: Option<&mut [u32]>,
+    mut out: [&mut [u32]; PARTS],
 ) {
     let columns = values.columns.saturating_sub(column).min(16);
     // Of two vectors that follow one another, a value of the first, then one of the second.
@@ -156,14 +170,12 @@ fn along<N: Number>(
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             read(&from[at..], columns)
         };
-        let (even, odd) = (row(0), row(1));
-        let words = _mm512_permutexvar_epi16(order, rounded([even, odd]));
-        store(words, &mut high[16 * k..16 * (k + 1)]);
-        if let Some(low) = &mut low {
-            let even = _mm512_sub_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)));
-            let odd = _mm512_sub_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(words, lower)));
+        let (mut even, mut odd) = (row(0), row(1));
+        for out in &mut out {
             let words = _mm512_permutexvar_epi16(order, rounded([even, odd]));
-            store(words, &mut low[16 * k..16 * (k + 1)]);
+            store(words, &mut out[16 * k..16 * (k + 1)]);
+            even = _mm512_sub_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)));
+            odd = _mm512_sub_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(words, lower)));
         }
     }
 }
@@ -196,17 +208,17 @@ fn rounded([first, second]: [__m512; 2]) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second, first)) }
 }
 
-/// What [`rounded`] took away from them, rounded.
+/// What [`rounded`] took away from them.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn rest([first, second]: [__m512; 2], high: __m512i) -> __m512i {
+#[target_feature(enable = "avx512f")]
+fn rest([first, second]: [__m512; 2], words: __m512i) -> [__m512; 2] {
     let wide = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
     let (below, above) = (
-        _mm512_castsi512_si256(high),
-        _mm512_extracti64x4_epi64::<1>(high),
+        _mm512_castsi512_si256(words),
+        _mm512_extracti64x4_epi64::<1>(words),
     );
-    rounded([
+    [
         _mm512_sub_ps(first, wide(below)),
         _mm512_sub_ps(second, wide(above)),
-    ])
+    ]
 }
