@@ -16,7 +16,7 @@ use crate::prompts::TextPrompt;
 
 /// Rows of a piece, unless one sequence alone has more: enough for products to run at their full rate, and few enough
 /// that what a piece computes once more than the whole (the shared prefix) does not matter.
-const ROWS: usize = 1024;
+pub(super) const ROWS: usize = 1024;
 /// The same on a card, where every launch costs its time and a piece's graph some 250 kB a row (ViT-B/16): 1,000 classes
 /// of usual names are one piece of a gigabyte.
 const ROWS_ON_CARD: usize = 4096;

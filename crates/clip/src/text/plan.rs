@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::{Result, Tensor, TensorId, bail};
 
 use super::Slot;
+use super::pieces::ROWS;
 use super::tower::TextTower;
 use super::tree::{Packed, Sharing};
 use crate::device::CardPart;
+use crate::ops::Layout;
 use crate::ops::products::Products;
 
 /// Sequences laid out for the tower; made once for a set of classes, used every step.
@@ -95,6 +97,16 @@ impl TextPlan {
             None => Ok(features.clone()),
         }
     }
+}
+
+/// How texts lie that start alike: the layouts of the pieces that [`TextTower::plan`] makes of these sequences for a causal
+/// tower on the processor. For counting, without a tower.
+pub fn layouts(sequences: &[Vec<Slot>]) -> Vec<Layout> {
+    let mut sorted: Vec<&[Slot]> = sequences.iter().map(Vec::as_slice).collect();
+    sorted.sort_unstable();
+    let pieces = Sharing::Starts.cut(&sorted, ROWS).into_iter();
+    let packed = pieces.map(|piece| Packed::new(&sorted[piece], Sharing::Starts));
+    packed.map(|p| Arc::unwrap_or_clone(p.layout)).collect()
 }
 
 impl TextTower {

@@ -189,9 +189,7 @@ pub fn rates(
             .into_iter()
             .next();
         let taught = first.map_or_else(Vec::new, |stage| stage.taught());
-        let counts = taught
-            .iter()
-            .map(|(id, set)| populations[id].names(*set).len());
+        let counts = taught.iter().map(|(id, set)| populations[id].classes(*set));
         counts.sum::<usize>()
     });
     let mean = classes.sum::<usize>() / cells.len().max(1);

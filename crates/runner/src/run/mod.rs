@@ -20,5 +20,6 @@ pub mod sweep;
 pub mod taught;
 pub mod tensorboard;
 pub mod testing;
+pub mod texts;
 pub mod trial;
 pub mod work;

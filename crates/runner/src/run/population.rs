@@ -1,17 +1,42 @@
 //! How many classes and pictures a dataset has: counted, or as published where its folder is not there.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::{Result, bail};
 use clip::Tokenizer;
 use datasets::{ClassSet, Row, Split};
 
+use super::texts::Texts;
+
 /// Tokens that a class name is taken to have where the names are not at hand.
 pub const NAME_TOKENS: usize = 3;
+
+/// A class name as the text tower takes it.
+#[derive(Clone, Debug)]
+pub(super) enum Name {
+    /// Its tokens.
+    Known(Vec<u32>),
+    /// As many as [`NAME_TOKENS`], whatever they are.
+    Unknown,
+}
+
+/// What texts are made of beside names, their period, start and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Words {
+    /// Tokens.
+    pub all: usize,
+    /// How many of them stand before every name and are the same for all classes.
+    pub shared: usize,
+}
 
 /// Sizes of a dataset.
 #[derive(Clone, Debug)]
 pub struct Population {
-    /// Tokens of each class name, in label order.
-    names: Vec<usize>,
+    /// In label order.
+    names: Arc<Vec<Name>>,
+    /// Texts that were asked for before: a suite asks for the same ones again and again.
+    texts: Arc<Mutex<HashMap<(ClassSet, Words), Arc<Texts>>>>,
     /// Training pictures.
     train: usize,
     /// Test pictures of the first 0, 1, 2, ... classes in label order; the last is all of them.
@@ -36,9 +61,10 @@ impl Population {
         for count in split.tests_by_class() {
             test.push(test[test.len() - 1] + count);
         }
-        let tokens = |n: &String| Tokenizer::shared().encode(&n.replace('_', " ")).len();
+        let tokens = |n: &String| Name::Known(Tokenizer::shared().encode(&n.replace('_', " ")));
         Ok(Self {
-            names: names.iter().map(tokens).collect(),
+            names: Arc::new(names.iter().map(tokens).collect()),
+            texts: Arc::default(),
             train,
             test,
             augmix: true,
@@ -58,7 +84,8 @@ impl Population {
             )
         };
         Ok(Self {
-            names: vec![NAME_TOKENS; classes],
+            names: Arc::new(vec![Name::Unknown; classes]),
+            texts: Arc::default(),
             train: pictures.train,
             // As if every class had as many.
             test: (0..=classes)
@@ -72,11 +99,12 @@ impl Population {
 
     /// The classes that are learned of several datasets at once, as one dataset's; its test pictures are nobody's.
     pub fn together(parts: &[(&Self, ClassSet)]) -> Self {
-        let names = parts.iter().flat_map(|(of, set)| of.names(*set));
-        let names: Vec<usize> = names.collect();
+        let names = parts.iter().flat_map(|(of, set)| of.named(*set));
+        let names: Vec<Name> = names.cloned().collect();
         Self {
             test: vec![0; names.len() + 1],
-            names,
+            names: Arc::new(names),
+            texts: Arc::default(),
             train: parts.iter().map(|(of, _)| of.train).sum(),
             augmix: parts.iter().all(|(of, _)| of.augmix),
             is_published: parts.iter().any(|(of, _)| of.is_published),
@@ -84,10 +112,22 @@ impl Population {
         }
     }
 
-    /// Tokens of the names of a class set.
-    pub fn names(&self, set: ClassSet) -> Vec<usize> {
+    /// Classes of a class set.
+    pub fn classes(&self, set: ClassSet) -> usize {
+        set.places(self.names.len()).len()
+    }
+
+    fn named(&self, set: ClassSet) -> impl Iterator<Item = &Name> {
         let places = set.places(self.names.len()).into_iter();
-        places.map(|place| self.names[place]).collect()
+        places.map(|place| &self.names[place])
+    }
+
+    /// The texts of a class set with these words around its names.
+    pub fn texts(&self, set: ClassSet, words: Words) -> Arc<Texts> {
+        let mut kept = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts = kept.entry((set, words));
+        let texts = texts.or_insert_with(|| Arc::new(Texts::of(self.named(set), words)));
+        texts.clone()
     }
 
     /// Test pictures of a class set.
@@ -104,6 +144,6 @@ impl Population {
 
     /// Training pictures at `shots` a class. Variants of ImageNet have none of their own and are never trained on.
     pub fn picked(&self, shots: usize, set: ClassSet) -> usize {
-        (shots * self.names(set).len()).min(self.train)
+        (shots * self.classes(set)).min(self.train)
     }
 }

@@ -1,17 +1,15 @@
 //! How many floating-point operations a trial cannot do without, from sizes alone: no weight, no picture.
 
-use clip::ops::{Activation, BlockShape, Group, Layout, Norms, Work};
+use clip::ops::{Activation, BlockShape, Layout, Norms, Work};
 use clip::text::Family;
 use clip::weights::{Architecture, ImageTower, Transformer};
 use datasets::ClassSet;
 use methods::{Sees, Support, TextCost};
 
 use crate::record::TestSet;
-use crate::run::population::Population;
+use crate::run::population::{Population, Words};
 use crate::run::suite::{Resolved, Views};
-
-/// Start, period and end of a text.
-const AROUND: usize = 3;
+use crate::run::texts::Texts;
 
 /// What a trial takes, by kind of pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,27 +62,28 @@ fn blocks(t: &Transformer, layout: &Layout, ends: &[usize]) -> Work {
     shape.work(layout, None) * before + shape.work(layout, Some(ends))
 }
 
-/// One pass over texts whose first `prefix` tokens are the same; `rest` are the tokens of each after them.
-pub fn text(a: &Architecture, prefix: usize, rest: &[usize]) -> Work {
-    let layout = match a.family {
-        Family::Clip => Layout::causal(&[Group {
-            prefix,
-            own: rest.to_vec(),
-        }]),
+/// One pass over texts.
+pub fn text(a: &Architecture, texts: &Texts) -> Work {
+    let count = texts.lengths.len();
+    let apart = |lengths: &[usize]| blocks(&a.text, &Layout::apart(lengths), &vec![0; count]);
+    let all = match a.family {
+        Family::Clip => {
+            let pieces = texts.shared.iter();
+            let piece = |layout: &Layout| blocks(&a.text, layout, &layout.last_rows());
+            pieces
+                .map(piece)
+                .fold(Work::default(), |all, one| all + one)
+        }
         // Nothing is shared where all rows of a text see each other.
-        Family::Bert(_) => Layout::apart(&rest.iter().map(|n| prefix + n).collect::<Vec<_>>()),
-        Family::Siglip => Layout::apart(&vec![a.context; rest.len()]),
+        Family::Bert(_) => apart(&texts.lengths),
+        Family::Siglip => apart(&vec![a.context; count]),
     };
-    let ends = match a.family {
-        Family::Clip => rest.iter().map(|n| n - 1).collect(),
-        _ => vec![0; rest.len()],
-    };
-    let projection = 2.0 * (rest.len() * a.text.width * a.embedding) as f64;
+    let projection = 2.0 * (count * a.text.width * a.embedding) as f64;
     let ends_in = Work {
         forward: projection,
         backward: projection,
     };
-    blocks(&a.text, &layout, &ends) + ends_in
+    all + ends_in
 }
 
 /// One picture through the image tower, with `prompts` extra tokens.
@@ -182,14 +181,11 @@ impl Counter<'_> {
         }
     }
 
-    /// One pass over a class set's texts.
-    pub fn text(&self, names: &[usize]) -> Work {
+    /// One pass over the texts of the classes that are encoded where `set` is learned or asked about.
+    pub fn text(&self, of: &Population, set: ClassSet) -> Work {
         let TextCost { words, shared, .. } = self.method.config.cost().text;
-        let rest: Vec<usize> = names
-            .iter()
-            .map(|n| n + words - shared + AROUND - 1)
-            .collect();
-        text(self.architecture, 1 + shared, &rest)
+        let words = Words { all: words, shared };
+        text(self.architecture, &of.texts(self.texts_of(set), words))
     }
 
     /// Training on some classes of one dataset, or of several at once, each with the pictures learned of it.
@@ -226,7 +222,7 @@ impl Counter<'_> {
         }
         if let Some(search) = search {
             let candidates = search.candidates as f64;
-            let text = self.text(&of.names(self.texts_of(set)));
+            let text = self.text(of, set);
             let seen = candidates * pictures as f64 * cost.image.trained;
             load.text_forward += candidates * cost.text.forward * text.forward;
             load.images += seen as u64;
@@ -239,7 +235,7 @@ impl Counter<'_> {
         let steps = length.steps;
         let batch = training.batch.min(pictures);
         let seen = (steps * batch) as f64;
-        let text = self.text(&of.names(self.texts_of(set)));
+        let text = self.text(of, set);
         let times = steps as f64
             * if cost.text.per_picture {
                 batch as f64
@@ -269,7 +265,7 @@ impl Counter<'_> {
     /// Testing on the pictures of `set`, without the features that all methods with a frozen image tower share.
     pub fn testing(&self, of: &Population, set: TestSet) -> Load {
         let pictures = of.tests(set.pictures) as f64;
-        let text = self.text(&of.names(self.texts_of(set.among)));
+        let text = self.text(of, set.among);
         let cost = self.method.config.cost();
         let mut load = Load::default();
         match self.method.config.needs().sees {
@@ -300,6 +296,8 @@ impl Counter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use clip::text::Slot;
+
     use super::*;
     use crate::run::sizes::released;
 
@@ -330,6 +328,41 @@ mod tests {
         assert_eq!([base, novel], [all, all]);
         let [base, _, all] = halves.map(|set| texts("kgcoop", set));
         assert!(base[0] < 0.7 * all[0] && base[1] < 0.7 * all[1]);
+    }
+
+    #[test]
+    fn texts_are_counted_as_the_tower_computes_them() {
+        let weights = crate::backbone::weights("drawn", None, &crate::backbone::Told::default());
+        let architecture = weights.unwrap().architecture;
+        let clip = crate::backbone::shipped().unwrap();
+        let method = |name: &str, config: &str| {
+            let entry = methods::find(name).unwrap();
+            let reading = entry.read(config.parse().unwrap());
+            Resolved {
+                name: entry.name,
+                config: reading.config,
+                training: entry.training.clone(),
+                settings: reading.resolved,
+            }
+        };
+        let coop = method("coop", "init = 'a photo of a'");
+        let counter = Counter {
+            architecture: &architecture,
+            method: &coop,
+        };
+        let mut saved = 0;
+        for id in ["drawn-textures", "drawn-pets", "drawn-food"] {
+            let split = &datasets::drawn::open(id).unwrap().split;
+            let names = split.names_of(ClassSet::All).unwrap();
+            let classes = methods::Classes::new(&names, id, "a photo of a {}.");
+            let (plan, tokens) = crate::measure::bench::prompts(&clip, &classes).unwrap();
+            let (wanted, of) = (clip.text.work(&plan), Population::counted(split).unwrap());
+            let ours = counter.text(&of, ClassSet::All);
+            let far = (ours.both() / wanted.both() - 1.0).abs();
+            assert!(far < 1e-12, "{id}: {ours:?} and {wanted:?}");
+            saved += tokens - plan.rows() - 5 * (names.len() - 1);
+        }
+        assert!(saved > 0, "some names begin alike");
     }
 
     /// `docs/model_profile.csv` of open_clip at 3b37473, in GFLOP: image and text tower of one picture and one text of
@@ -379,7 +412,8 @@ mod tests {
                 "{name}: image {ours}, published {image_gflop}"
             );
             let more = unread(&a.text, 77, 77 * 78 / 2);
-            let ours = (text(&a, 0, &[77]).forward + more) / 1e9;
+            let one = Texts::new(&[(0..77).map(Slot::Context).collect()]);
+            let ours = (text(&a, &one).forward + more) / 1e9;
             assert!(
                 agree(ours, text_gflop),
                 "{name}: text {ours}, published {text_gflop}"
