@@ -96,7 +96,8 @@ impl VisionTransformer {
         Ok(())
     }
 
-    /// Has the blocks and the patch embedding multiply by `products` from now on.
+    /// Has the blocks multiply by `products` from now on, and the patch embedding by those of float32's grade of the same
+    /// arithmetic.
     ///
     /// # Errors
     /// When pictures go through in bfloat16, which this machine cannot in the arithmetic of `products`.
@@ -377,7 +378,9 @@ impl VisionTransformer {
             with_values(&self.patch_embedding, |weights| {
                 let size = patches.len();
                 let write = |i: usize, row: &mut [f32]| patches.write(pixels, i, row);
-                let left = Left::written(self.products(), [count, size], w, write);
+                // Of float32's grade in every precision, as what names of features say is of blocks.
+                let by = Products::exact(self.products().arithmetic());
+                let left = Left::written(by, [count, size], w, write);
                 let weights = Mat::new(weights, w, size, size).t();
                 match &self.patch_bias {
                     None => left.product(&mut embedded, weights, Start::Zero),

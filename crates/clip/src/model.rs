@@ -151,9 +151,9 @@ impl Clip {
         self.multiply_by(arithmetic, self.is_bfloat16x3)
     }
 
-    /// Has what [`Clip::use_arithmetic`] names multiply inputs as two halves in bfloat16, three products each, from now on:
-    /// half the products of float32's grade, with ten to thirty times the error of float32. Attention stays of float32's
-    /// grade. It lasts when the arithmetic changes, and goes together with bfloat16 in any order.
+    /// Has frozen blocks of both towers multiply inputs as two halves in bfloat16, three products each, from now on: half the
+    /// products of float32's grade, with ten to thirty times the error of float32. Attention and the patch embedding stay of
+    /// float32's grade. It lasts when the arithmetic changes, and goes together with bfloat16 in any order.
     ///
     /// # Errors
     /// In [`Arithmetic::Portable`], which has no such products.
