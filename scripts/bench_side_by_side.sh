@@ -6,8 +6,8 @@
 # In every round each method runs three times, one after the other, each in a process of its own: ours, the published
 # step in PyTorch, and the best that a PyTorch user could easily do (see scripts/bench_torch.py). A slow minute of the
 # machine so falls on all three. ViT-B/16, 50 classes, drawn weights, float32, all cores. A round takes about 9 minutes
-# on two cores; leave the machine alone meanwhile. Ours multiplies as this machine does fastest, or as PROMPTBED_ARITHMETIC
-# says (docs/speed.md); the table names it, and what torch found.
+# on two cores; leave the machine alone meanwhile. Ours multiplies as PROMPTBED_ARITHMETIC says (auto: as this machine does
+# fastest; docs/speed.md); the table names it, and what torch found.
 #
 # Needs: cargo build --release; PYTHON with torch numpy safetensors open_clip_torch [default: python3].
 set -euo pipefail
@@ -29,7 +29,7 @@ log="$out/side-by-side.jsonl"
     echo "rounds: $rounds, steps a round: $steps after a warm-up"
     echo "load before: $(cut -d' ' -f1-3 /proc/loadavg)"
     "$python" -c 'import torch; print("torch:", torch.__version__)'
-    echo "asked for: ${PROMPTBED_ARITHMETIC:-auto}"
+    echo "asked for: ${PROMPTBED_ARITHMETIC:-portable}"
 } > "$out/machine.txt"
 
 methods="encode coop cocoop cocoop-eval maple promptsrc tpt"

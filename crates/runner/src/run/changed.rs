@@ -43,7 +43,7 @@ pub fn differences(old: &Suite, new: &Suite) -> Vec<String> {
     let precision = |s: &Suite| s.precision.name().to_owned();
     let arithmetic = |s: &Suite| {
         s.arithmetic
-            .map_or("each machine's", clip::ops::Arithmetic::name)
+            .map_or("not said", clip::ops::Arithmetic::name)
             .to_owned()
     };
     let values = [
