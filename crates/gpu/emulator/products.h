@@ -57,19 +57,27 @@ static void pack(float* panel, const Matrix& matrix, const void* data, int64_t b
 typedef float Eight __attribute__((vector_size(32), aligned(4)));
 constexpr int TALL = 16, WIDE = 4;                        // numbers of D at once: eight vectors, as many as AVX2 holds
 
+// Numbers along the summed side whose sum is made apart: cards cut that side where outputs are few for so many processors
+// (split-K), as all outputs here are, and add the slices' sums.
+constexpr int64_t SLICE = 64;
+
 // sums[j][i] = a panel of op(A) times one of op(B).
 static inline void panels(float (*sums)[TALL], const float* a, const float* b, int64_t k) {
-    Eight low[WIDE] = {}, high[WIDE] = {};
-    for (int64_t p = 0; p < k; p++) {
-        Eight x = *(const Eight*)(a + p * TALL), y = *(const Eight*)(a + p * TALL + 8);
-        for (int j = 0; j < WIDE; j++) {
-            low[j] += x * b[p * WIDE + j];
-            high[j] += y * b[p * WIDE + j];
+    Eight all_low[WIDE] = {}, all_high[WIDE] = {};
+    for (int64_t first = 0; first < k; first += SLICE) {
+        Eight low[WIDE] = {}, high[WIDE] = {};
+        for (int64_t p = first; p < std::min(k, first + SLICE); p++) {
+            Eight x = *(const Eight*)(a + p * TALL), y = *(const Eight*)(a + p * TALL + 8);
+            for (int j = 0; j < WIDE; j++) {
+                low[j] += x * b[p * WIDE + j];
+                high[j] += y * b[p * WIDE + j];
+            }
         }
+        for (int j = 0; j < WIDE; j++) all_low[j] += low[j], all_high[j] += high[j];
     }
     for (int j = 0; j < WIDE; j++) {
-        memcpy(sums[j], &low[j], sizeof(Eight));
-        memcpy(sums[j] + 8, &high[j], sizeof(Eight));
+        memcpy(sums[j], &all_low[j], sizeof(Eight));
+        memcpy(sums[j] + 8, &all_high[j], sizeof(Eight));
     }
 }
 
