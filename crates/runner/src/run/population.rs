@@ -30,13 +30,16 @@ pub struct Words {
     pub shared: usize,
 }
 
+/// Texts of classes by which classes and what stands around their names.
+type Counted = HashMap<(ClassSet, Words), Arc<Texts>>;
+
 /// Sizes of a dataset.
 #[derive(Clone, Debug)]
 pub struct Population {
     /// In label order.
     names: Arc<Vec<Name>>,
     /// Texts that were asked for before: a suite asks for the same ones again and again.
-    texts: Arc<Mutex<HashMap<(ClassSet, Words), Arc<Texts>>>>,
+    texts: Arc<Mutex<Counted>>,
     /// Training pictures.
     train: usize,
     /// Test pictures of the first 0, 1, 2, ... classes in label order; the last is all of them.

@@ -297,6 +297,7 @@ impl Counter<'_> {
 #[cfg(test)]
 mod tests {
     use clip::text::Slot;
+    use methods::parts::layout;
 
     use super::*;
     use crate::run::sizes::released;
@@ -355,7 +356,13 @@ mod tests {
             let split = &datasets::drawn::open(id).unwrap().split;
             let names = split.names_of(ClassSet::All).unwrap();
             let classes = methods::Classes::new(&names, id, "a photo of a {}.");
-            let (plan, tokens) = crate::measure::bench::prompts(&clip, &classes).unwrap();
+            let (words, end) = ("a photo of a", layout::Position::End);
+            let count = layout::word_count(words);
+            let wording = clip.text.wording();
+            let sequences = layout::sequences(wording, &classes, words, count, end, |_, i| i);
+            let sequences = sequences.unwrap();
+            let tokens: usize = sequences.iter().map(Vec::len).sum();
+            let plan = clip.text.plan(&sequences).unwrap();
             let (wanted, of) = (clip.text.work(&plan), Population::counted(split).unwrap());
             let ours = counter.text(&of, ClassSet::All);
             let far = (ours.both() / wanted.both() - 1.0).abs();
