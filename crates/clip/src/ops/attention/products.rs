@@ -69,17 +69,8 @@ impl Multiplier {
 mod tests {
     use crate::ops::attention::{Heads, Plan, Saved, backward, forward};
     use crate::ops::layout::Layout;
+    use crate::ops::noise;
     use crate::ops::products::Arithmetic;
-
-    fn noise(n: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-        (0..n)
-            .map(|_| {
-                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (s >> 8) as f32 / (1u32 << 24) as f32 - 0.5
-            })
-            .collect()
-    }
 
     /// Output, log-sums, and gradients of queries and of keys and values.
     fn all(by: Arithmetic, layout: &Layout, heads: Heads) -> [Vec<f32>; 4] {

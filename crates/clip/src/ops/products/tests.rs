@@ -2,16 +2,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::ops::Kept;
-
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-    (0..n)
-        .map(|_| {
-            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (s >> 8) as f32 / (1u32 << 24) as f32 - 0.5
-        })
-        .collect()
-}
+use crate::ops::noise;
 
 /// The kinds that this machine has; says which it has not.
 fn kinds() -> Vec<Products> {

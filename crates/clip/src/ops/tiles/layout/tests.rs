@@ -1,7 +1,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::super::super::kept::Number;
-use super::super::tests::noise;
 use super::*;
+use crate::ops::noise;
 
 fn value(word: u32, odd: usize) -> f32 {
     f32::from_bits((word >> (16 * odd)) << 16)
