@@ -3,9 +3,11 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::panels::{self, COLUMNS, Panels, ROWS, Source, Words};
+use super::panels::{self, COLUMNS, Cut, Panels, ROWS, Source, Words};
 use super::products::Start;
 use super::{Kept, scratch};
+
+mod direct;
 
 /// A strided view of a matrix: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -138,6 +140,28 @@ pub fn product(out: &mut [f32], out_stride: usize, a: Mat, b: Mat, keep: bool, t
     unsafe { product_into(out.as_mut_ptr(), out_stride, a, b, keep, threads) }
 }
 
+/// `out = a b` in one call of the `gemm` crate, as candle does it: sums are cut by the sizes of the whole product.
+///
+/// # Panics
+/// When the shapes do not fit each other or the slices are too short for them.
+pub(super) fn whole(out: &mut [f32], a: Mat, b: Mat) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    assert_eq!((k, out.len()), (b.rows, m * n), "shapes of a product fit");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(
+        k == 0 || (a.data.len() > a.last() && b.data.len() > b.last()),
+        "product reads past its inputs"
+    );
+    let parallelism = match rayon::current_num_threads() {
+        threads if threads > 1 && is_shared(m, k, n) => Parallelism::Rayon(threads),
+        _ => Parallelism::None,
+    };
+    // SAFETY: `out` is exclusively borrowed and long enough, inputs are inside the slices, as just asserted.
+    unsafe { call(out.as_mut_ptr(), n, a, b, 0..n, false, parallelism) };
+}
+
 /// As [`product`], into a raw pointer, for callers that fill disjoint columns of one matrix from several threads.
 ///
 /// # Safety
@@ -160,11 +184,18 @@ pub unsafe fn product_into(
             "product reads past its inputs"
         );
     }
-    if threads == Threads::Pool && panels_take(m, k, n) {
-        let left = Panels::of(Words::Float32, &a.source(), ROWS);
+    if threads == Threads::Pool
+        && let Some(cut) = panels_take(m, k, n)
+    {
+        let left = Panels::of(cut, &a.source(), ROWS);
         let start = if keep { Start::Output } else { Start::Zero };
         // SAFETY: the caller's promise; inputs are inside the slices (asserted).
         unsafe { panels::product(out, out_stride, &left, &b.t().source(), start) };
+        return;
+    }
+    if threads == Threads::One && direct::takes(&a, &b) {
+        // SAFETY: the caller's promise; inputs are inside the slices (asserted).
+        unsafe { direct::product(out, out_stride, a, b, keep) };
         return;
     }
     a.widened(|a| {
@@ -175,13 +206,30 @@ pub unsafe fn product_into(
     });
 }
 
-/// Whether a product of `m` rows, `k` inner numbers and `n` columns that all threads share goes over panels.
-pub(super) fn panels_take(m: usize, k: usize, n: usize) -> bool {
-    is_shared(m, k, n)
-        && m > FEW_ROWS
-        && n >= 2 * COLUMNS
-        && k >= ROWS
-        && Words::Float32.are_supported()
+/// How a product of `m` rows, `k` inner numbers and `n` columns that all threads share goes over panels; `None` where
+/// `gemm` does it. Sums are those of `gemm`, which sees the pieces of columns that [`by_gemm`] gives it: those of at most
+/// [`FEW`] rows and as many columns it adds up in other blocks, and the smallest in another order.
+pub(super) fn panels_take(m: usize, k: usize, n: usize) -> Option<Cut> {
+    let words = Words::Float32;
+    if n < 2 * COLUMNS || k < ROWS || !words.are_supported() {
+        return None;
+    }
+    if m > FEW {
+        return Some(words.evenly(k));
+    }
+    let step = if is_shared(m, k, n) { piece_of(n) } else { n };
+    let last = n - (n - 1) / step * step;
+    if m == 1 || m * last <= ADDED_UP_ACROSS {
+        return None;
+    }
+    let of = |columns: usize| {
+        if columns <= FEW {
+            words.fully(k)
+        } else {
+            words.evenly(k)
+        }
+    };
+    Some(of(step)).filter(|cut| *cut == of(last))
 }
 
 /// Whether it is worth more threads than one.
@@ -209,7 +257,7 @@ unsafe fn by_gemm(out: *mut f32, out_stride: usize, a: Mat, b: Mat, keep: bool, 
     // The same pieces whatever the number of threads, so that this changes no bit: columns in pieces that whichever
     // thread is free takes: a thread that the system holds up holds up none of the others, and nobody waits at a barrier
     // after every block of the inner dimension, as `gemm`'s own threads do.
-    let step = n.div_ceil(PIECES).next_multiple_of(LANE_STEP);
+    let step = piece_of(n);
     let out = Shared(out);
     (0..n.div_ceil(step))
         .into_par_iter()
@@ -231,8 +279,19 @@ unsafe fn by_gemm(out: *mut f32, out_stride: usize, a: Mat, b: Mat, keep: bool, 
         });
 }
 
-/// Products of so few rows are left to `gemm`, which lays out less and cuts the inner dimension of small ones otherwise.
-const FEW_ROWS: usize = 64;
+/// Columns of a piece.
+fn piece_of(n: usize) -> usize {
+    if n < 2 * LANE_STEP {
+        n
+    } else {
+        n.div_ceil(PIECES).next_multiple_of(LANE_STEP)
+    }
+}
+
+/// `gemm` cuts the inner dimension of products of so few rows and columns otherwise.
+pub(crate) const FEW: usize = 64;
+/// Most numbers of a product that `gemm` may add up in vectors along the inner dimension.
+const ADDED_UP_ACROSS: usize = 16 * 16;
 /// Pieces a product shared by threads is cut into.
 const PIECES: usize = 8;
 /// Columns the widest kernel takes at once.
@@ -335,7 +394,17 @@ mod tests {
             (301, 1000, 200),
             (67, 515, 300),
             (1030, 512, 256),
+            (5, 128, 128),
+            (33, 128, 512),
+            (64, 512, 64),
+            (40, 700, 140),
+            (17, 768, 320),
+            (50, 768, 3072),
+            (50, 3072, 768),
+            (64, 1200, 1100),
+            (3, 1200, 87),
         ] {
+            assert!(panels_take(m, k, n).is_some(), "{m}x{k}x{n}");
             let (a, b) = (noise(m * k, 5), noise(n * k, 6));
             let lefts = [Mat::new(&a, m, k, k), Mat::new(&a, k, m, m).t()];
             let rights = [Mat::new(&b, k, n, n), Mat::new(&b, n, k, k).t()];
@@ -351,18 +420,32 @@ mod tests {
                 });
                 // SAFETY: as large as the product.
                 unsafe {
-                    call(
-                        theirs.as_mut_ptr(),
-                        stride,
-                        left,
-                        right,
-                        0..n,
-                        keep,
-                        Parallelism::None,
-                    );
+                    let to = theirs.as_mut_ptr();
+                    by_gemm(to, stride, left, right, keep, Threads::One);
+                    if m <= FEW {
+                        theirs.copy_from_slice(&noise(m * stride, 7));
+                        let to = Shared(theirs.as_mut_ptr());
+                        pool.install(|| {
+                            by_gemm(to.pointer(), stride, left, right, keep, Threads::Pool);
+                        });
+                    }
                 }
                 assert_eq!(ours, theirs, "{m}x{k}x{n}, keep {keep}");
             }
+        }
+    }
+
+    #[test]
+    fn products_that_gemm_adds_up_in_more_than_one_way_are_left_to_it() {
+        // Few numbers; and pieces of columns of which the last is so narrow that `gemm` cuts its inner side otherwise.
+        for (m, k, n) in [
+            (1, 512, 512),
+            (4, 512, 64),
+            (2, 512, 128),
+            (40, 700, 130),
+            (60, 700, 576),
+        ] {
+            assert_eq!(panels_take(m, k, n), None, "{m}x{k}x{n}");
         }
     }
 

@@ -70,15 +70,35 @@ impl Words {
         }
     }
 
-    /// Steps that are summed in registers before the sum goes to the output: all of the same number but the last.
-    /// A panel of them has to stay in the second-level cache. Fixed, as it decides rounding.
-    fn depth(self, steps: usize) -> usize {
-        let most = match self {
+    /// Most steps that are summed in registers.
+    fn most(self) -> usize {
+        match self {
             Self::Float32 => 512,
             Self::Bfloat16 => 384,
-        };
-        steps.div_ceil(steps.div_ceil(most).max(1))
+        }
     }
+
+    /// Blocks of the same number of steps, the last one excepted, of `inner` numbers.
+    pub(super) fn evenly(self, inner: usize) -> Cut {
+        let steps = inner.div_ceil(self.values());
+        let depth = steps.div_ceil(steps.div_ceil(self.most()).max(1));
+        Cut { words: self, depth }
+    }
+
+    /// Blocks of as many steps as there may be, and the rest, of `inner` numbers.
+    pub(super) fn fully(self, inner: usize) -> Cut {
+        let depth = inner.div_ceil(self.values()).min(self.most());
+        Cut { words: self, depth }
+    }
+}
+
+/// What words hold, and in what blocks the inner side is added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    words: Words,
+    /// Steps that are summed in registers before the sum goes to the output. A panel of them has to stay in the second-level
+    /// cache. Fixed, as it decides rounding.
+    depth: usize,
 }
 
 /// Where the numbers of an input lie: number `k` of `lane` (a row of the left input, a column of the right) is at
@@ -114,37 +134,39 @@ impl Source<'_> {
 /// step of the block: the panel's words.
 #[derive(Debug)]
 pub(super) struct Panels {
-    words: Words,
+    cut: Cut,
     buffer: Buffer,
     /// Of the first word, so that vectors start at cache lines.
     offset: usize,
     lanes: usize,
     inner: usize,
     steps: usize,
-    depth: usize,
     width: usize,
 }
 
 impl Panels {
-    fn empty(words: Words, lanes: usize, inner: usize, width: usize) -> Self {
+    fn empty(cut: Cut, lanes: usize, inner: usize, width: usize) -> Self {
         assert!(
-            words.are_supported(),
+            cut.words.are_supported(),
             "products over panels need AVX-512, pairs AVX512-BF16"
         );
-        let steps = inner.div_ceil(words.values());
+        let steps = inner.div_ceil(cut.words.values());
         let buffer = scratch::take(lanes.div_ceil(width) * width * steps + 16);
         let offset = buffer.as_ptr().align_offset(64).min(16);
-        let depth = words.depth(steps);
         Self {
-            words,
+            cut,
             buffer,
             offset,
             lanes,
             inner,
             steps,
-            depth,
             width,
         }
+    }
+
+    /// How its inner side is added up.
+    pub(super) fn cut(&self) -> Cut {
+        self.cut
     }
 
     fn panels(&self) -> usize {
@@ -157,45 +179,42 @@ impl Panels {
 
     /// First word of a panel in the block that begins at step `block`, and the steps there.
     fn at(&self, block: usize, panel: usize) -> (usize, usize) {
-        let depth = self.depth.min(self.steps - block);
+        let depth = self.cut.depth.min(self.steps - block);
         ((block * self.panels() + panel * depth) * self.width, depth)
     }
 
     /// First number of the block that begins at step `block`, and how many a block has.
     fn numbers(&self, block: usize) -> (usize, usize) {
-        let each = self.words.values();
-        (block * each, self.depth * each)
+        let each = self.cut.words.values();
+        (block * each, self.cut.depth * each)
     }
 
     /// Lays `source` out.
-    pub(super) fn of(words: Words, source: &Source, width: usize) -> Self {
+    pub(super) fn of(cut: Cut, source: &Source, width: usize) -> Self {
         assert!(source.fits(), "an input in panels lies inside its slice");
-        let mut all = Self::empty(words, source.lanes, source.inner, width);
+        let mut all = Self::empty(cut, source.lanes, source.inner, width);
         let out = Out(all.buffer[all.offset..].as_mut_ptr());
-        let blocks = all.steps.div_ceil(all.depth);
+        let blocks = all.steps.div_ceil(cut.depth);
         let all_ref = &all;
         (0..blocks * all.panels()).into_par_iter().for_each(|task| {
-            let (block, panel) = (
-                task / all_ref.panels() * all_ref.depth,
-                task % all_ref.panels(),
-            );
+            let (block, panel) = (task / all_ref.panels() * cut.depth, task % all_ref.panels());
             let (first, _) = all_ref.at(block, panel);
             let part = source.part((panel * width, width), all_ref.numbers(block));
             // SAFETY: a panel's words are this task's alone.
-            unsafe { lay_out(words, &part, width, out.at(first)) };
+            unsafe { lay_out(cut.words, &part, width, out.at(first)) };
         });
         all
     }
 
     /// Lays rows out that `write(i, row)` gives, `inner` values each.
     pub(super) fn written(
-        words: Words,
+        cut: Cut,
         lanes: usize,
         inner: usize,
         width: usize,
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
-        let mut all = Self::empty(words, lanes, inner, width);
+        let mut all = Self::empty(cut, lanes, inner, width);
         let out = Out(all.buffer[all.offset..].as_mut_ptr());
         let all_ref = &all;
         // Rows that lie a power of two apart would share places of the first cache.
@@ -215,11 +234,11 @@ impl Panels {
                     inner,
                     inner_stride: 1,
                 };
-                for block in (0..all_ref.steps).step_by(all_ref.depth) {
+                for block in (0..all_ref.steps).step_by(cut.depth) {
                     let (first, _) = all_ref.at(block, panel);
                     let part = source.part((0, height), all_ref.numbers(block));
                     // SAFETY: a panel's words are this task's alone.
-                    unsafe { lay_out(words, &part, width, out.at(first)) };
+                    unsafe { lay_out(cut.words, &part, width, out.at(first)) };
                 }
             },
         );
@@ -246,37 +265,49 @@ pub(super) unsafe fn product(
         if left.lanes < MANY_ROWS && pieces >= 2 * rayon::current_num_threads() {
             multiply_in_pieces(out, stride, left, right, start);
         } else {
-            let right = Panels::of(left.words, right, COLUMNS);
+            let right = Panels::of(left.cut, right, COLUMNS);
             multiply(out, stride, left, &right, start);
         }
     }
 }
 
-/// As [`product`], of a right input in panels of [`COLUMNS`].
+/// As [`product`], of a right input in panels of [`COLUMNS`] that are cut as those of `left`.
 ///
 /// # Safety
 /// As there.
-unsafe fn multiply(out: *mut f32, stride: usize, left: &Panels, right: &Panels, start: Start) {
+pub(super) unsafe fn multiply(
+    out: *mut f32,
+    stride: usize,
+    left: &Panels,
+    right: &Panels,
+    start: Start,
+) {
     assert_eq!(
         (left.width, right.width),
         (ROWS, COLUMNS),
         "panels are as wide as the kernel"
     );
     assert_eq!(
-        (left.words, left.inner, left.depth),
-        (right.words, right.inner, right.depth),
+        (left.cut, left.inner),
+        (right.cut, right.inner),
         "inner sizes differ"
     );
-    let pieces = right.lanes.div_ceil(TASK_COLUMNS);
+    // Few rows are shared by columns alone.
+    let wide = if left.lanes <= TASK_ROWS && rayon::current_num_threads() > 1 {
+        PIECE
+    } else {
+        TASK_COLUMNS
+    };
+    let pieces = right.lanes.div_ceil(wide);
     let out = Out(out);
     (0..left.lanes.div_ceil(TASK_ROWS) * pieces)
         .into_par_iter()
         .with_max_len(1)
         .for_each(|task| {
-            let (row, column) = (task / pieces * TASK_ROWS, task % pieces * TASK_COLUMNS);
+            let (row, column) = (task / pieces * TASK_ROWS, task % pieces * wide);
             let rows = row..left.lanes.min(row + TASK_ROWS);
-            let columns = column..right.lanes.min(column + TASK_COLUMNS);
-            for block in (0..left.steps).step_by(left.depth) {
+            let columns = column..right.lanes.min(column + wide);
+            for block in (0..left.steps).step_by(left.cut.depth) {
                 for panel in columns.start / COLUMNS..columns.end.div_ceil(COLUMNS) {
                     let (at, depth) = right.at(block, panel);
                     let weights = &right.words()[at..at + depth * COLUMNS];
@@ -291,7 +322,7 @@ unsafe fn multiply(out: *mut f32, stride: usize, left: &Panels, right: &Panels, 
                         unsafe {
                             let to = out.at(row * stride + first);
                             let shape = [height, width];
-                            tile(left.words, values, weights, shape, to, stride, begin);
+                            tile(left.cut.words, values, weights, shape, to, stride, begin);
                         }
                     }
                 }
@@ -322,16 +353,16 @@ unsafe fn multiply_in_pieces(
         .with_max_len(1)
         .for_each(|piece| {
             let columns = piece * PIECE..right.lanes.min((piece + 1) * PIECE);
-            let mut buffer = scratch::take(PIECE * left.depth + 16);
+            let mut buffer = scratch::take(PIECE * left.cut.depth + 16);
             let offset = buffer.as_ptr().align_offset(64).min(16);
             let room = &mut buffer[offset..];
-            for block in (0..left.steps).step_by(left.depth) {
-                let depth = left.depth.min(left.steps - block);
+            for block in (0..left.steps).step_by(left.cut.depth) {
+                let depth = left.cut.depth.min(left.steps - block);
                 for (panel, lane) in columns.clone().step_by(COLUMNS).enumerate() {
                     let part = right.part((lane, COLUMNS), left.numbers(block));
                     let to = &mut room[panel * depth * COLUMNS..(panel + 1) * depth * COLUMNS];
                     // SAFETY: as long as a panel.
-                    unsafe { lay_out(left.words, &part, COLUMNS, to.as_mut_ptr()) };
+                    unsafe { lay_out(left.cut.words, &part, COLUMNS, to.as_mut_ptr()) };
                 }
                 for row in (0..left.lanes).step_by(ROWS) {
                     let (at, _) = left.at(block, row / ROWS);
@@ -344,7 +375,7 @@ unsafe fn multiply_in_pieces(
                         // SAFETY: these columns of the output are this task's alone.
                         unsafe {
                             let to = out.at(row * stride + lane);
-                            tile(left.words, values, weights, shape, to, stride, begin);
+                            tile(left.cut.words, values, weights, shape, to, stride, begin);
                         }
                     }
                 }

@@ -4,10 +4,12 @@
 //! or an activation gives is never written as a matrix that would be read again. What sums begin with (a bias, a residual
 //! sum) is loaded where they are made.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
 use super::gemm::{self, Mat, Threads, panels_take};
-use super::panels::{self, Panels, ROWS, Words};
+use super::panels::{self, COLUMNS, Cut, Panels, ROWS, Words};
 use super::rows::{self, ROWS_PER_TASK};
 use super::scratch::{self, Buffer};
 use super::tiles::{self, Grade, Unit};
@@ -177,8 +179,8 @@ impl<'a> Left<'a> {
         columns: usize,
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
-        let laid = match Self::words(by, [rows, inner], columns) {
-            Some(words) => Laid::Panels(Panels::written(words, rows, inner, ROWS, write)),
+        let laid = match Self::cut(by, [rows, inner], columns) {
+            Some(cut) => Laid::Panels(Panels::written(cut, rows, inner, ROWS, write)),
             None => match by {
                 Products::Tiles(unit, grade) => {
                     Laid::Tiles(unit, tiles::Left::new(grade, rows, inner, write))
@@ -206,10 +208,10 @@ impl<'a> Left<'a> {
         values: &'a [f32],
     ) -> Self {
         assert_eq!(values.len(), rows * inner, "rows have their shape");
-        let laid = match Self::words(by, [rows, inner], columns) {
-            Some(words) => {
+        let laid = match Self::cut(by, [rows, inner], columns) {
+            Some(cut) => {
                 let source = Mat::new(values, rows, inner, inner).source();
-                Laid::Panels(Panels::of(words, &source, ROWS))
+                Laid::Panels(Panels::of(cut, &source, ROWS))
             }
             None => match by {
                 Products::Tiles(unit, grade) => {
@@ -225,10 +227,10 @@ impl<'a> Left<'a> {
     }
 
     /// What panels hold, where panels are multiplied.
-    fn words(by: Products, [rows, inner]: [usize; 2], columns: usize) -> Option<Words> {
+    fn cut(by: Products, [rows, inner]: [usize; 2], columns: usize) -> Option<Cut> {
         match by {
-            Products::Float32 if panels_take(rows, inner, columns) => Some(Words::Float32),
-            Products::Pairs if rows > 0 => Some(Words::Bfloat16),
+            Products::Float32 => panels_take(rows, inner, columns),
+            Products::Pairs if rows > 0 => Some(Words::Bfloat16.evenly(inner)),
             _ => None,
         }
     }
@@ -237,10 +239,11 @@ impl<'a> Left<'a> {
     ///
     /// # Panics
     /// When shapes do not fit.
-    pub(crate) fn product(&self, out: &mut [f32], right: Mat, start: Start) {
-        let columns = right.cols();
+    pub(crate) fn product<'b>(&self, out: &mut [f32], right: impl Into<Right<'b>>, start: Start) {
+        let Right { matrix, place } = right.into();
+        let columns = matrix.cols();
         assert_eq!(
-            (right.rows(), out.len()),
+            (matrix.rows(), out.len()),
             (self.inner, self.rows * columns),
             "shapes of a product fit"
         );
@@ -253,21 +256,23 @@ impl<'a> Left<'a> {
             "what sums begin with fits them"
         );
         let values = match &self.laid {
-            Laid::Panels(panels) => {
+            Laid::Panels(left) => {
+                let (to, right) = (out.as_mut_ptr(), matrix.t().source());
+                let place = place.filter(|_| left.cut() == Words::Float32.evenly(self.inner));
                 // SAFETY: the output is exclusively borrowed, and it and the start are as large as was just asserted.
                 unsafe {
-                    panels::product(
-                        out.as_mut_ptr(),
-                        columns,
-                        panels,
-                        &right.t().source(),
-                        start,
-                    );
+                    match place {
+                        Some(place) => {
+                            let right = place.get(|| Panels::of(left.cut(), &right, COLUMNS));
+                            panels::multiply(to, columns, left, right, start);
+                        }
+                        None => panels::product(to, columns, left, &right, start),
+                    }
                 }
                 return;
             }
             Laid::Tiles(unit, left) => {
-                tiles::product(*unit, out, left, right, start);
+                tiles::product(*unit, out, left, matrix, start);
                 return;
             }
             Laid::Given(values) => values,
@@ -280,7 +285,45 @@ impl<'a> Left<'a> {
         }
         let keep = !matches!(start, Start::Zero);
         let left = Mat::new(values, self.rows, self.inner, self.inner);
-        gemm::product(out, columns, left, right, keep, Threads::Pool);
+        gemm::product(out, columns, left, matrix, keep, Threads::Pool);
+    }
+}
+
+/// The right side of a product, `[inner, columns]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    matrix: Mat<'a>,
+    /// Where its panels of float32 are kept, or will be.
+    place: Option<&'a Place>,
+}
+
+impl<'a> Right<'a> {
+    /// Numbers that never change, laid out once where `place` is given and panels of float32 are multiplied.
+    pub(crate) fn kept(matrix: Mat<'a>, place: Option<&'a Place>) -> Self {
+        Self { matrix, place }
+    }
+}
+
+impl<'a> From<Mat<'a>> for Right<'a> {
+    fn from(matrix: Mat<'a>) -> Self {
+        Self::kept(matrix, None)
+    }
+}
+
+/// A right side that was laid out, once it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Place(OnceLock<Panels>);
+
+impl Place {
+    /// Two threads that ask at once may both lay it out: nobody waits for a pool that may be waiting for him.
+    fn get(&self, lay_out: impl FnOnce() -> Panels) -> &Panels {
+        match self.0.get() {
+            Some(panels) => panels,
+            None => {
+                let panels = lay_out();
+                self.0.get_or_init(|| panels)
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ impl Fused {
         let (by, w, h) = (self.by, self.shape.width, self.shape.hidden);
         let (arch, epsilon) = (Arch::new(), self.shape.norms.epsilon());
         let (r, rs) = (x.len() / w, grad.len() / w);
-        let weights = Weights::new(&self.shape, theta);
+        let weights = Weights::new(&self.shape, theta, self.laid.as_deref());
         let guard = self
             .saved
             .lock()
@@ -32,7 +32,7 @@ impl Fused {
 
         let mut d_active = scratch::take(rs * h);
         let upstream = Left::of(by, [rs, w], h, grad);
-        upstream.product(&mut d_active, weights.contract, Start::Zero);
+        upstream.product(&mut d_active, weights.contract.backward(), Start::Zero);
         drop(upstream);
         let activation = self.shape.activation;
         let d_hidden = |i: usize, out: &mut [f32]| {
@@ -40,7 +40,7 @@ impl Fused {
         };
         let mut d_normed = scratch::take(rs * w);
         let d_hidden_left = Left::written(by, [rs, h], w, d_hidden);
-        d_hidden_left.product(&mut d_normed, weights.expand, Start::Zero);
+        d_hidden_left.product(&mut d_normed, weights.expand.backward(), Start::Zero);
         drop(d_hidden_left);
         if let Some(trained) = &mut trained {
             let mut active = scratch::take(rs * h);
@@ -60,7 +60,7 @@ impl Fused {
         rows::norm_backward_onto(&s.middle, gain, &d_normed, epsilon, grad, &mut d_middle);
         let mut d_attended = d_normed; // same size, written anew
         let d_middle_left = Left::of(by, [rs, w], w, &d_middle);
-        d_middle_left.product(&mut d_attended, weights.out, Start::Zero);
+        d_middle_left.product(&mut d_attended, weights.out.backward(), Start::Zero);
         drop(d_middle_left);
         if let Some(trained) = &mut trained {
             trained.linear(4, &d_middle, w, &s.attended, w);
@@ -87,17 +87,17 @@ impl Fused {
 
         let mut d_first = scratch::take(r * w);
         let of_kv = Left::of(by, [r, 2 * w], w, &dkv);
-        of_kv.product(&mut d_first, weights.key_value, Start::Zero);
+        of_kv.product(&mut d_first, weights.key_value.backward(), Start::Zero);
         drop(of_kv);
         let of_queries = Left::of(by, [rs, w], w, &dq);
         let mut dx = match &self.selected {
             None => {
-                of_queries.product(&mut d_first, weights.query, Start::Output);
+                of_queries.product(&mut d_first, weights.query.backward(), Start::Output);
                 d_middle
             }
             Some(selected) => {
                 let mut from_queries = scratch::take(rs * w);
-                of_queries.product(&mut from_queries, weights.query, Start::Zero);
+                of_queries.product(&mut from_queries, weights.query.backward(), Start::Zero);
                 let mut dx = vec![0f32; r * w];
                 for (i, &at) in selected.iter().enumerate() {
                     for j in 0..w {

@@ -282,6 +282,47 @@ fn weights_that_are_trained_stay_in_the_portable_arithmetic() {
 }
 
 #[test]
+fn matrices_that_are_kept_laid_out_give_the_bits_of_those_that_are_not() {
+    let shape = BlockShape {
+        width: 96,
+        heads: 2,
+        hidden: 384,
+        activation: Activation::QuickGelu,
+        norms: Norms::Clip,
+    };
+    let theta = noise(&[shape.len()], 8, 0.2);
+    let frozen = Block::new(shape, theta.clone());
+    let trained = Block::new(shape, Var::from_tensor(&theta).unwrap().as_tensor().clone());
+    for rows in [7, 33, 100] {
+        let layout = Arc::new(Layout::full(1, rows));
+        let x = Var::from_tensor(&noise(&[rows, 96], 9, 1.0)).unwrap();
+        let run = |block: &Block| {
+            let out = block.forward(x.as_tensor(), &layout, None).unwrap();
+            let grads = (&out * noise(&[rows, 96], 10, 1.0))
+                .unwrap()
+                .backward()
+                .unwrap();
+            let gradient = grads.get(x.as_tensor()).unwrap().clone();
+            [out, gradient].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let wanted = run(&trained);
+        // The first pass lays out, the second reads.
+        assert_eq!(run(&frozen), wanted, "{rows} rows");
+        assert_eq!(run(&frozen), wanted, "{rows} rows again");
+    }
+    let other = frozen.with((&theta * 2.0).unwrap());
+    let layout = Arc::new(Layout::full(1, 33));
+    let x = noise(&[33, 96], 9, 1.0);
+    let [out, anew] = [&other, &Block::new(shape, other.theta.clone())]
+        .map(|block| block.forward(&x, &layout, None).unwrap());
+    assert_eq!(
+        largest_gap(&out, &anew),
+        0.0,
+        "other weights are laid out anew"
+    );
+}
+
+#[test]
 fn a_block_kept_in_halves_gives_the_bits_of_its_numbers_in_float32() {
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let layout = Arc::new(Layout::full(1, 130));

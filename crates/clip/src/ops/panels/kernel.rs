@@ -165,7 +165,7 @@ unsafe fn store<const M: usize>(t: &Tile, sums: &[[__m512; VECTORS]; M]) {
 }
 
 /// The first `count` of 16 lanes.
-fn first(count: usize) -> __mmask16 {
+pub(in super::super) fn first(count: usize) -> __mmask16 {
     ((1u32 << count.min(16)) - 1) as __mmask16
 }
 
