@@ -10,7 +10,7 @@ use crate::changes::{BlockChange, Norm};
 use crate::device::{self, CardImage, Read};
 use crate::ops::gemm::Mat;
 use crate::ops::products::{Left, Products, Start};
-use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, scratch, with_values};
+use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, scratch, times, with_values};
 use crate::prompts::{DeepImage, ImagePrompt};
 
 mod patches;
@@ -208,7 +208,7 @@ impl VisionTransformer {
             return self.encode_on_card(card, pixels, prompt, Read::Feature);
         }
         let rows = self.hidden_rows(pixels, prompt, true)?;
-        self.post(&rows, prompt)?.matmul(&self.projection)
+        times(&self.post(&rows, prompt)?, &self.projection)
     }
 
     /// Last hidden states `[B, T, W]` of every token, before `ln_post`: the class token, the `G G` patches, the prompt's
@@ -257,7 +257,7 @@ impl VisionTransformer {
             *last = self.projection.dim(1)?;
         }
         let flat = self.post(rows, prompt)?.reshape(((), self.width()))?;
-        flat.matmul(&self.projection)?.reshape(shape)
+        times(&flat, &self.projection)?.reshape(shape)
     }
 
     /// Last hidden states: class tokens `[B, W]`, or with `class_only` false all tokens `[B T, W]`.

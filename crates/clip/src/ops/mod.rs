@@ -23,6 +23,7 @@ pub mod rows;
 pub mod scale;
 pub mod scratch;
 mod tiles;
+mod times;
 mod variants;
 pub mod work;
 
@@ -35,6 +36,7 @@ pub use parts::linear;
 pub use products::Arithmetic;
 pub use replace::{Put, put_rows};
 pub use scale::scale_gradient;
+pub use times::times;
 pub use work::Work;
 
 use candle_core::{CpuStorage, Layout as Strides, Result, bail};

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::ops::times;
+
 /// Where a text is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -89,8 +91,8 @@ impl Head {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::None => Ok(x.clone()),
-            Self::Linear(matrix, None) => x.matmul(matrix),
-            Self::Linear(matrix, Some(bias)) => x.matmul(matrix)?.broadcast_add(bias),
+            Self::Linear(matrix, None) => times(x, matrix),
+            Self::Linear(matrix, Some(bias)) => times(x, matrix)?.broadcast_add(bias),
             Self::Mlp([first, second]) => x.matmul(first)?.gelu_erf()?.matmul(second),
         }
     }
