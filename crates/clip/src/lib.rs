@@ -12,6 +12,7 @@ pub mod model;
 pub mod ops;
 pub mod pooled;
 pub mod prompts;
+mod remembered;
 pub mod resnet;
 pub mod text;
 pub mod tokenizer;

@@ -5,7 +5,7 @@ mod towers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Result, Tensor, Var, bail};
 
@@ -14,6 +14,7 @@ use crate::ops::products::Products;
 use crate::ops::{Activation, Arithmetic, scaled_cosine};
 use crate::pooled::PooledTransformer;
 use crate::prompts::{ImagePrompt, TextPrompt};
+use crate::remembered::Remembered;
 use crate::resnet::ModifiedResNet;
 use crate::text::{Slot, TextPlan, TextTower};
 use crate::weights::{self, Look, Weights};
@@ -62,6 +63,8 @@ pub struct Clip {
     look: Look,
     /// Trained tensors by name, when made for training.
     trained: BTreeMap<String, Var>,
+    /// Shared by clones, which are frozen alike.
+    remembered: Arc<Remembered>,
 }
 
 impl Clip {
@@ -188,7 +191,13 @@ impl Clip {
         }
         self.arithmetic = arithmetic;
         self.is_bfloat16x3 = is_bfloat16x3;
+        self.forget();
         Ok(())
+    }
+
+    /// Begins anew with what is remembered, where other bits come out from here on.
+    pub(crate) fn forget(&mut self) {
+        self.remembered = Arc::default();
     }
 
     /// What frozen blocks multiply by.
@@ -230,6 +239,7 @@ impl Clip {
             manner: String::new(),
             look: Look::default(),
             trained: source.trained,
+            remembered: Arc::default(),
         })
     }
 
@@ -367,6 +377,24 @@ impl Clip {
             })
             .collect::<Result<Vec<_>>>()?;
         Tensor::cat(&pieces, 0)
+    }
+
+    /// What `make` gives, or gave when `what` was asked for of the same `texts` before; for tensors that nothing but this CLIP
+    /// as it is and the texts go into, without a graph. Some 32 MiB are kept. Where the towers are trained it is made anew.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn once(
+        &self,
+        what: &str,
+        texts: &[String],
+        make: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if self.trained.is_empty() {
+            self.remembered.get(what, texts, make)
+        } else {
+            make()
+        }
     }
 
     /// `scale * images texts^T`, `[B, K]`, of unit-length features. The scale multiplies the images, as published.

@@ -35,6 +35,7 @@ impl Clip {
     /// When the kernels do not compile, or the card's memory is used up.
     pub fn use_gpu(&mut self, gpu: &Gpu, precision: Precision) -> Result<Vec<String>> {
         gpu.prepare(precision).map_err(wrap)?;
+        self.forget();
         let mut stays = Vec::new();
         let mut stay = |tower: &str, why: &str| {
             stays.push(format!("the {tower} tower stays on the processor: {why}"));

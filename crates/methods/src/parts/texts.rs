@@ -1,25 +1,40 @@
 //! Text features of classes, averaged over hand-written templates. `K` classes, `E` joint width.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use clip::{Clip, model::unit};
 
-/// Sum over `templates` of what `of` makes of the classes' features `[K, E]` under each.
-fn sum(
+/// Sum over templates of what `of` (`what` tells which) makes of the features `[K, E]` of the classes' texts under each.
+/// Trials of the same classes share it.
+pub(crate) fn sum(
     clip: &Clip,
-    names: &[String],
-    templates: &[&str],
-    of: impl Fn(&Tensor) -> Result<Tensor>,
+    texts: &[Vec<String>],
+    (what, of): (&str, fn(&Tensor) -> Result<Tensor>),
 ) -> Result<Tensor> {
-    let mut sum: Option<Tensor> = None;
-    for template in templates {
-        let texts: Vec<String> = names.iter().map(|n| template.replace("{}", n)).collect();
-        let features = of(&clip.encode_texts(&texts)?)?;
-        sum = Some(match sum {
-            None => features,
-            Some(sum) => (sum + features)?,
-        });
-    }
-    Ok(sum.expect("there is at least one template"))
+    let what = format!("sum of {what} features under {} templates", texts.len());
+    clip.once(&what, &texts.concat(), || {
+        let mut sum: Option<Tensor> = None;
+        for texts in texts {
+            let features = of(&clip.encode_texts(texts)?)?;
+            sum = Some(match sum {
+                None => features,
+                Some(sum) => (sum + features)?,
+            });
+        }
+        match sum {
+            Some(sum) => Ok(sum),
+            None => bail!("there is no prompt to describe the classes with"),
+        }
+    })
+}
+
+/// Features of unit length.
+pub(crate) const UNIT: (&str, fn(&Tensor) -> Result<Tensor>) = ("unit", unit);
+/// Features as they leave the tower.
+pub(crate) const PLAIN: (&str, fn(&Tensor) -> Result<Tensor>) = ("plain", |f| Ok(f.clone()));
+
+fn filled(names: &[String], templates: &[&str]) -> Vec<Vec<String>> {
+    let fill = |template: &&str| names.iter().map(|n| template.replace("{}", n)).collect();
+    templates.iter().map(fill).collect()
 }
 
 /// `[K, E]`: features of unit length, averaged, and brought to unit length again. `templates` are not empty.
@@ -27,7 +42,7 @@ fn sum(
 /// # Errors
 /// Those of the text tower.
 pub fn averaged(clip: &Clip, names: &[String], templates: &[&str]) -> Result<Tensor> {
-    unit(&sum(clip, names, templates, unit)?)
+    unit(&sum(clip, &filled(names, templates), UNIT)?)
 }
 
 /// `[K, E]`: mean of the features as they leave the tower. `templates` are not empty.
@@ -35,5 +50,5 @@ pub fn averaged(clip: &Clip, names: &[String], templates: &[&str]) -> Result<Ten
 /// # Errors
 /// Those of the text tower.
 pub fn mean(clip: &Clip, names: &[String], templates: &[&str]) -> Result<Tensor> {
-    sum(clip, names, templates, |features| Ok(features.clone()))? / templates.len() as f64
+    sum(clip, &filled(names, templates), PLAIN)? / templates.len() as f64
 }

@@ -2,10 +2,10 @@
 //!
 //! `K` classes, `E` joint width.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use clip::{Clip, model::unit};
 
-use super::templates;
+use super::{templates, texts};
 use crate::{Classes, Settings};
 
 /// Which hand-written prompts speak for the classes.
@@ -63,17 +63,11 @@ impl Wording {
     /// # Errors
     /// Those of the text tower.
     pub(crate) fn texts(&self, clip: &Clip, classes: &Classes) -> Result<Tensor> {
-        let mut sum: Option<Tensor> = None;
-        for template in self.templates(classes) {
-            let features = unit(&clip.encode_texts(&classes.texts(template))?)?;
-            sum = Some(match sum {
-                None => features,
-                Some(sum) => (sum + features)?,
-            });
-        }
-        match sum {
-            Some(sum) => unit(&sum),
-            None => bail!("there is no prompt to describe the classes with"),
-        }
+        let texts: Vec<Vec<String>> = self
+            .templates(classes)
+            .into_iter()
+            .map(|template| classes.texts(template))
+            .collect();
+        unit(&texts::sum(clip, &texts, texts::UNIT)?)
     }
 }
