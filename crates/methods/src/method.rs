@@ -186,6 +186,8 @@ pub struct Batch {
     pub labels: Tensor,
     /// A second view of each, where the method asks for one.
     pub second: Option<Images>,
+    /// Features of the frozen image tower `[B, E]`, not normalised, of the same views, where they are at hand.
+    pub frozen: Option<Tensor>,
     /// `[B]`, u32: which of several datasets each picture is of, where several are learned at once.
     pub tasks: Option<Tensor>,
     /// Seeds what the method draws in this step; another number each step, so that a trial that goes on from a
@@ -205,12 +207,25 @@ impl Batch {
         }
     }
 
+    /// Features `[B, E]` of unit length of the pictures, by the frozen image tower of `clip`, without a graph: those at hand,
+    /// else of the pixels. A method that sees pixels says that it asks ([`crate::Needs::frozen_features`]).
+    ///
+    /// # Errors
+    /// Those of the image tower.
+    pub fn frozen_features(&self, clip: &Clip) -> Result<Tensor> {
+        match &self.frozen {
+            Some(features) => clip::model::unit(features),
+            None => self.images.unit_features(clip),
+        }
+    }
+
     /// Pictures with their labels and nothing besides.
     pub fn new(images: Images, labels: Tensor) -> Self {
         Self {
             images,
             labels,
             second: None,
+            frozen: None,
             tasks: None,
             seed: 0,
         }

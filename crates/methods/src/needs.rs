@@ -73,6 +73,8 @@ pub struct Needs {
     pub view: View,
     /// What the second view is that each training picture comes with, drawn for itself; `None`: there is no second.
     pub second_view: Option<View>,
+    /// Whether steps read features of the frozen image tower beside the pixels ([`crate::Batch::frozen_features`]).
+    pub frozen_features: bool,
     /// Share of the picture that training crops cover.
     pub crop: (f64, f64),
     /// Whether its scores depend on whether the classes asked are those it was trained on.
@@ -99,6 +101,7 @@ impl Needs {
             stream: false,
             view: View::Crop,
             second_view: None,
+            frozen_features: false,
             crop: CROP,
             knows_split: false,
             trains_tower: false,

@@ -15,10 +15,10 @@ use clip::{Clip, model::unit};
 use crate::parts::image_tokens::tracked;
 use crate::parts::independent::{Independent, Sizes};
 use crate::parts::losses::{cross_entropy, log_softmax, mean_absolute, softmax};
-use crate::parts::templates;
+use crate::parts::{templates, texts};
 use crate::{
-    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Images, Init,
-    Loss, Method, Needs, Predict, Replay, Settings, Training,
+    Backbones, Batch, Checkpoint, Classes, Config, Cost, Entry, Group, ImageCost, Init, Loss,
+    Method, Needs, Predict, Replay, Settings, Training,
 };
 
 /// Registry entry. Defaults are base-to-novel's. Cross-dataset: depth 3, mean 6, deviation 10. Few-shot: 50 epochs, mean
@@ -119,7 +119,10 @@ impl PromptSrcConfig {
 
 impl Config for PromptSrcConfig {
     fn needs(&self) -> Needs {
-        Needs::pixels()
+        Needs {
+            frozen_features: true,
+            ..Needs::pixels()
+        }
     }
 
     /// The frozen tower sees each picture too.
@@ -138,7 +141,8 @@ impl Config for PromptSrcConfig {
         let clip = &on.clip;
         Ok(Box::new(PromptSrc {
             student: Independent::new(clip, classes, &self.sizes, init)?,
-            teacher: teacher(clip, classes, &self.templates)?,
+            classes: classes.clone(),
+            teacher: None,
             templates: self.templates.clone(),
             weights: self.weights,
             gaussian: (self.mean, self.deviation),
@@ -150,15 +154,8 @@ impl Config for PromptSrcConfig {
 
 /// Unit text features `[K, E]`: per class the mean of un-normalised features over 60 templates, then normalised.
 fn teacher(clip: &Clip, classes: &Classes, templates: &[String]) -> Result<Tensor> {
-    let mut sum: Option<Tensor> = None;
-    for template in templates {
-        let features = clip.encode_texts(&classes.texts(template))?;
-        sum = Some(match sum {
-            None => features,
-            Some(sum) => (sum + features)?,
-        });
-    }
-    unit(&(sum.expect("there are templates") / templates.len() as f64)?)
+    let texts: Vec<Vec<String>> = templates.iter().map(|t| classes.texts(t)).collect();
+    unit(&(texts::sum(clip, &texts, texts::PLAIN)? / templates.len() as f64)?)
 }
 
 /// Densities at 1, 2, ... `epochs` of a Gaussian of `(mean, deviation)`, scaled to sum to 1.
@@ -175,7 +172,9 @@ fn gaussian_weights((mean, deviation): (f64, f64), epochs: usize) -> Vec<f64> {
 
 struct PromptSrc {
     student: Independent,
-    teacher: Tensor,
+    classes: Classes,
+    /// `[K, E]` of `classes`, unit length; computed where a step asks for it, as tests do not.
+    teacher: Option<Tensor>,
     templates: Vec<String>,
     weights: [f64; 3],
     gaussian: (f64, f64),
@@ -185,6 +184,14 @@ struct PromptSrc {
 }
 
 impl PromptSrc {
+    fn teacher(&mut self) -> Result<Tensor> {
+        let teacher = match self.teacher.take() {
+            Some(teacher) => teacher,
+            None => teacher(&self.student.clip, &self.classes, &self.templates)?,
+        };
+        Ok(self.teacher.insert(teacher).clone())
+    }
+
     fn epoch_weight(&self, epoch: usize, epochs: usize) -> Result<f64> {
         if !self.epoch_weights.is_empty() {
             if self.epoch_weights.len() != epochs {
@@ -205,14 +212,15 @@ impl Method for PromptSrc {
     }
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
+        let teacher = self.teacher()?;
         let clip = &self.student.clip;
         let images = self.student.images(&batch.images, tracked)?; // [B, E]
         let texts = self.student.texts(tracked)?; // [K, E]
-        let frozen = Images::Pixels(batch.images.pixels()?.clone()).unit_features(clip)?; // [B, E]
+        let frozen = batch.frozen_features(clip)?; // [B, E]
         let logits = clip.logits(&images, &texts)?; // [B, K]
-        let wanted = clip.logits(&frozen, &self.teacher)?; // [B, K]
+        let wanted = clip.logits(&frozen, &teacher)?; // [B, K]
         let ce = cross_entropy(&logits, &batch.labels)?;
-        let text = (mean_absolute(&texts, &self.teacher)? * self.weights[0])?;
+        let text = (mean_absolute(&texts, &teacher)? * self.weights[0])?;
         let image = (mean_absolute(&images, &frozen)? * self.weights[1])?;
         // Divided by all B K elements, as published, not by B.
         let divergence =
@@ -274,7 +282,8 @@ impl Method for PromptSrc {
 
     fn bind(&mut self, classes: &Classes) -> Result<()> {
         self.student.bind(classes)?;
-        self.teacher = teacher(&self.student.clip, classes, &self.templates)?;
+        self.classes.clone_from(classes);
+        self.teacher = None;
         Ok(())
     }
 

@@ -329,6 +329,27 @@ fn binding_to_other_classes_and_back_gives_the_same_scores() {
 }
 
 #[test]
+fn steps_read_frozen_features_at_hand_where_a_method_says_so_and_nowhere_else() {
+    let clip = clip();
+    let mut readers = 0;
+    for entry in trained() {
+        let said = entry.default_config().needs().frozen_features;
+        let loss = |frozen: Option<Tensor>| {
+            let mut method = build_for(entry, "", &clip, &base()).unwrap();
+            let batch = Batch { frozen, ..batch() };
+            number(&method.loss(&batch).unwrap().total)
+        };
+        let features = batch().images.features(&clip).unwrap();
+        let others = features.affine(1.0, 0.5).unwrap();
+        let alone = loss(None);
+        assert_eq!(loss(Some(features)), alone, "{}", entry.name);
+        assert_eq!(loss(Some(others)) != alone, said, "{}", entry.name);
+        readers += usize::from(said);
+    }
+    assert!(readers > 0, "some do");
+}
+
+#[test]
 fn losses_follow_the_classes_that_are_bound() {
     let clip = clip();
     let labels = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu).unwrap();

@@ -75,6 +75,11 @@ impl<'a> Together<'a> {
         self.parts.iter().map(|(_, items, ..)| items.len()).sum()
     }
 
+    /// Whether views come again, so that their features are kept.
+    fn keeps_features(&self) -> bool {
+        self.parts.iter().all(|(s, ..)| s.come_again())
+    }
+
     /// The part of a picture.
     fn part(&self, index: usize) -> usize {
         self.parts
@@ -214,6 +219,9 @@ fn batch(
             .map(|view| source.gather(chunk, |s, i| s.second(view, i, epoch)))
             .transpose()?
             .map(Images::Pixels),
+        frozen: (needs.frozen_features && source.keeps_features())
+            .then(|| source.gather(chunk, |s, i| s.features(i, epoch)))
+            .transpose()?,
         tasks: source.tasks(chunk)?,
         seed,
         ..Batch::new(

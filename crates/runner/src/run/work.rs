@@ -247,15 +247,20 @@ impl Counter<'_> {
         load.text_step =
             times * (cost.text.forward * text.forward + cost.text.backward * text.backward);
         load.image_step = seen * cost.image.trained * learned.both();
+        let encoded = match views {
+            Views::Fresh => steps * batch,
+            Views::Cached(n) => n.min(length.epochs) * pictures,
+            Views::None => pictures,
+        };
         if needs.sees == Sees::Pixels {
-            load.images += (seen * (cost.image.trained + cost.image.frozen)) as u64;
-            load.image_forward += seen * cost.image.frozen * frozen.forward;
-        } else {
-            let encoded = match views {
-                Views::Fresh => steps * batch,
-                Views::Cached(n) => n.min(length.epochs) * pictures,
-                Views::None => pictures,
+            let again = if needs.frozen_features {
+                encoded as f64
+            } else {
+                seen
             };
+            load.images += (seen * cost.image.trained + again * cost.image.frozen) as u64;
+            load.image_forward += again * cost.image.frozen * frozen.forward;
+        } else {
             load.images += encoded as u64;
             load.image_forward += encoded as f64 * frozen.forward;
         }

@@ -117,6 +117,11 @@ impl Training<'_> {
         self.views_of(view, SECOND, indices, epoch)
     }
 
+    /// Whether later epochs see the same views again, so that features are kept.
+    pub fn come_again(&self) -> bool {
+        self.views != Views::Fresh
+    }
+
     /// Pixels `[n, 3, R, R]` of the pictures at `indices` in epoch `epoch`.
     ///
     /// # Errors
