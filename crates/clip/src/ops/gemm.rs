@@ -232,7 +232,7 @@ unsafe fn by_gemm(out: *mut f32, out_stride: usize, a: Mat, b: Mat, keep: bool, 
 }
 
 /// Products of so few rows are left to `gemm`, which lays out less and cuts the inner dimension of small ones otherwise.
-const FEW_ROWS: usize = 64;
+pub(crate) const FEW_ROWS: usize = 64;
 /// Pieces a product shared by threads is cut into.
 const PIECES: usize = 8;
 /// Columns the widest kernel takes at once.
