@@ -187,6 +187,7 @@ impl Config for MmrlConfig {
             },
             image: ImageCost {
                 frozen: 1.0,
+                below: self.span.below(),
                 ..ImageCost::trained(self.count)
             },
         }
