@@ -1,21 +1,25 @@
 //! The ViT image tower, which takes prompts as data (see [`crate::prompts`]) and can be read at every token.
 
-use std::ops::Add;
+use std::ops::{Add, Range};
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::changes::{BlockChange, Norm};
-use crate::device::{self, CardImage, Read};
+use crate::device::{self, CardImage};
 use crate::ops::gemm::Mat;
 use crate::ops::products::{Left, Products, Start};
 use crate::ops::{Block, Layout, Put, Work, layer_norm_by, put_rows, scratch, times, with_values};
 use crate::prompts::{DeepImage, ImagePrompt};
 
+mod below;
 mod patches;
 
+pub use below::Below;
 pub(crate) use patches::Patches;
+
+use below::Until;
 
 /// Rows that a frozen tower takes through its blocks at once: enough for the products, few enough for the caches and
 /// for memory. Changes no number, as pictures do not see each other.
@@ -204,11 +208,7 @@ impl VisionTransformer {
     /// # Errors
     /// Pixels of another size, prompts of another width or count, more deep prompts than blocks.
     pub fn encode(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
-        if let Some(card) = self.on_card(pixels) {
-            return self.encode_on_card(card, pixels, prompt, Read::Feature);
-        }
-        let rows = self.hidden_rows(pixels, prompt, true)?;
-        times(&self.post(&rows, prompt)?, &self.projection)
+        Below::nothing(self, pixels).encode(prompt)
     }
 
     /// Last hidden states `[B, T, W]` of every token, before `ln_post`: the class token, the `G G` patches, the prompt's
@@ -218,12 +218,7 @@ impl VisionTransformer {
     /// # Errors
     /// As [`VisionTransformer::encode`].
     pub fn hidden(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
-        let (batch, w) = (pixels.dim(0)?, self.width());
-        let rows = match self.on_card(pixels) {
-            Some(card) => self.encode_on_card(card, pixels, prompt, Read::Hidden)?,
-            None => self.hidden_rows(pixels, prompt, false)?,
-        };
-        rows.reshape((batch, (), w))
+        Below::nothing(self, pixels).hidden(prompt)
     }
 
     /// The card, if pictures go through on one: not where a gradient of pixels or of the tower's own is asked for.
@@ -260,59 +255,37 @@ impl VisionTransformer {
         times(&flat, &self.projection)?.reshape(shape)
     }
 
-    /// Last hidden states: class tokens `[B, W]`, or with `class_only` false all tokens `[B T, W]`.
-    fn hidden_rows(
-        &self,
-        pixels: &Tensor,
-        prompt: &ImagePrompt,
-        class_only: bool,
-    ) -> Result<Tensor> {
-        let (batch, w, patches) = (pixels.dim(0)?, self.width(), self.grid() * self.grid());
+    /// How many pictures with `count` prompt tokens each go through at once where nothing is tracked.
+    fn at_once(&self, count: usize) -> usize {
+        (ROWS_AT_ONCE / (1 + self.grid() * self.grid() + count)).max(1)
+    }
+
+    /// Rows of pictures as far as `until` says.
+    fn rows(&self, of: &Below, prompt: &ImagePrompt, until: Until) -> Result<Tensor> {
+        let (batch, w) = (of.count()?, self.width());
         prompt.check(self.depth(), w)?;
-        let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
-        let at_once = (ROWS_AT_ONCE / (1 + patches + count)).max(1);
-        let tracked = self.is_tracked(pixels, prompt);
+        let count = prompt.count()?;
+        let at_once = self.at_once(count);
+        let tracked = self.is_tracked(of.pixels(), prompt);
         if batch > at_once && !tracked && !prompt.changes.drops() {
             let pieces = (0..batch)
                 .step_by(at_once)
-                .map(|i| {
-                    let some = pixels.narrow(0, i, at_once.min(batch - i))?;
-                    self.hidden_rows(&some, prompt, class_only)
-                })
+                .map(|i| self.rows(&of.some(i, at_once.min(batch - i))?, prompt, until))
                 .collect::<Result<Vec<_>>>()?;
             return Tensor::cat(&pieces, 0);
         }
-        let mut x = self.embed(pixels)?;
-        if count > 0 {
-            x = Tensor::cat(
-                &[
-                    &x,
-                    &Tensor::zeros((batch, count, w), x.dtype(), x.device())?,
-                ],
-                1,
-            )?;
-        }
-        let mut length = 1 + patches + count;
+        let (first, mut x) = match of.entering() {
+            Some((block, rows)) => (block, rows.clone()),
+            None => (0, self.embedded(of.pixels(), prompt)?),
+        };
+        let mut length = 1 + self.grid() * self.grid() + count;
         let mut layout = Arc::new(Layout::full(batch, length));
-        let mut x = x.reshape((batch * length, w))?;
-        if let Some(tokens) = &prompt.tokens {
-            let behind = rows_at(batch, length, length - count, count);
-            x = put_rows(&x, tokens, &behind, Put::Instead)?;
-        }
-        if let Some((gain, bias)) = &self.norm_before {
-            let (gain, bias) = match &prompt.changes.norm_before {
-                Some(norm) => (&norm.gain, &norm.bias),
-                None => (gain, bias),
-            };
-            x = layer_norm_by(&x, gain, bias, self.epsilon())?;
-        } else if prompt.changes.norm_before.is_some() {
-            bail!("this image tower (timm's) has no norm before its blocks");
-        }
         let class_rows = vec![0; batch];
         let is_plain = prompt.is_empty() && !tracked;
         let is_rounded = is_plain && self.is_bfloat16;
         let plain = BlockChange::default();
-        for (i, block) in self.blocks.iter().enumerate() {
+        let end = until.block().unwrap_or(self.depth());
+        for (i, block) in self.blocks.iter().enumerate().take(end).skip(first) {
             if i > 0
                 && let Some(deep) = prompt.deep.get(i - 1)
             {
@@ -336,7 +309,7 @@ impl VisionTransformer {
                     }
                 };
             }
-            let last = class_only && i + 1 == self.blocks.len();
+            let last = until == Until::Classes && i + 1 == self.blocks.len();
             let select = last.then_some(&class_rows[..]);
             let change = prompt.changes.blocks.get(&i).unwrap_or(&plain);
             x = if is_rounded {
@@ -344,6 +317,37 @@ impl VisionTransformer {
             } else {
                 block.forward_with(&x, &layout, select, change)?
             };
+        }
+        Ok(x)
+    }
+
+    /// Rows that enter the first block, `[B T, W]`: class token, patches and the prompt's tokens, through `ln_pre`.
+    fn embedded(&self, pixels: &Tensor, prompt: &ImagePrompt) -> Result<Tensor> {
+        let (mut x, count, w) = (self.embed(pixels)?, prompt.count()?, self.width());
+        let batch = x.dim(0)?;
+        if count > 0 {
+            x = Tensor::cat(
+                &[
+                    &x,
+                    &Tensor::zeros((batch, count, w), x.dtype(), x.device())?,
+                ],
+                1,
+            )?;
+        }
+        let length = x.dim(1)?;
+        let mut x = x.reshape((batch * length, w))?;
+        if let Some(tokens) = &prompt.tokens {
+            let behind = rows_at(batch, length, length - count, count);
+            x = put_rows(&x, tokens, &behind, Put::Instead)?;
+        }
+        if let Some((gain, bias)) = &self.norm_before {
+            let (gain, bias) = match &prompt.changes.norm_before {
+                Some(norm) => (&norm.gain, &norm.bias),
+                None => (gain, bias),
+            };
+            x = layer_norm_by(&x, gain, bias, self.epsilon())?;
+        } else if prompt.changes.norm_before.is_some() {
+            bail!("this image tower (timm's) has no norm before its blocks");
         }
         Ok(x)
     }
@@ -416,20 +420,30 @@ impl VisionTransformer {
     /// What [`VisionTransformer::encode`] of `batch` pictures with `prompts` extra tokens, and its gradient to them,
     /// cannot do without.
     pub fn work(&self, batch: usize, prompts: usize) -> Work {
+        self.work_of(0..self.depth(), batch, prompts)
+    }
+
+    /// Those parts of [`VisionTransformer::work`] that `blocks` do: with the first comes the embedding, with the last the
+    /// projection.
+    pub fn work_of(&self, blocks: Range<usize>, batch: usize, prompts: usize) -> Work {
         let patches = self.grid() * self.grid();
         let layout = Layout::full(batch, 1 + patches + prompts);
-        let (last, class_rows) = (self.blocks.len().saturating_sub(1), vec![0; batch]);
-        let blocks = self.blocks.iter().enumerate().map(|(i, b)| {
-            b.shape
-                .work(&layout, (i == last).then_some(&class_rows[..]))
+        let class_rows = vec![0; batch];
+        let mut all = Work::default();
+        if blocks.start == 0 {
+            all.forward += 2.0 * (batch * patches * self.patch_embedding.elem_count()) as f64;
+        }
+        if blocks.end == self.depth() {
+            let projection = 2.0 * (batch * self.projection.elem_count()) as f64;
+            all.forward += projection;
+            all.backward += projection;
+        }
+        let own = blocks.map(|i| {
+            let last = i + 1 == self.depth();
+            let shape = self.blocks[i].shape;
+            shape.work(&layout, last.then_some(&class_rows[..]))
         });
-        let projection = 2.0 * (batch * self.projection.elem_count()) as f64;
-        let embedding = 2.0 * (batch * patches * self.patch_embedding.elem_count()) as f64;
-        let ends = Work {
-            forward: embedding + projection,
-            backward: projection,
-        };
-        blocks.fold(ends, Work::add)
+        own.fold(all, Work::add)
     }
 
     /// Whether a gradient could be asked for.

@@ -195,12 +195,30 @@ pub struct ImagePrompt {
 impl ImagePrompt {
     /// Whether nothing is handed over.
     pub fn is_empty(&self) -> bool {
-        self.tokens
-            .as_ref()
-            .is_none_or(|t| t.dim(0).unwrap_or(0) == 0)
+        !self.has_tokens()
             && self.deep.is_empty()
             && self.rows.is_empty()
             && self.changes.is_empty()
+    }
+
+    fn has_tokens(&self) -> bool {
+        let tokens = self.tokens.as_ref();
+        tokens.is_some_and(|t| t.dim(0).unwrap_or(0) > 0)
+    }
+
+    /// `n`.
+    pub(crate) fn count(&self) -> Result<usize> {
+        self.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))
+    }
+
+    /// The first block that its rows enter at or that it changes; `None` where it has none. Tokens enter before the first.
+    pub(crate) fn begins(&self) -> Option<usize> {
+        if self.has_tokens() || self.changes.norm_before.is_some() {
+            return Some(0);
+        }
+        let deep = (!self.deep.is_empty()).then_some(1);
+        let rows = self.rows.iter().map(|r| r.block).chain(deep);
+        rows.chain(self.changes.blocks.keys().copied()).min()
     }
 
     /// Everything that can be trained, in an order of its own.
@@ -245,7 +263,7 @@ impl ImagePrompt {
                 self.deep.len()
             );
         }
-        let count = self.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
+        let count = self.count()?;
         if let Some(deep) = self.deep.iter().find(|d| d.dims() != [count, width]) {
             bail!(
                 "a deep image prompt is {:?}, the first layer's is [{count}, {width}]",

@@ -72,7 +72,10 @@ impl Config for MmaConfig {
     fn cost(&self) -> Cost {
         Cost {
             text: TextCost::trained(crate::cost::WORDS),
-            image: ImageCost::trained(0),
+            image: ImageCost {
+                below: self.span.below(),
+                ..ImageCost::trained(0)
+            },
         }
     }
 

@@ -175,6 +175,7 @@ impl Config for MmrlConfig {
         Needs {
             crop: (0.5, 1.0),
             knows_split: true,
+            frozen_features: true,
             ..Needs::pixels()
         }
     }
@@ -187,6 +188,7 @@ impl Config for MmrlConfig {
             },
             image: ImageCost {
                 frozen: 1.0,
+                below: self.span.below(),
                 ..ImageCost::trained(self.count)
             },
         }
@@ -339,7 +341,7 @@ impl Mmrl {
         unit(&self.clip.text.encode(&self.plan, &prompt)?)
     }
 
-    fn images(&self, images: &Images, of: &impl Fn(&Var) -> Tensor) -> Result<Seen> {
+    fn image_prompt(&self, of: &impl Fn(&Var) -> Tensor) -> Result<ImagePrompt> {
         let rows = self.image.tokens(&of(&self.tokens), of)?;
         let rows = self.blocks.iter().zip(rows).enumerate();
         let rows = rows.map(|(i, (block, rows))| DeepImage {
@@ -348,23 +350,56 @@ impl Mmrl {
             rows,
             how: self.how(i),
         });
-        let prompt = ImagePrompt {
+        Ok(ImagePrompt {
             rows: rows.collect(),
             ..ImagePrompt::default()
-        };
+        })
+    }
+
+    fn images(&self, images: &Images, of: &impl Fn(&Var) -> Tensor) -> Result<Seen> {
+        let prompt = self.image_prompt(of)?;
         let tower = self.clip.transformer()?;
-        let hidden = tower.hidden(images.pixels()?, &prompt)?; // [B, T, W]
+        self.read(&tower.hidden(images.pixels()?, &prompt)?, of)
+    }
+
+    /// Of last hidden states `[B, T, W]`.
+    fn read(&self, hidden: &Tensor, of: &impl Fn(&Var) -> Tensor) -> Result<Seen> {
+        let (tower, plain) = (self.clip.transformer()?, ImagePrompt::default());
         let class = hidden.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
         let space = hidden.narrow(1, 1, self.tokens.dim(0)?)?.contiguous()?;
-        let space = tower.post(&space, &prompt)?.mean(1)?; // [B, W]
+        let space = tower.post(&space, &plain)?.mean(1)?; // [B, W]
         let projection = match &self.projection {
             Projection::Own(own) => of(own),
             Projection::Update([a, b]) => (tower.projection() + of(a).matmul(&of(b))?)?,
         };
         Ok(Seen {
-            class: unit(&tower.read(&class, &prompt)?)?,
+            class: unit(&tower.read(&class, &plain)?)?,
             space: unit(&space.matmul(&projection)?)?,
         })
+    }
+
+    /// Of a batch's features, those of frozen CLIP `[B, E]`, and texts `[K, E]`, all of unit length.
+    fn scored(
+        &self,
+        seen: &Seen,
+        frozen: &Tensor,
+        texts: &Tensor,
+        labels: &Tensor,
+    ) -> Result<Loss> {
+        let entropy = |features: &Tensor, share: f64| {
+            cross_entropy(&scaled_cosine(features, texts, SCALE)?, labels)? * share
+        };
+        let distance =
+            |ours: &Tensor, theirs: &Tensor| (1.0 - mean_cosine(ours, theirs)?)? * self.weight;
+        Loss::sum(vec![
+            ("cross_entropy", entropy(&seen.class, self.alpha)?),
+            (
+                "space_cross_entropy",
+                entropy(&seen.space, 1.0 - self.alpha)?,
+            ),
+            ("image_distance", distance(&seen.class, frozen)?),
+            ("text_distance", distance(texts, &self.teacher)?),
+        ])
     }
 }
 
@@ -389,22 +424,16 @@ impl Method for Mmrl {
     fn loss(&mut self, batch: &Batch) -> Result<Loss> {
         self.trained.clone_from(&self.bound);
         let texts = self.texts(&tracked)?; // [K, E]
-        let seen = self.images(&batch.images, &tracked)?;
-        let frozen = Images::Pixels(batch.images.pixels()?.clone()).unit_features(&self.clip)?;
-        let entropy = |features: &Tensor, share: f64| {
-            cross_entropy(&scaled_cosine(features, &texts, SCALE)?, &batch.labels)? * share
-        };
-        let distance =
-            |ours: &Tensor, theirs: &Tensor| (1.0 - mean_cosine(ours, theirs)?)? * self.weight;
-        Loss::sum(vec![
-            ("cross_entropy", entropy(&seen.class, self.alpha)?),
-            (
-                "space_cross_entropy",
-                entropy(&seen.space, 1.0 - self.alpha)?,
-            ),
-            ("image_distance", distance(&seen.class, &frozen)?),
-            ("text_distance", distance(&texts, &self.teacher)?),
-        ])
+        let prompt = self.image_prompt(&tracked)?;
+        // The teacher sees the same pictures: up to where tokens enter, both passes are one.
+        let tower = self.clip.transformer()?;
+        let below = tower.below(batch.images.pixels()?, &prompt)?;
+        let frozen = match &batch.frozen {
+            Some(features) => unit(features)?,
+            None => unit(&below.encode(&ImagePrompt::default())?)?,
+        }; // [B, E]
+        let seen = self.read(&below.hidden(&prompt)?, &tracked)?;
+        self.scored(&seen, &frozen, &texts, &batch.labels)
     }
 
     /// Which classes were trained on goes without saying: those it is bound to.
@@ -506,7 +535,7 @@ fn replayed(stage: &Stage, c: &mut Comparison) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{base, batch, clip, logits};
+    use crate::tests::{base, batch, clip, flat, logits, noise, pixels};
     use candle_core::Device;
 
     #[test]
@@ -550,5 +579,45 @@ mod tests {
         // What a step is taken on is what is trained on from there.
         method.loss(&batch()).unwrap();
         assert_eq!(logits(&method, &images), fused);
+    }
+
+    #[test]
+    fn a_step_has_the_bits_of_two_passes_over_the_pixels() {
+        let clip = clip();
+        let mut settings = Settings::new(toml::Table::new());
+        for config in [
+            MmrlConfig::read(&mut settings),
+            MmrlConfig::read_plus_plus(&mut settings),
+        ] {
+            let mut method = config.mmrl(&clip, &base(), &mut Init::seeded(1)).unwrap();
+            for (number, (_, var)) in method.parameters().iter().enumerate() {
+                // Nothing that starts at zero hides a gradient.
+                let values = noise(var.dims(), number as u64, 0.5);
+                var.set(&values).unwrap();
+            }
+            // Then more pictures than the frozen tower takes at once.
+            for count in [4, 400] {
+                let images = Images::Pixels(pixels(count, 3));
+                let labels: Vec<u32> = (0..count as u32).map(|i| i % 3).collect();
+                let labels = Tensor::new(labels, &Device::Cpu).unwrap();
+                let prompt = method.image_prompt(&tracked).unwrap();
+                let tower = clip.transformer().unwrap();
+                let below = tower.below(images.pixels().unwrap(), &prompt).unwrap();
+                assert_eq!(below.block(), 1, "something is computed once");
+                let texts = method.texts(&tracked).unwrap();
+                let seen = method.images(&images, &tracked).unwrap();
+                let frozen = images.unit_features(&clip).unwrap();
+                let apart = method.scored(&seen, &frozen, &texts, &labels).unwrap();
+                let shared = method.loss(&Batch::new(images, labels)).unwrap();
+                let bits = |loss: Loss| {
+                    let gradients = loss.total.backward().unwrap();
+                    let parts = loss.parts.into_iter().map(|(_, part)| flat(&part));
+                    let own = method.parameters().into_iter();
+                    let own = own.map(|(_, var)| flat(gradients.get(&var).unwrap()));
+                    parts.chain(own).collect::<Vec<_>>()
+                };
+                assert!(bits(apart) == bits(shared), "{count} pictures");
+            }
+        }
     }
 }

@@ -46,6 +46,11 @@ impl Depth {
         }
     }
 
+    /// The number of layers in a tower that has as many.
+    pub(crate) fn most(&self) -> usize {
+        self.layers
+    }
+
     /// The number of layers in a tower of `blocks`.
     ///
     /// # Errors

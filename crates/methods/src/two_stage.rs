@@ -102,7 +102,7 @@ impl Config for TwoStageConfig {
             image: ImageCost {
                 frozen: 1.0 - self.share,
                 trained: self.share,
-                tokens: 0,
+                ..ImageCost::trained(0)
             },
         }
     }

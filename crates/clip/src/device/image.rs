@@ -169,7 +169,7 @@ impl VisionTransformer {
         if prompt.changes.norm_before.is_some() && self.norm_before.is_none() {
             bail!("this image tower (timm's) has no norm before its blocks");
         }
-        let count = prompt.tokens.as_ref().map_or(Ok(0), |t| t.dim(0))?;
+        let count = prompt.count()?;
         // One graph for all, and one draw of dropout.
         let whole = prompt.is_tracked() || prompt.changes.drops();
         let at_once = match whole {

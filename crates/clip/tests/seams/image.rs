@@ -187,3 +187,94 @@ fn misplaced_rows_are_refused() {
     };
     assert!(tower.encode(&pixels(), &prompt).is_err());
 }
+
+#[test]
+fn passes_that_share_what_lies_below_have_the_bits_of_passes_over_the_pixels() {
+    let clip = clip(&naive::tensors());
+    let tower = clip.transformer().unwrap();
+    let rows = var(&[2, WIDTH], 2, 0.5);
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    // As many as go through at once; more; and one more than a multiple of that, whose rows are so few that they could be
+    // multiplied in another order.
+    for (count, shares) in [(3, true), (400, true), (641, false)] {
+        let pixels = noise(&[count, 3, 8, 8], 50, 1.0);
+        for block in [1, 2] {
+            let mut prompt = ImagePrompt {
+                rows: vec![at(block, 1, &rows, How::Insert)],
+                ..ImagePrompt::default()
+            };
+            if block == 1 {
+                prompt.changes = All::new(true).changes(&|_, _| None);
+                prompt.changes.blocks.remove(&0);
+                prompt.changes.norm_before = None;
+            }
+            let below = tower.below(&pixels, &prompt).unwrap();
+            let stands = if shares && !super::on_card() {
+                block
+            } else {
+                0
+            };
+            assert_eq!(below.block(), stands);
+            let plain = ImagePrompt::default();
+            assert!(
+                flat(&below.encode(&plain).unwrap()) == flat(&clip.encode_image(&pixels).unwrap())
+            );
+            let bits = |features: Tensor| {
+                let weights = noise(features.dims(), 7, 1.0);
+                let loss = (&features * weights).unwrap().sum_all().unwrap();
+                let gradients = loss.backward().unwrap();
+                (flat(&features), flat(gradients.get(&rows).unwrap()))
+            };
+            let [apart, shared] = [tower.hidden(&pixels, &prompt), below.hidden(&prompt)];
+            assert!(bits(apart.unwrap()) == bits(shared.unwrap()), "{count}");
+            let [apart, shared] = [tower.encode(&pixels, &prompt), below.encode(&prompt)];
+            assert!(bits(apart.unwrap()) == bits(shared.unwrap()), "{count}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_shared_where_passes_have_nothing_in_common() {
+    let clip = clip(&naive::tensors());
+    let tower = clip.transformer().unwrap();
+    let rows = var(&[2, WIDTH], 2, 0.5);
+    let late = ImagePrompt {
+        rows: vec![at(2, 1, &rows, How::Insert)],
+        ..ImagePrompt::default()
+    };
+    let block = |tower: &clip::VisionTransformer, pixels: &Tensor, prompt: &ImagePrompt| {
+        tower.below(pixels, prompt).unwrap().block()
+    };
+    let shared = if super::on_card() { 0 } else { 2 };
+    assert_eq!(block(tower, &pixels(), &late), shared);
+    // A prompt that does nothing lets all go on to where class tokens are read.
+    assert_eq!(block(tower, &pixels(), &ImagePrompt::default()), shared);
+
+    let early = ImagePrompt {
+        tokens: Some(tensor(&rows)),
+        ..late.clone()
+    };
+    assert_eq!(block(tower, &pixels(), &early), 0);
+    let mut changed = late.clone();
+    changed.changes.norm_before = tower.norm_before().ok();
+    assert_eq!(block(tower, &pixels(), &changed), 0);
+    let trained = var(&[BATCH, 3, 8, 8], 50, 1.0);
+    assert_eq!(block(tower, trained.as_tensor(), &late), 0);
+    if super::on_card() {
+        return;
+    }
+    let refused = tower.below(&pixels(), &late).unwrap();
+    let refused = refused.encode(&early).unwrap_err().to_string();
+    let said = "this prompt begins at block 0, and these pictures have gone up to block 2";
+    assert!(refused.contains(said), "{refused}");
+    let mut rounded = clip.clone();
+    rounded
+        .use_arithmetic(clip::ops::Arithmetic::Emulated)
+        .unwrap();
+    let clip::ImageTower::Transformer(tower) = &mut rounded.image else {
+        unreachable!("it has a vision transformer")
+    };
+    assert_eq!(block(tower, &pixels(), &late), 2);
+    tower.use_bfloat16().unwrap();
+    assert_eq!(block(tower, &pixels(), &late), 0);
+}

@@ -32,7 +32,7 @@ pub fn var(shape: &[usize], seed: u64, scale: f32) -> Var {
 
 /// A CLIP of three blocks and two heads a tower, four patches a picture and 30 tokens.
 pub fn tensors() -> Tensors {
-    let sizes = crate::published_names::Sizes {
+    let sizes = super::published_names::Sizes {
         width: WIDTH,
         joint: JOINT,
         layers: LAYERS,
@@ -40,7 +40,7 @@ pub fn tensors() -> Tensors {
         places: 5,
         patch: 4,
     };
-    let named = crate::published_names::shapes(&sizes).into_iter().zip(1..);
+    let named = super::published_names::shapes(&sizes).into_iter().zip(1..);
     named
         .map(|((name, shape), seed)| {
             let fan = *shape.last().unwrap_or(&1) as f32;

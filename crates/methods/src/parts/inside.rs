@@ -22,6 +22,11 @@ impl Span {
         }
     }
 
+    /// Blocks below the first, of a tower that has them.
+    pub(crate) fn below(&self) -> usize {
+        self.first.most() - 1
+    }
+
     /// The blocks, counted from 0, of which both towers of `clip` have all.
     ///
     /// # Errors

@@ -318,10 +318,14 @@ fn needed(case: &Case, clip: &Clip, text: &TextPlan, batch: usize, cached: bool)
         1.0
     };
     let mut all = times * (forward * work.forward + backward * work.backward);
-    if !cached {
-        all += cost.image.frozen * tower.work(batch, 0).forward;
+    let mut image = cost.image;
+    if cached {
+        image.frozen = 0.0;
     }
-    all += cost.image.trained * tower.work(batch, cost.image.tokens).both();
+    let passes = image.operations(tower.depth(), |blocks, tokens| {
+        tower.work_of(blocks, batch, tokens)
+    });
+    all += passes.iter().sum::<f64>();
     Ok(all)
 }
 

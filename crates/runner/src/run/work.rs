@@ -1,10 +1,12 @@
 //! How many floating-point operations a trial cannot do without, from sizes alone: no weight, no picture.
 
+use std::ops::Range;
+
 use clip::ops::{Activation, BlockShape, Layout, Norms, Work};
 use clip::text::Family;
 use clip::weights::{Architecture, ImageTower, Transformer};
 use datasets::ClassSet;
-use methods::{Sees, Support, TextCost};
+use methods::{ImageCost, Sees, Support, TextCost};
 
 use crate::record::TestSet;
 use crate::run::population::{Population, Words};
@@ -56,20 +58,24 @@ fn shape(t: &Transformer) -> BlockShape {
     }
 }
 
-/// Blocks, of which the last computes one row of each sequence.
-fn blocks(t: &Transformer, layout: &Layout, ends: &[usize]) -> Work {
-    let (shape, before) = (shape(t), t.layers.saturating_sub(1) as f64);
+/// The last `count` blocks, of which the last computes one row of each sequence.
+fn blocks(t: &Transformer, count: usize, layout: &Layout, ends: &[usize]) -> Work {
+    let (shape, before) = (shape(t), count.saturating_sub(1) as f64);
     shape.work(layout, None) * before + shape.work(layout, Some(ends))
 }
 
 /// One pass over texts.
 pub fn text(a: &Architecture, texts: &Texts) -> Work {
     let count = texts.lengths.len();
-    let apart = |lengths: &[usize]| blocks(&a.text, &Layout::apart(lengths), &vec![0; count]);
+    let layers = a.text.layers;
+    let apart = |lengths: &[usize]| {
+        let layout = Layout::apart(lengths);
+        blocks(&a.text, layers, &layout, &vec![0; count])
+    };
     let all = match a.family {
         Family::Clip => {
             let pieces = texts.shared.iter();
-            let piece = |layout: &Layout| blocks(&a.text, layout, &layout.last_rows());
+            let piece = |layout: &Layout| blocks(&a.text, layers, layout, &layout.last_rows());
             pieces
                 .map(piece)
                 .fold(Work::default(), |all, one| all + one)
@@ -88,6 +94,20 @@ pub fn text(a: &Architecture, texts: &Texts) -> Work {
 
 /// One picture through the image tower, with `prompts` extra tokens.
 pub fn image(a: &Architecture, prompts: usize) -> Work {
+    image_blocks(a, 0..prompted(a), prompts)
+}
+
+/// Blocks of the image tower that prompts can enter; other kinds than vision transformers have none.
+fn prompted(a: &Architecture) -> usize {
+    match &a.image {
+        ImageTower::Transformer { blocks, .. } => blocks.layers,
+        ImageTower::Pooled { .. } | ImageTower::ResNet { .. } => 0,
+    }
+}
+
+/// What `range` of a vision transformer's blocks do of one picture, with the embedding before the first and the projection
+/// behind the last; towers of other kinds as a whole.
+fn image_blocks(a: &Architecture, range: Range<usize>, prompts: usize) -> Work {
     match &a.image {
         ImageTower::Transformer {
             blocks: t,
@@ -96,13 +116,17 @@ pub fn image(a: &Architecture, prompts: usize) -> Work {
         } => {
             let patches = (image / patch).pow(2);
             let layout = Layout::full(1, 1 + patches + prompts);
+            let mut all = Work::default();
+            if range.start == 0 {
+                all.forward += 2.0 * (patches * t.width * 3 * patch * patch) as f64;
+            }
+            if range.end < t.layers {
+                return all + shape(t).work(&layout, None) * range.len() as f64;
+            }
             let projection = 2.0 * (t.width * a.embedding) as f64;
-            let embedding = 2.0 * (patches * t.width * 3 * patch * patch) as f64;
-            let ends = Work {
-                forward: embedding + projection,
-                backward: projection,
-            };
-            blocks(t, &layout, &[0]) + ends
+            all.forward += projection;
+            all.backward += projection;
+            blocks(t, range.len(), &layout, &[0]) + all
         }
         ImageTower::Pooled {
             blocks: t,
@@ -242,24 +266,34 @@ impl Counter<'_> {
             } else {
                 1.0
             };
-        let learned = image(self.architecture, cost.image.tokens);
+        let blocks = prompted(self.architecture);
+        // Of views that come again, features are kept.
+        let now = match views {
+            Views::Cached(_) | Views::None if needs.frozen_features => ImageCost {
+                frozen: 0.0,
+                ..cost.image
+            },
+            _ => cost.image,
+        };
+        let [without, with] = now.operations(blocks, |range, tokens| {
+            image_blocks(self.architecture, range, tokens)
+        });
         load.steps = steps as u64;
         load.text_step =
             times * (cost.text.forward * text.forward + cost.text.backward * text.backward);
-        load.image_step = seen * cost.image.trained * learned.both();
+        load.image_step = seen * with;
         let encoded = match views {
             Views::Fresh => steps * batch,
             Views::Cached(n) => n.min(length.epochs) * pictures,
             Views::None => pictures,
         };
         if needs.sees == Sees::Pixels {
-            let again = if needs.frozen_features {
-                encoded as f64
-            } else {
-                seen
-            };
-            load.images += (seen * cost.image.trained + again * cost.image.frozen) as u64;
-            load.image_forward += again * cost.image.frozen * frozen.forward;
+            load.images += (seen * (cost.image.trained + now.frozen)) as u64;
+            load.image_forward += seen * without;
+            if now.frozen < cost.image.frozen {
+                load.images += encoded as u64;
+                load.image_forward += encoded as f64 * cost.image.frozen * frozen.forward;
+            }
         } else {
             load.images += encoded as u64;
             load.image_forward += encoded as f64 * frozen.forward;
