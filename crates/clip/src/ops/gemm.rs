@@ -3,7 +3,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::panels::{self, COLUMNS, Cut, Panels, ROWS, Source, Words};
+use super::panels::{self, COLUMNS, Cut, ROWS, Source, Words};
 use super::products::Start;
 use super::{Kept, scratch};
 
@@ -187,7 +187,7 @@ pub unsafe fn product_into(
     if threads == Threads::Pool
         && let Some(cut) = panels_take(m, k, n)
     {
-        let left = Panels::of(cut, &a.source(), ROWS);
+        let left = panels::Left::of(cut, &a.source());
         let start = if keep { Start::Output } else { Start::Zero };
         // SAFETY: the caller's promise; inputs are inside the slices (asserted).
         unsafe { panels::product(out, out_stride, &left, &b.t().source(), start) };

@@ -18,6 +18,10 @@ use super::scratch::{self, Buffer};
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod kernel;
+mod left;
+
+pub(super) use left::Left;
+use left::Place;
 
 /// Rows of the left input, and of the output, that a kernel takes at once.
 pub(super) const ROWS: usize = 12;
@@ -164,11 +168,6 @@ impl Panels {
         }
     }
 
-    /// How its inner side is added up.
-    pub(super) fn cut(&self) -> Cut {
-        self.cut
-    }
-
     fn panels(&self) -> usize {
         self.lanes.div_ceil(self.width)
     }
@@ -246,26 +245,26 @@ impl Panels {
     }
 }
 
-/// `out = start + left right`; `left` in panels of [`ROWS`], rows of `out`, and of what it begins with, `stride` apart. The
+/// `out = start + left right`; rows of `out`, and of what it begins with, `stride` apart. The
 /// bits of a row do not depend on how many there are.
 ///
 /// # Safety
-/// Rows `0..left.lanes` of `right.lanes` values must be valid for writes and touched by no one else; `start` must have as
+/// Rows of `left` of `right.lanes` values must be valid for writes and touched by no one else; `start` must have as
 /// many values.
 pub(super) unsafe fn product(
     out: *mut f32,
     stride: usize,
-    left: &Panels,
+    left: &Left,
     right: &Source,
     start: Start,
 ) {
     let pieces = right.lanes.div_ceil(PIECE);
     // SAFETY: the caller's promise.
     unsafe {
-        if left.lanes < MANY_ROWS && pieces >= 2 * rayon::current_num_threads() {
+        if left.lanes() < MANY_ROWS && pieces >= 2 * rayon::current_num_threads() {
             multiply_in_pieces(out, stride, left, right, start);
         } else {
-            let right = Panels::of(left.cut, right, COLUMNS);
+            let right = Panels::of(left.cut(), right, COLUMNS);
             multiply(out, stride, left, &right, start);
         }
     }
@@ -278,51 +277,46 @@ pub(super) unsafe fn product(
 pub(super) unsafe fn multiply(
     out: *mut f32,
     stride: usize,
-    left: &Panels,
+    left: &Left,
     right: &Panels,
     start: Start,
 ) {
     assert_eq!(
-        (left.width, right.width),
-        (ROWS, COLUMNS),
-        "panels are as wide as the kernel"
-    );
-    assert_eq!(
-        (left.cut, left.inner),
-        (right.cut, right.inner),
+        (left.cut(), left.inner(), COLUMNS),
+        (right.cut, right.inner, right.width),
         "inner sizes differ"
     );
+    let (words, lanes) = (left.cut().words, left.lanes());
     // Few rows are shared by columns alone.
-    let wide = if left.lanes <= TASK_ROWS && rayon::current_num_threads() > 1 {
+    let wide = if lanes <= TASK_ROWS && rayon::current_num_threads() > 1 {
         PIECE
     } else {
         TASK_COLUMNS
     };
     let pieces = right.lanes.div_ceil(wide);
     let out = Out(out);
-    (0..left.lanes.div_ceil(TASK_ROWS) * pieces)
+    (0..lanes.div_ceil(TASK_ROWS) * pieces)
         .into_par_iter()
         .with_max_len(1)
         .for_each(|task| {
             let (row, column) = (task / pieces * TASK_ROWS, task % pieces * wide);
-            let rows = row..left.lanes.min(row + TASK_ROWS);
+            let rows = row..lanes.min(row + TASK_ROWS);
             let columns = column..right.lanes.min(column + wide);
-            for block in (0..left.steps).step_by(left.cut.depth) {
+            for block in (0..left.steps()).step_by(left.cut().depth) {
                 for panel in columns.start / COLUMNS..columns.end.div_ceil(COLUMNS) {
                     let (at, depth) = right.at(block, panel);
                     let weights = &right.words()[at..at + depth * COLUMNS];
                     let first = panel * COLUMNS;
                     let width = COLUMNS.min(right.lanes - first);
                     for row in rows.clone().step_by(ROWS) {
-                        let (at, _) = left.at(block, row / ROWS);
-                        let values = &left.words()[at..at + depth * ROWS];
                         let height = ROWS.min(rows.end - row);
+                        let values = left.place(block, row, height);
                         let begin = Begin::new(start, block, row * stride, first);
                         // SAFETY: these rows and columns of the output are this task's alone.
                         unsafe {
                             let to = out.at(row * stride + first);
                             let shape = [height, width];
-                            tile(left.cut.words, values, weights, shape, to, stride, begin);
+                            tile(words, values, weights, shape, to, stride, begin);
                         }
                     }
                 }
@@ -339,35 +333,36 @@ pub(super) unsafe fn multiply(
 unsafe fn multiply_in_pieces(
     out: *mut f32,
     stride: usize,
-    left: &Panels,
+    left: &Left,
     right: &Source,
     start: Start,
 ) {
     assert!(
-        left.width == ROWS && left.inner == right.inner && right.fits(),
+        left.inner() == right.inner && right.fits(),
         "inner sizes differ, or the right input is not there"
     );
+    let (Cut { words, depth: most }, lanes) = (left.cut(), left.lanes());
     let out = Out(out);
     (0..right.lanes.div_ceil(PIECE))
         .into_par_iter()
         .with_max_len(1)
         .for_each(|piece| {
             let columns = piece * PIECE..right.lanes.min((piece + 1) * PIECE);
-            let mut buffer = scratch::take(PIECE * left.cut.depth + 16);
+            let mut buffer = scratch::take(PIECE * most + 16);
             let offset = buffer.as_ptr().align_offset(64).min(16);
             let room = &mut buffer[offset..];
-            for block in (0..left.steps).step_by(left.cut.depth) {
-                let depth = left.cut.depth.min(left.steps - block);
+            for block in (0..left.steps()).step_by(left.cut().depth) {
+                let depth = left.depth(block);
+                let numbers = (block * words.values(), most * words.values());
                 for (panel, lane) in columns.clone().step_by(COLUMNS).enumerate() {
-                    let part = right.part((lane, COLUMNS), left.numbers(block));
+                    let part = right.part((lane, COLUMNS), numbers);
                     let to = &mut room[panel * depth * COLUMNS..(panel + 1) * depth * COLUMNS];
                     // SAFETY: as long as a panel.
-                    unsafe { lay_out(left.cut.words, &part, COLUMNS, to.as_mut_ptr()) };
+                    unsafe { lay_out(words, &part, COLUMNS, to.as_mut_ptr()) };
                 }
-                for row in (0..left.lanes).step_by(ROWS) {
-                    let (at, _) = left.at(block, row / ROWS);
-                    let values = &left.words()[at..at + depth * ROWS];
-                    let height = ROWS.min(left.lanes - row);
+                for row in (0..lanes).step_by(ROWS) {
+                    let height = ROWS.min(lanes - row);
+                    let values = left.place(block, row, height);
                     for (panel, lane) in columns.clone().step_by(COLUMNS).enumerate() {
                         let weights = &room[panel * depth * COLUMNS..(panel + 1) * depth * COLUMNS];
                         let shape = [height, COLUMNS.min(right.lanes - lane)];
@@ -375,7 +370,7 @@ unsafe fn multiply_in_pieces(
                         // SAFETY: these columns of the output are this task's alone.
                         unsafe {
                             let to = out.at(row * stride + lane);
-                            tile(left.cut.words, values, weights, shape, to, stride, begin);
+                            tile(words, values, weights, shape, to, stride, begin);
                         }
                     }
                 }
@@ -414,7 +409,7 @@ impl Begin {
 /// As [`product`], for the tile.
 unsafe fn tile(
     words: Words,
-    values: &[f32],
+    values: Place,
     weights: &[f32],
     [height, width]: [usize; 2],
     out: *mut f32,

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::gemm::{self, Mat, Threads, panels_take};
-use super::panels::{self, COLUMNS, Cut, Panels, ROWS, Words};
+use super::panels::{self, COLUMNS, Cut, Panels, Words};
 use super::rows::{self, ROWS_PER_TASK};
 use super::scratch::{self, Buffer};
 use super::tiles::{self, Grade, Unit};
@@ -167,7 +167,7 @@ enum Laid<'a> {
     /// One after the other, for products of float32 that panels do not take (few rows, other processors).
     Given(&'a [f32]),
     Written(Buffer),
-    Panels(Panels),
+    Panels(panels::Left<'a>),
     Tiles(Unit, tiles::Left),
 }
 
@@ -180,7 +180,7 @@ impl<'a> Left<'a> {
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
         let laid = match Self::cut(by, [rows, inner], columns) {
-            Some(cut) => Laid::Panels(Panels::written(cut, rows, inner, ROWS, write)),
+            Some(cut) => Laid::Panels(panels::Left::written(cut, rows, inner, write)),
             None => match by {
                 Products::Tiles(unit, grade) => {
                     Laid::Tiles(unit, tiles::Left::new(grade, rows, inner, write))
@@ -211,7 +211,7 @@ impl<'a> Left<'a> {
         let laid = match Self::cut(by, [rows, inner], columns) {
             Some(cut) => {
                 let source = Mat::new(values, rows, inner, inner).source();
-                Laid::Panels(Panels::of(cut, &source, ROWS))
+                Laid::Panels(panels::Left::of(cut, &source))
             }
             None => match by {
                 Products::Tiles(unit, grade) => {

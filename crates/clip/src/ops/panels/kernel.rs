@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm512_unpacklo_ps,
 };
 
-use super::{Begin, COLUMNS, ROWS, Source, Words};
+use super::{Begin, COLUMNS, Place, ROWS, Source, Words};
 use crate::ops::kept::{Kept, Number};
 
 /// Vectors of a panel's columns.
@@ -24,7 +24,7 @@ const AHEAD: usize = 16;
 /// As there.
 pub(super) unsafe fn tile(
     words: Words,
-    values: &[f32],
+    values: Place,
     weights: &[f32],
     [height, width]: [usize; 2],
     out: *mut f32,
@@ -33,11 +33,12 @@ pub(super) unsafe fn tile(
 ) {
     let steps = weights.len() / COLUMNS;
     assert!(
-        values.len() >= steps * ROWS && (1..=ROWS).contains(&height) && width <= COLUMNS,
-        "a tile reads past its inputs"
+        (1..=ROWS).contains(&height) && width <= COLUMNS,
+        "a tile is as large as the kernel"
     );
     let input = Tile {
-        values: values.as_ptr(),
+        values: values.first,
+        apart: values.apart.unwrap_or(0),
         weights: weights.as_ptr(),
         steps,
         width,
@@ -47,12 +48,14 @@ pub(super) unsafe fn tile(
     };
     macro_rules! of_height {
         ($($n:literal)*) => {
-            match (words, height) {
+            match (words, values.apart.is_some(), height) {
                 // SAFETY: the inputs are long enough, the output is the caller's promise.
-                $((Words::Float32, $n) => unsafe { float32::<$n>(&input) },)*
+                $((Words::Float32, true, $n) => unsafe { float32::<$n, true>(&input) },)*
                 // SAFETY: as above.
-                $((Words::Bfloat16, $n) => unsafe { bfloat16::<$n>(&input) },)*
-                _ => {}
+                $((Words::Float32, false, $n) => unsafe { float32::<$n, false>(&input) },)*
+                // SAFETY: as above.
+                $((Words::Bfloat16, false, $n) => unsafe { bfloat16::<$n>(&input) },)*
+                _ => unreachable!("pairs lie in panels"),
             }
         };
     }
@@ -61,6 +64,8 @@ pub(super) unsafe fn tile(
 
 struct Tile {
     values: *const f32,
+    /// From a row's numbers to the next row's, where they lie in rows.
+    apart: usize,
     weights: *const f32,
     steps: usize,
     width: usize,
@@ -69,21 +74,34 @@ struct Tile {
     begin: Begin,
 }
 
-/// `M` rows and 32 columns: 24 sums stay in registers while the weights stream past.
+/// `M` rows and 32 columns: 24 sums stay in registers while the weights stream past. The values lie in rows, or in a panel.
 #[target_feature(enable = "avx512f")]
-unsafe fn float32<const M: usize>(t: &Tile) {
+unsafe fn float32<const M: usize, const IN_ROWS: bool>(t: &Tile) {
     // SAFETY: the caller's promise.
     unsafe {
         ask_for::<M>(t);
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; M];
+        // Three rows are reached from one pointer; a pointer for each row would not fit the registers.
+        let mut rows: [*const f32; ROWS.div_ceil(3)] =
+            std::array::from_fn(|g| t.values.wrapping_add(3 * g * t.apart));
         for step in 0..t.steps {
             let weights = t.weights.add(step * COLUMNS);
             let weights: [__m512; VECTORS] =
                 std::array::from_fn(|v| _mm512_loadu_ps(weights.add(16 * v)));
             for (i, sums) in sums.iter_mut().enumerate() {
-                let value = _mm512_set1_ps(*t.values.add(step * ROWS + i));
+                let value = if IN_ROWS {
+                    *rows[i / 3].add(i % 3 * t.apart)
+                } else {
+                    *t.values.add(step * ROWS + i)
+                };
+                let value = _mm512_set1_ps(value);
                 for (sum, weight) in sums.iter_mut().zip(weights) {
                     *sum = _mm512_fmadd_ps(value, weight, *sum);
+                }
+            }
+            if IN_ROWS {
+                for row in &mut rows {
+                    *row = row.wrapping_add(1);
                 }
             }
         }
