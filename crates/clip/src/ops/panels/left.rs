@@ -10,10 +10,10 @@ use crate::ops::scratch::{self, Buffer};
 /// Values between rows that are written here, beside their own: rows that lie a power of two apart would share places of
 /// the first cache.
 const PAD: usize = 16;
-/// Rows of numbers so far apart, or a multiple of it, share places of the first cache.
+/// Rows so many values apart, or a multiple of it, share places of the first cache.
 const SHARED: usize = 512;
 
-/// A left input. Kernels read a number of twelve rows at a time, which costs the same from rows as from panels.
+/// A left input. Kernels read one number of each of twelve rows at a step, which costs the same from rows as from panels.
 #[derive(Debug)]
 pub(in crate::ops) enum Left<'a> {
     /// Of float32.
@@ -82,7 +82,10 @@ impl<'a> Left<'a> {
         if cut.words != Words::Float32 {
             return Self::Panels(Panels::written(cut, lanes, inner, ROWS, write));
         }
-        let stride = inner + PAD;
+        let stride = match inner + PAD {
+            shared if shared.is_multiple_of(SHARED) => shared + PAD,
+            stride => stride,
+        };
         let mut buffer = scratch::take(lanes * stride);
         let tasks = buffer.par_chunks_mut(ROWS_PER_TASK * stride).enumerate();
         tasks.for_each(|(task, some)| {
