@@ -120,8 +120,8 @@ pub struct Block {
 /// Where a block's five matrices are kept as products take them, forward and backward.
 type Places = [[Place; 2]; 5];
 
-/// Blocks of so few numbers keep their frozen matrices laid out: three times their memory, for up to a third of the time of
-/// products of few rows. Those of published CLIPs are ten times as large.
+/// Blocks of so few numbers keep their frozen matrices laid out for both directions, for three times their memory. Those of
+/// published CLIPs are several times as large.
 const SMALL: usize = 1 << 20;
 
 impl Block {
